@@ -1,0 +1,1 @@
+"""OFER for ROS 2: models, perception and the pipeline, without ROS."""

@@ -1,0 +1,1 @@
+"""From camera frames to tracked faces: detection, landmarks, crops, tracking, head pose."""
