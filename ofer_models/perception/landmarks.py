@@ -1,7 +1,7 @@
 """MediaPipe's attention face mesh (478 points) on a given region of interest.
 
 The registered sub-graph `FaceLandmarkCpu` is run without MediaPipe's own detector and tracker, so a face costs exactly
-one inference, and nothing is carried from one call to the next: the same picture and region always give the same points.
+one inference, and nothing is carried from one call to the next: a picture and a region always give the same points.
 
 Pixel coordinates have the centre of the first pixel at (0, 0), as OpenCV and ROS' CameraInfo have.
 """

@@ -1,0 +1,156 @@
+"""What the encoders see of a face: aligned and loose crops, landmark features, and the named network inputs.
+
+The crop arithmetic is OFER's preprocessing (ArcFace five-point alignment; a loose 1.6 times box for FaRL).
+Pixel coordinates have the centre of the first pixel at (0, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ALIGNED = 112
+LOOSE = 224
+LOOSE_MARGIN = 1.6
+
+# ArcFace's five points in a 112 x 112 image: eye centres, nose tip, mouth corners; image left first.
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+
+# The same five points on the mesh, each the mean of a pair. Eye corners rather than irises or lids: no gaze, no blinks.
+_FIVE_POINTS = np.array([[33, 133], [362, 263], [4, 4], [61, 61], [291, 291]])
+
+# Mesh points that expressions hardly move.
+STABLE_POINTS = np.array(
+    [10, 151, 9, 8, 67, 109, 338, 297, 54, 284]  # forehead
+    + [21, 251, 127, 356]  # temples
+    + [33, 133, 362, 263]  # eye corners
+    + [168, 6, 197, 195, 5, 4, 2, 98, 327]  # nose: bridge, tip, base
+)
+
+# Mean and standard deviation of CLIP's image preprocessing, RGB in 0..1.
+_CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+_CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
+
+# (478, 3), unit and axes as `frontalise` returns; made by build_canonical_face.py.
+_CANONICAL = np.load(Path(__file__).with_name("canonical_face.npz"))["points"]
+
+
+def five_points(points: np.ndarray) -> np.ndarray:
+    """(..., 5, 2) ArcFace points of mesh points (..., 478, >=2); on an upright face image left comes first."""
+    return points[..., _FIVE_POINTS, :2].mean(axis=-2)
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least-squares similarity without reflection from `source` (..., P, 2) to `target` (P, 2): (..., 2, 3) float64.
+
+    With points as complex numbers the best rotation and scale is one division (Umeyama's solution in the plane).
+    """
+    source = np.asarray(source, np.float64)
+    source_mean, target_mean = source.mean(axis=-2), target.mean(axis=0)
+    s, t = source - source_mean[..., None, :], target - target_mean
+    energy = np.maximum((s**2).sum(axis=(-2, -1)), 1e-12)
+    a = (s * t).sum(axis=(-2, -1)) / energy
+    b = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(axis=-1) / energy
+    linear = np.stack([np.stack([a, -b], -1), np.stack([b, a], -1)], -2)
+    offset = target_mean - (linear @ source_mean[..., None])[..., 0]
+    return np.concatenate([linear, offset[..., None]], axis=-1)
+
+
+def aligned_crop(rgb: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ArcFace's aligned crop: (112, 112, 3) uint8 and the (2, 3) map from image to crop pixels.
+
+    points: (478, >=2) mesh points or (5, 2) ArcFace points in px.  Bilinear, black outside the image.
+    """
+    matrix = similarity(points if len(points) == 5 else five_points(points), ARCFACE_TEMPLATE)
+    return cv2.warpAffine(rgb, matrix, (ALIGNED, ALIGNED)), matrix
+
+
+def box_of(points: np.ndarray) -> np.ndarray:
+    """(4,) xywh px, float: the upright box around mesh points (478, >=2)."""
+    low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
+    return np.concatenate([low, high - low])
+
+
+def loose_crop(rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """FaRL's crop (224, 224, 3) uint8: an upright square of 1.6 times the mean side of `box` (4,) xywh px.
+
+    Output pixel u lies at centre - s/2 + u s/223, with s the side cut to an integer.  Bilinear, black outside the image.
+    """
+    x, y, w, h = (float(v) for v in box)
+    side = max(int(LOOSE_MARGIN * (w + h) / 2), 1)
+    step = side / (LOOSE - 1)
+    to_image = np.array([[step, 0, x + w / 2 - side / 2], [0, step, y + h / 2 - side / 2]])
+    return cv2.warpAffine(rgb, to_image, (LOOSE, LOOSE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def frontalise(points: np.ndarray) -> np.ndarray:
+    """Mesh points (..., 478, 3) px with position, size and head rotation taken out: (..., 478, 3) float64.
+
+    Each face is laid onto the canonical face by the similarity (Umeyama 1991, in three dimensions) that fits the stable
+    points best, so what remains is identity and expression.  Axes as in the image (x right, y down, z away); the unit
+    is half an aligned crop, in which eye centres are about 0.63 apart.
+    """
+    points = np.asarray(points, np.float64)
+    target = _CANONICAL[STABLE_POINTS]
+    source = points[..., STABLE_POINTS, :]
+    source_mean = source.mean(axis=-2, keepdims=True)
+    centred, target_centred = source - source_mean, target - target.mean(axis=0)
+    u, singular, vt = np.linalg.svd(np.swapaxes(centred, -1, -2) @ target_centred)
+    signs = np.ones_like(singular)
+    signs[..., 2] = np.sign(np.linalg.det(u @ vt))
+    scale = (singular * signs).sum(axis=-1) / np.maximum((centred**2).sum(axis=(-2, -1)), 1e-12)
+    rotation = (u * signs[..., None, :]) @ vt  # acts on row vectors
+    return (points - source_mean) @ rotation * scale[..., None, None] + target.mean(axis=0)
+
+
+def landmark_features(points: np.ndarray) -> np.ndarray:
+    """(..., 478, 6) float32 of mesh points (..., 478, 3) px: [in the aligned crop | frontalised].
+
+    First three: x, y in the aligned 112 crop with its edge pixels at -1 and 1, z in the same unit relative to the mean
+    of the stable points.  Last three: `frontalise`.
+    """
+    points = np.asarray(points, np.float64)
+    matrix = similarity(five_points(points), ARCFACE_TEMPLATE)
+    half = (ALIGNED - 1) / 2
+    scale = np.hypot(matrix[..., 0, 0], matrix[..., 1, 0])
+    aligned = points[..., :2] @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+    depth = points[..., 2] - points[..., STABLE_POINTS, 2].mean(axis=-1, keepdims=True)
+    crop_frame = np.concatenate([aligned / half - 1, (depth * scale[..., None] / half)[..., None]], axis=-1)
+    return np.concatenate([crop_frame, frontalise(points)], axis=-1).astype(np.float32)
+
+
+def arcface_blob(crops: np.ndarray) -> np.ndarray:
+    """(F, 3, 112, 112) float32 in -1..1 from aligned crops (F, 112, 112, 3) uint8, channel order kept."""
+    return np.ascontiguousarray(((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2))
+
+
+def clip_blob(crops: np.ndarray) -> np.ndarray:
+    """(F, 3, 224, 224) float32, CLIP-normalised, from loose RGB crops (F, 224, 224, 3) uint8."""
+    scale, offset = 1 / (255 * _CLIP_STD), _CLIP_MEAN / _CLIP_STD
+    return np.ascontiguousarray((crops * scale.astype(np.float32) - offset.astype(np.float32)).transpose(0, 3, 1, 2))
+
+
+def encoder_inputs(rgb: np.ndarray, points: np.ndarray, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The named encoder inputs for all faces of a frame.
+
+    rgb (H, W, 3) uint8, points (F, 478, 3) px, F >= 1.  names: any of `crop112` (F, 3, 112, 112) RGB in -1..1,
+    `crop112_bgr` the same in BGR (the released checkpoints were used so), `crop224` (F, 3, 224, 224) CLIP-normalised,
+    `landmarks` (F, 478, 6).  All float32.  Raises ValueError for another name.
+    """
+    inputs: dict[str, np.ndarray] = {}
+    for name in names:
+        if name in ("crop112", "crop112_bgr"):
+            crops = np.stack([aligned_crop(rgb, face)[0] for face in points])
+            inputs[name] = arcface_blob(crops if name == "crop112" else crops[..., ::-1])
+        elif name == "crop224":
+            inputs[name] = clip_blob(np.stack([loose_crop(rgb, box_of(face)) for face in points]))
+        elif name == "landmarks":
+            inputs[name] = landmark_features(points)
+        else:
+            raise ValueError(f"unknown encoder input '{name}': use crop112, crop112_bgr, crop224 or landmarks")
+    return inputs
