@@ -1,0 +1,30 @@
+# The README's commands. Each target sets up what it needs in .venv and is quick the second time.
+PYTHON ?= $(shell command -v python3 || command -v python3.12 || command -v python3.11 || command -v python3.10)
+SOURCE ?= scene
+OUT ?= out/demo
+ARGS ?=
+ENV = . .venv/ofer_env.sh
+
+.PHONY: demo test lint train-env clean
+.DEFAULT_GOAL := demo
+
+# make demo [SOURCE=folder|video|0] [OUT=folder]
+demo:
+	@$(PYTHON) tools/setup_env.py demo
+	@$(ENV) && python -m ofer_ros.demo "$(SOURCE)" --out "$(OUT)" $(ARGS)
+
+# make test [ARGS="-k markers"]
+test:
+	@$(PYTHON) tools/setup_env.py test
+	@$(ENV) && python -m pytest -m "not long and not gpu" $(ARGS)
+
+lint:
+	@$(PYTHON) tools/setup_env.py test
+	@$(ENV) && ruff check .
+
+# What `ofer build-head` and `ofer train` need on top (gigabytes).
+train-env:
+	@$(PYTHON) tools/setup_env.py train
+
+clean:
+	rm -rf build install log out

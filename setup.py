@@ -1,0 +1,47 @@
+"""ROS 2 package `ofer_ros` (ament_python): the nodes, and the ROS-free `ofer_models` they are built on."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "ofer_ros"
+SHARE = f"share/{NAME}"
+
+
+def tree(folder: str) -> list[tuple[str, list[str]]]:
+    """data_files entries that install `folder` and all below it under share/ofer_ros."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file():
+            files.setdefault(f"{SHARE}/{path.parent.as_posix()}", []).append(path.as_posix())
+    return list(files.items())
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Several 3D reconstructions of an occluded face from a camera stream, for ROS 2",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ofer_ros", "ofer_ros.*", "ofer_models", "ofer_models.*"]),
+    include_package_data=True,
+    install_requires=["setuptools"],
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (SHARE, ["package.xml"]),
+        *tree("launch"),
+        *tree("config"),
+        *tree("engines/open"),
+    ],
+    entry_points={
+        "console_scripts": [
+            "ofer = ofer_models.cli:main",
+            "ofer_node = ofer_ros.ofer_node:main",
+            "mesh_node = ofer_ros.mesh_node:main",
+            "camera_node = ofer_ros.camera_node:main",
+            "recorder = ofer_ros.recorder:main",
+        ],
+    },
+    zip_safe=False,
+)
