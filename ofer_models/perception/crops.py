@@ -26,10 +26,12 @@ _FIVE_POINTS = np.array([[33, 133], [362, 263], [4, 4], [61, 61], [291, 291]])
 
 # Mesh points that expressions hardly move.
 STABLE_POINTS = np.array(
-    [10, 151, 9, 8, 67, 109, 338, 297, 54, 284]  # forehead
-    + [21, 251, 127, 356]  # temples
-    + [33, 133, 362, 263]  # eye corners
-    + [168, 6, 197, 195, 5, 4, 2, 98, 327]  # nose: bridge, tip, base
+    [
+        *(10, 151, 9, 8, 67, 109, 338, 297, 54, 284),  # forehead
+        *(21, 251, 127, 356),  # temples
+        *(33, 133, 362, 263),  # eye corners
+        *(168, 6, 197, 195, 5, 4, 2, 98, 327),  # nose: bridge, tip, base
+    ]
 )
 
 # Mean and standard deviation of CLIP's image preprocessing, RGB in 0..1.
@@ -79,7 +81,7 @@ def box_of(points: np.ndarray) -> np.ndarray:
 def loose_crop(rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
     """FaRL's crop (224, 224, 3) uint8: an upright square of 1.6 times the mean side of `box` (4,) xywh px.
 
-    Output pixel u lies at centre - s/2 + u s/223, with s the side cut to an integer.  Bilinear, black outside the image.
+    Output pixel u lies at centre - s/2 + u s/223, with s the side cut to an integer.  Bilinear, black outside.
     """
     x, y, w, h = (float(v) for v in box)
     side = max(int(LOOSE_MARGIN * (w + h) / 2), 1)
