@@ -1,0 +1,107 @@
+"""Face detection: MediaPipe's short- and full-range models together.
+
+The short-range model is the better one on large, turned or half-hidden faces, the full-range model on small ones (it
+finds faces down to about 30 px in a 640 x 480 frame, the short-range one down to about 60).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from google.protobuf import text_format
+from mediapipe.framework import calculator_pb2
+
+from ofer_models.perception.mediapipe_graph import SolutionBase, check_rgb, quiet_stderr
+
+_LONGEST_SIDE = 384  # twice the larger model's input; more detail changes nothing but the time
+_SAME_FACE = 0.5  # two boxes that share this part of the smaller one show one face
+
+_GRAPH = """
+input_stream: "image"
+output_stream: "detections"
+executor {{ type: "ApplicationThreadExecutor" }}
+node {{
+  calculator: "{calculator}"
+  input_stream: "IMAGE:image"
+  output_stream: "DETECTIONS:detections"
+  node_options {{
+    [type.googleapis.com/mediapipe.FaceDetectionOptions] {{ min_score_thresh: {threshold} }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """box (4,) float: x, y, width, height in px, may reach outside the image.  score: 0..1.
+
+    keypoints (6, 2) px: eye at image left, eye at image right, nose tip, mouth, ear at image left, ear at image right
+    (left and right on an upright face).
+    """
+
+    box: np.ndarray
+    score: float
+    keypoints: np.ndarray
+
+
+class FaceDetector:
+    """Both models on the whole image, merged; one instance per thread.
+
+    min_confidence: lowest score that counts.  The default is below MediaPipe's own (0.5 and 0.6) because landmarks are
+    asked next whether a face is there.
+    """
+
+    def __init__(self, min_confidence: float = 0.4) -> None:
+        with quiet_stderr():
+            self._graphs = [
+                _start(calculator, min_confidence)
+                for calculator in ("FaceDetectionShortRangeCpu", "FaceDetectionFullRangeCpu")
+            ]
+
+    def detect(self, rgb: np.ndarray) -> list[Detection]:
+        """Faces of an RGB image (H, W, 3) uint8 of any size, best first.  Raises ValueError for anything else."""
+        height, width = check_rgb(rgb).shape[:2]
+        shrink = min(1.0, _LONGEST_SIDE / max(height, width))
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        small = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if shrink < 1 else rgb)
+        found = []
+        for graph in self._graphs:
+            for raw in graph.process(small).detections or []:
+                place = raw.location_data
+                box = place.relative_bounding_box
+                keypoints = np.array([(k.x, k.y) for k in place.relative_keypoints])
+                found.append(
+                    Detection(
+                        np.array([box.xmin, box.ymin, box.width, box.height]) * (width, height, width, height),
+                        float(raw.score[0]),
+                        keypoints * (width, height) - 0.5,
+                    )
+                )
+        return suppress(found)
+
+
+def suppress(detections: list[Detection]) -> list[Detection]:
+    """Best detection of each face, best first: greedy suppression of boxes that share half of the smaller one."""
+    kept: list[Detection] = []
+    for candidate in sorted(detections, key=lambda d: -d.score):
+        if all(overlap(candidate.box, other.box) < _SAME_FACE for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Shared area of two boxes (4,) xywh, as a part of the smaller one: 0..1."""
+    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
+    smaller = min(float(a[2] * a[3]), float(b[2] * b[3]))
+    return float(sides.clip(0).prod()) / smaller if smaller > 0 else 0.0
+
+
+def _start(calculator: str, threshold: float) -> SolutionBase:
+    graph = _GRAPH.format(calculator=calculator, threshold=float(threshold))
+    solution = SolutionBase(
+        graph_config=text_format.Parse(graph, calculator_pb2.CalculatorGraphConfig()), outputs=["detections"]
+    )
+    solution.process(np.zeros((8, 8, 3), np.uint8))
+    return solution
