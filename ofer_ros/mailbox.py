@@ -1,0 +1,50 @@
+"""A mailbox that holds the newest item only: how frames reach the worker without ever queueing."""
+
+from __future__ import annotations
+
+import threading
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Mailbox(Generic[Item]):
+    """One slot between a callback and a worker thread. `put` never blocks; an item not yet taken is overwritten."""
+
+    def __init__(self) -> None:
+        self._ready = threading.Condition()
+        self._item: Item | None = None
+        self._closed = False
+
+    def put(self, item: Item) -> bool:
+        """Store `item`; True when it replaced one that nobody took. After `close`, items are ignored."""
+        with self._ready:
+            if self._closed:
+                return False
+            replaced = self._item is not None
+            self._item = item
+            self._ready.notify()
+            return replaced
+
+    def take(self, timeout: float | None = None) -> Item | None:
+        """The newest item, waiting up to `timeout` seconds for one; None on time-out or when closed."""
+        with self._ready:
+            self._ready.wait_for(lambda: self._item is not None or self._closed, timeout)
+            item, self._item = self._item, None
+            return None if self._closed else item
+
+    def clear(self) -> None:
+        """Forget the item that waits, if any."""
+        with self._ready:
+            self._item = None
+
+    def close(self) -> None:
+        """Wake every waiter; from now on `take` returns None and `put` ignores its item."""
+        with self._ready:
+            self._closed = True
+            self._item = None
+            self._ready.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed

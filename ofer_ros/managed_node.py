@@ -1,0 +1,105 @@
+"""A lifecycle node that survives what rclpy's does not, and the loop that spins it.
+
+In rclpy 7.1 an exception in a transition disappears without a word, and a request for a transition that the present state
+does not have raises out of `spin`, which ends the process.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+
+import rclpy
+from lifecycle_msgs.srv import ChangeState
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.node import Node
+
+Transition = Callable[[LifecycleNode, object], TransitionCallbackReturn]
+
+
+def guarded(transition: Transition) -> Transition:
+    """Wrap an on_* callback: an exception is logged and the transition reported as failed."""
+
+    @wraps(transition)
+    def call(node: LifecycleNode, state: object) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception:
+            node.get_logger().error(f"{transition.__name__} raised:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.FAILURE
+
+    return call
+
+
+class ManagedNode(LifecycleNode):
+    """LifecycleNode that answers an impossible transition request with success = False."""
+
+    def __init__(self, name: str, **kwargs) -> None:
+        super().__init__(name, **kwargs)
+        service = self._service_change_state
+        service.callback = self._answering(service.callback)
+
+    @property
+    def state(self) -> str:
+        """'unconfigured', 'inactive', 'active' or 'finalized' (or the transition under way)."""
+        return self._state_machine.current_state[1]
+
+    def _answering(self, callback: Callable) -> Callable:
+        def answer(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            before = self.state
+            try:
+                return callback(request, response)
+            except Exception:
+                wanted = request.transition.label or request.transition.id
+                self.get_logger().warning(f"transition '{wanted}' is not possible in state '{before}': nothing changed")
+                response.success = False
+                return response
+
+        return answer
+
+    def autostart(self) -> bool:
+        """configure and activate; False where either failed (the node stays, a manager may try again)."""
+        return all(
+            step() == TransitionCallbackReturn.SUCCESS for step in (self.trigger_configure, self.trigger_activate)
+        )
+
+
+def run(make: Callable[[], Node], args: list[str] | None = None, started: Callable[[Node], None] | None = None) -> int:
+    """Start ROS, make the node, call `started(node)`, spin until shutdown; returns the exit status.
+
+    A parameter that does not fit is one line on stderr and status 1. An exception in a callback is logged and spinning
+    goes on. The node may have a `close()`.
+    """
+    rclpy.init(args=args)
+    try:
+        node = make()
+    except (InvalidParameterTypeException, InvalidParameterValueException, ParameterException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if started is not None:
+            started(node)
+        while rclpy.ok() and not getattr(node, "finished", False):
+            try:
+                executor.spin_once(timeout_sec=0.5)
+            except (KeyboardInterrupt, ExternalShutdownException):
+                break
+            except Exception:
+                node.get_logger().error(f"a callback raised:\n{traceback.format_exc()}")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        close = getattr(node, "close", None)
+        if close is not None:
+            close()
+        executor.remove_node(node)
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,67 @@
+"""mesh_node: FaceArray in, markers out. The far end of a link that carries coefficients instead of meshes."""
+
+from __future__ import annotations
+
+import sys
+
+from rclpy.node import Node
+from visualization_msgs.msg import MarkerArray
+
+from ofer_models.bundle import Bundle
+from ofer_models.head import HeadModel
+from ofer_msgs.msg import FaceArray
+from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.managed_node import run
+from ofer_ros.markers import MeshMarkers
+from ofer_ros.outputs import FACES, LATCHED, MARKERS
+from ofer_ros.parameters import MeshSettings, declare, read
+from ofer_ros.paths import bundle_folder
+from ofer_ros.problems import ProblemLog
+
+NAME = "mesh_node"
+
+
+class MeshNode(Node):
+    """Decodes `faces` with its own copy of the head model and publishes `~/markers`, equal to ofer_node's.
+
+    It listens to `head_model` as well and refuses faces made with another head.
+    """
+
+    def __init__(self, head: HeadModel | None = None, **kwargs) -> None:
+        """head: given by tests; else loaded from the parameter `bundle` (raises BundleError in one line)."""
+        super().__init__(NAME, **kwargs)
+        declare(self, NAME, MeshSettings)
+        settings = read(self, MeshSettings)
+        self._head = head if head is not None else Bundle.load(bundle_folder(settings.bundle)).head
+        self._meshes = MeshMarkers(self._head, settings.mesh_region)
+        self._problems = ProblemLog(self.get_logger().error)
+        self._mismatch = ""
+        self._markers = self.create_publisher(MarkerArray, "~/markers", MARKERS)
+        self.create_subscription(HeadModelMessage, "head_model", self._on_head_model, LATCHED)
+        self.create_subscription(FaceArray, "faces", self._on_faces, FACES)
+
+    def _on_head_model(self, message: HeadModelMessage) -> None:
+        fits = message.head_sha256 == self._head.sha256
+        self._mismatch = (
+            ""
+            if fits
+            else f"faces come from head {message.head_sha256[:12]} of bundle '{message.bundle}', "
+            f"this node has head {self._head.sha256[:12]}: start it with -p bundle:=<that bundle's folder>"
+        )
+
+    def _on_faces(self, message: FaceArray) -> None:
+        if self._mismatch:
+            self._problems.report(self._mismatch)
+            return
+        try:
+            self._markers.publish(self._meshes.encode(message))
+        except ValueError as error:
+            self._problems.report(str(error))
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(MeshNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Parameters of every node: one typed dataclass a node, defaults from config/ofer.yaml alone.
+
+A field carries what its descriptor says: `setting(description, low, high, choices, live)`. `declare` declares them all on
+a node, `read` gives them back as an instance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from ofer_ros.paths import config_file
+
+Settings = TypeVar("Settings")
+
+
+def setting(
+    description: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A parameter: what it is for, its range (inclusive) or choices, and whether it may change while the node works."""
+    return field(metadata={"description": description, "low": low, "high": high, "choices": choices, "live": live})
+
+
+@dataclass(frozen=True)
+class OferSettings:
+    """Parameters of ofer_node."""
+
+    autostart: bool = setting("configure and activate by itself at start, where no lifecycle manager does")
+    bundle: str = setting("name of a bundle in engines/, or the path of a bundle's folder")
+    hypotheses: int = setting("expression hypotheses a face and frame", 1, 64)
+    candidates: int = setting("head shapes that are drawn once per track and ranked; 0: as the bundle says", 0, 512)
+    steps: int = setting("sampling steps; 0: as the bundle says", 0, 1000)
+    seed: int = setting("seed of all noise: equal frames give equal faces", 0, 2**31 - 1)
+    max_faces: int = setting("most faces tracked at once", 1, 16)
+    threads: int = setting("threads of the inference engine", 1, 64)
+    transport: str = setting(
+        "image topics to listen to; auto: image_raw, and image_raw/compressed while image_raw is silent",
+        choices=("auto", "raw", "compressed"),
+    )
+    field_of_view: float = setting("horizontal field of view assumed without a valid CameraInfo, degrees", 10.0, 170.0)
+    max_frame_age: float = setting("frames that waited longer for their turn are dropped, seconds", 0.01, 10.0, live=True)
+    silence_warning: float = setting("warn when no image arrived for this long, seconds", 0.5, 3600.0, live=True)
+    mesh_region: str = setting("part of the head that markers and overlay show", choices=("face", "head"))
+    marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, live=True)
+    overlay_rate: float = setting("most overlay images a second; 0: one a frame", 0.0, 1000.0, live=True)
+    publish_tf: bool = setting("broadcast face_<id> where tf2_ros is installed", live=True)
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """Parameters of mesh_node."""
+
+    bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
+    mesh_region: str = setting("part of the head that the markers show", choices=("face", "head"))
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Parameters of camera_node."""
+
+    source: str = setting("'scene' (built in), a picture, a folder of pictures, a video file, or the number of a webcam")
+    rate: float = setting("frames a second", 0.1, 1000.0)
+    loop: bool = setting("start again at the end; otherwise the node ends")
+    hold: float = setting("how long each picture of a folder is shown, seconds", 0.0, 3600.0)
+    frame_id: str = setting("camera optical frame written into the headers")
+    field_of_view: float = setting("horizontal field of view stated in camera_info, degrees", 10.0, 170.0)
+    camera_info: bool = setting("publish camera_info beside each image")
+    compressed: bool = setting("publish image_raw/compressed (JPEG) instead of image_raw")
+    max_side: int = setting("larger pictures and videos are scaled down to this side, px", 16, 4096)
+    wait_for_subscribers: int = setting("publish nothing before this many nodes listen to the image", 0, 100)
+
+
+@cache
+def _defaults(section: str) -> dict[str, Any]:
+    """ros__parameters of `section` in config/ofer.yaml."""
+    content = yaml.safe_load(config_file().read_text())
+    return content[f"/**/{section}"]["ros__parameters"]
+
+
+def _descriptor(name: str, kind: type, metadata: dict[str, Any]) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(name=name, description=metadata["description"])
+    # `-p source:=0` arrives as an integer, and `-p rate:=30` too: text and numbers are converted when read.
+    descriptor.dynamic_typing = kind in (str, float)
+    if metadata["choices"]:
+        descriptor.additional_constraints = "one of: " + ", ".join(metadata["choices"])
+    if not metadata["live"]:
+        also = descriptor.additional_constraints
+        descriptor.additional_constraints = f"{also}{'; ' if also else ''}takes effect at the next configure or start"
+    if metadata["low"] is not None and kind is int:
+        descriptor.integer_range = [IntegerRange(from_value=metadata["low"], to_value=metadata["high"], step=0)]
+    elif metadata["low"] is not None:
+        descriptor.floating_point_range = [
+            FloatingPointRange(from_value=float(metadata["low"]), to_value=float(metadata["high"]), step=0.0)
+        ]
+    return descriptor
+
+
+def _problem(settings: type, parameter: Parameter) -> str | None:
+    """Why `parameter` cannot be taken, or None."""
+    known = {item.name: item for item in fields(settings)}
+    if parameter.name not in known:
+        return None
+    metadata = known[parameter.name].metadata
+    kind = get_type_hints(settings)[parameter.name]
+    if metadata["choices"] and parameter.value not in metadata["choices"]:
+        return f"{parameter.name} '{parameter.value}' is not one of: {', '.join(metadata['choices'])}"
+    if kind is float:
+        # Ranges of the descriptor hold for doubles only; an integer comes past them.
+        if isinstance(parameter.value, bool) or not isinstance(parameter.value, (int, float)):
+            return f"{parameter.name} must be a number, not '{parameter.value}'"
+        if not metadata["low"] <= parameter.value <= metadata["high"]:
+            return f"{parameter.name} {parameter.value} is outside {metadata['low']} .. {metadata['high']}"
+    return None
+
+
+def declare(node: Node, section: str, settings: type[Settings]) -> None:
+    """Declare every field of `settings` with the defaults of `section`, and refuse values out of range from then on.
+
+    Raises rclpy's InvalidParameterValueException or InvalidParameterTypeException for an override that does not fit.
+    """
+
+    def check(parameters: list[Parameter]) -> SetParametersResult:
+        problems = [text for text in (_problem(settings, parameter) for parameter in parameters) if text]
+        return SetParametersResult(successful=not problems, reason="; ".join(problems))
+
+    node.add_on_set_parameters_callback(check)
+    kinds = get_type_hints(settings)
+    defaults = _defaults(section)
+    for item in fields(settings):
+        descriptor = _descriptor(item.name, kinds[item.name], dict(item.metadata))
+        node.declare_parameter(item.name, defaults[item.name], descriptor)
+
+
+def read(node: Node, settings: type[Settings]) -> Settings:
+    """The node's present values."""
+    kinds = get_type_hints(settings)
+    return settings(**{item.name: kinds[item.name](node.get_parameter(item.name).value) for item in fields(settings)})

@@ -1,0 +1,83 @@
+"""What a node counts and times, for diagnostics and the demo's summary."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+import numpy as np
+
+_WINDOW = 300  # frames that rates and percentiles look back on
+
+
+class FrameStatistics:
+    """Counters of the stream and a sliding window of times. Written by the worker, read by the diagnostics timer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.received = 0
+        self.overwritten = 0
+        self.processed = 0
+        self.bad_images = 0
+        self.failures = 0
+        self.late = 0
+        self.faces = 0
+        self._finished: deque[float] = deque(maxlen=_WINDOW)
+        self._latency: deque[float] = deque(maxlen=_WINDOW)
+        self._stages: dict[str, deque[float]] = {}
+
+    def frame(self, latency: float, stages: dict[str, float], faces: int) -> None:
+        """A frame was published `latency` seconds after it arrived; `stages` are its times in ms by name."""
+        with self._lock:
+            self.processed += 1
+            self.faces = faces
+            self._finished.append(time.monotonic())
+            self._latency.append(1000 * latency)
+            for name, value in stages.items():
+                self._stages.setdefault(name, deque(maxlen=_WINDOW)).append(value)
+
+    def rate(self) -> float:
+        """Frames a second over the last two seconds."""
+        now = time.monotonic()
+        with self._lock:
+            recent = [moment for moment in self._finished if now - moment <= 2.0]
+        return len(recent) / 2.0
+
+    def latency_ms(self) -> dict[str, float]:
+        """{'p50', 'p95'} of the window from arrival to publishing, ms; empty before the first frame."""
+        with self._lock:
+            values = list(self._latency)
+        return {} if not values else {name: float(np.percentile(values, q)) for name, q in (("p50", 50), ("p95", 95))}
+
+    def stages_ms(self) -> dict[str, float]:
+        """Median time of each stage over the window, ms."""
+        with self._lock:
+            return {name: float(np.median(values)) for name, values in self._stages.items()}
+
+
+class RateCap:
+    """Lets at most `rate` events a second through, without drifting against a stream slightly faster than that."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def due(self, rate: float, now: float | None = None) -> bool:
+        """True when an event may happen now (`rate` 0: always)."""
+        if rate <= 0:
+            return True
+        now = time.monotonic() if now is None else now
+        # Half a period of slack: a 30 Hz stream jitters around a 30 Hz cap and must pass whole.
+        if now < self._next - 0.5 / rate:
+            return False
+        self._next = max(self._next + 1 / rate, now + 0.5 / rate)
+        return True
+
+
+def resident_megabytes() -> float:
+    """Memory this process holds now (Linux; 0 elsewhere)."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+    except (OSError, StopIteration):
+        return 0.0
