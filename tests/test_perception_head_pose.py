@@ -1,0 +1,159 @@
+"""Head pose and intrinsics: axes, accuracy, outliers, bad starts, distortion, nonsense."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.data import astronaut
+
+from ofer_models.perception import crops
+from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.landmarks import FaceLandmarker, Roi
+
+UPRIGHT = np.diag([1.0, -1.0, -1.0])
+# The canonical landmarks as a head in metres: image axes to head axes, eye centres 63 mm apart.
+HEAD = crops._CANONICAL[:468].astype(np.float64) @ UPRIGHT * 0.1
+CAMERA = Intrinsics.from_field_of_view(640, 480)
+
+
+def turned(x: float, y: float, z: float) -> np.ndarray:
+    return cv2.Rodrigues(np.array([x, y, z]))[0] @ UPRIGHT
+
+
+def angle_between(a: np.ndarray, b: np.ndarray) -> float:
+    """Degrees."""
+    return float(np.degrees(np.linalg.norm(cv2.Rodrigues(a @ b.T)[0])))
+
+
+def seen(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    return CAMERA.project(HEAD @ rotation.T + translation)
+
+
+poses = st.tuples(
+    st.tuples(st.floats(-0.6, 0.6), st.floats(-1.0, 1.0), st.floats(-1.5, 1.5)),
+    st.tuples(st.floats(-0.2, 0.2), st.floats(-0.15, 0.15), st.floats(0.3, 2.0)),
+)
+
+
+@settings(deadline=None)
+@given(poses)
+def test_an_exact_pose_comes_back(pose):
+    rotation, translation = turned(*pose[0]), np.array(pose[1])
+    found = estimate_head_pose(seen(rotation, translation), HEAD, CAMERA.K)
+    assert angle_between(found.rotation, rotation) < 0.01
+    np.testing.assert_allclose(found.translation, translation, atol=1e-4)
+    assert found.reprojection_px.max() < 0.01
+    np.testing.assert_allclose(found.rotation @ found.rotation.T, np.eye(3), atol=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(poses, st.integers(0, 2**32 - 1))
+def test_a_quarter_of_the_points_may_be_far_off(pose, seed):
+    random = np.random.default_rng(seed)
+    rotation, translation = turned(*pose[0]), np.array([*pose[1][:2], 0.6])
+    points = seen(rotation, translation) + random.normal(0, 0.5, (468, 2))
+    hidden = HEAD[:, 1] < np.quantile(HEAD[:, 1], 0.25)  # mouth and chin, pushed aside together
+    points[hidden] += random.normal((25, 15), 4, (hidden.sum(), 2))
+    found = estimate_head_pose(points, HEAD, CAMERA.K)
+    assert angle_between(found.rotation, rotation) < 1.5
+    assert np.median(found.reprojection_px[hidden]) > 10 > np.median(found.reprojection_px[~hidden])
+    told = estimate_head_pose(points, HEAD, CAMERA.K, weights=(~hidden).astype(float))
+    assert angle_between(told.rotation, rotation) < 1
+    np.testing.assert_allclose(told.translation, translation, atol=0.01)
+
+
+def test_a_good_start_and_a_bad_one_end_at_the_same_pose():
+    rotation, translation = turned(0.1, -0.4, 0.2), np.array([0.05, 0.0, 0.7])
+    points = seen(rotation, translation) + np.random.default_rng(1).normal(0, 0.5, (468, 2))
+    cold = estimate_head_pose(points, HEAD, CAMERA.K)
+    for start in (turned(0.12, -0.35, 0.15), turned(0, 2.8, 0), turned(3.0, 0, 0)):
+        for distance in (0.68, 5.0, -0.5):
+            previous = HeadPose(start, np.array([0.04, 0.01, distance]), np.zeros(468))
+            warm = estimate_head_pose(points, HEAD, CAMERA.K, previous)
+            assert angle_between(warm.rotation, cold.rotation) < 0.05
+            np.testing.assert_allclose(warm.translation, cold.translation, atol=1e-3)
+
+
+def test_axes_on_a_real_face():
+    centred = astronaut()[:248, 100:348].copy()  # a face off the axis is seen from below or from the side
+    mesh = FaceLandmarker().locate(centred, Roi(124.0, 124.0, 163.0, 0.06)).points
+    camera = Intrinsics.from_field_of_view(248, 248)
+    pose = estimate_head_pose(mesh[:468, :2], HEAD, camera.K)
+    assert angle_between(pose.rotation, UPRIGHT) < 20
+    out_of_face, left_of_person, up = pose.rotation[:, 2], pose.rotation[:, 0], pose.rotation[:, 1]
+    assert out_of_face[2] < -0.9 and left_of_person[0] > 0.9 and up[1] < -0.9
+    assert 0.2 < pose.translation[2] < 0.5
+    assert np.median(pose.reprojection_px) < 0.05 * 43  # of the inter-ocular distance
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda px, head: (px[:5], head[:5]), "at least 6"),
+        (lambda px, head: (np.full_like(px, np.nan), head), "at least 6"),
+        (lambda px, head: (px[:100], head), "expected points"),
+    ],
+)
+def test_unusable_points_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_head_pose(*change(seen(UPRIGHT, np.array([0, 0, 0.6])), HEAD), CAMERA.K)
+
+
+def test_one_bad_point_is_left_out():
+    points = seen(UPRIGHT, np.array([0, 0, 0.6]))
+    points[7] = np.nan
+    found = estimate_head_pose(points, HEAD, CAMERA.K)
+    np.testing.assert_allclose(found.translation, [0, 0, 0.6], atol=1e-5)
+    assert np.isnan(found.reprojection_px[7])
+
+
+def test_points_all_in_one_place_never_crash():
+    try:
+        pose = estimate_head_pose(np.full((468, 2), 100.0), HEAD, CAMERA.K)
+    except ValueError as error:
+        assert "head pose" in str(error)
+    else:
+        assert np.isfinite(pose.rotation).all() and np.isfinite(pose.translation).all()
+
+
+def test_camera_info_of_zeros_is_no_calibration():
+    assert Intrinsics.from_camera_info([0.0] * 9, 640, 480) is None
+    assert Intrinsics.from_camera_info([float("nan")] * 9, 640, 480) is None
+
+
+def test_camera_info_numbers():
+    camera = Intrinsics.from_camera_info([600, 0, 320, 0, 610, 240, 0, 0, 1], 640, 480, [0.0] * 5)
+    assert camera.metric and camera.distortion.size == 0
+    half = camera.scaled_to(320, 240)
+    point = np.array([[0.1, -0.05, 0.8]])
+    np.testing.assert_allclose(half.project(point), (camera.project(point) + 0.5) / 2 - 0.5)
+
+
+def test_field_of_view():
+    camera = Intrinsics.from_field_of_view(480, 640, 60)
+    assert not camera.metric
+    edge = np.array([[0, np.tan(np.radians(30)), 1.0]])
+    np.testing.assert_allclose(camera.project(edge), [[239.5, 639.5]])
+    with pytest.raises(ValueError, match="degrees"):
+        Intrinsics.from_field_of_view(640, 480, 180)
+
+
+@pytest.mark.parametrize(
+    ("model", "distortion"),
+    [
+        ("plumb_bob", [-0.25, 0.07, 1e-3, -5e-4, 0.0]),
+        ("rational_polynomial", [0.3, -0.1, 1e-4, 2e-4, 0.02, 0.6, -0.1, 0.01]),
+        ("equidistant", [0.02, -0.01, 0.003, -0.001]),
+    ],
+)
+def test_undistorted_landmarks_give_the_pose(model, distortion):
+    camera = Intrinsics.from_camera_info(CAMERA.K.ravel(), 640, 480, distortion, model)
+    rotation, translation = turned(0.1, 0.3, -0.2), np.array([0.12, 0.08, 0.6])
+    points = camera.project(HEAD @ rotation.T + translation)
+    found = estimate_head_pose(camera.undistort(points), HEAD, camera.K)
+    assert angle_between(found.rotation, rotation) < 0.2
+    np.testing.assert_allclose(found.translation, translation, atol=2e-3)
