@@ -1,0 +1,195 @@
+"""A blend-shape head with linear blend skinning, in the array layout of FLAME.
+
+Head frame: x to the person's left, y up, z out of the face, metres. Joints in FLAME's order: 0 the root at the base of the neck,
+1 neck, 2 jaw, 3 left eye, 4 right eye. Rotations are axis-angle vectors in radians; a jaw of positive x opens the mouth.
+
+Formulas: Li et al., "Learning a model of facial shape and expression from 4D scans" (FLAME, 2017), on top of SMPL (2015).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+NECK, JAW, LEFT_EYE, RIGHT_EYE = 1, 2, 3, 4
+
+_REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "lbs_weights", "faces", "expression_names")
+
+
+class HeadModelError(ValueError):
+    """A head file is missing, damaged or not in FLAME layout."""
+
+
+@dataclass(frozen=True)
+class LandmarkEmbedding:
+    """Landmarks fixed to the surface: point l = sum over c of bary[l, c] * vertices[faces[triangle[l], c]]."""
+
+    triangle: np.ndarray  # (L,) int64, index into the head's faces
+    bary: np.ndarray  # (L, 3) float32, rows sum to 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a track keeps of its head shape: betas (S,), neutral vertices (V, 3) and joints (J, 3) in metres."""
+
+    betas: np.ndarray
+    vertices: np.ndarray
+    joints: np.ndarray
+
+
+def rotation_matrices(axis_angle: np.ndarray) -> np.ndarray:
+    """Rodrigues' formula: axis-angle (..., 3) in radians to rotation matrices (..., 3, 3)."""
+    angle = np.linalg.norm(axis_angle, axis=-1)[..., None, None]
+    x, y, z = np.moveaxis(axis_angle, -1, 0)
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*axis_angle.shape[:-1], 3, 3)
+    # sin(a)/a and (1-cos(a))/a^2 through np.sinc stay exact at a = 0, where dividing by the angle would not.
+    first = np.sinc(angle / np.pi)
+    second = 0.5 * np.sinc(angle / (2 * np.pi)) ** 2
+    return (np.eye(3) + first * cross + second * (cross @ cross)).astype(axis_angle.dtype)
+
+
+class HeadModel:
+    """An immutable head: arrays in FLAME layout and the functions that turn coefficients into vertices.
+
+    Shapes: v_template (V, 3), shapedirs (V, 3, S + E), posedirs (9 (J - 1), 3 V), joint_regressor (J, V), parents (J,),
+    lbs_weights (V, J), faces (F, 3). S = n_shape identity and E = n_expression expression coefficients.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], sha256: str = "") -> None:
+        """Take arrays by their `head.npz` names; raises HeadModelError that names what is missing or mis-shaped."""
+        missing = [name for name in _REQUIRED if name not in arrays]
+        if missing:
+            raise HeadModelError(f"head model lacks {', '.join(missing)}; rebuild it with `ofer build-head` or `ofer import`")
+        self.sha256 = sha256
+        self.v_template = np.ascontiguousarray(arrays["v_template"], np.float32)
+        self.shapedirs = np.ascontiguousarray(arrays["shapedirs"], np.float32)
+        self.posedirs = np.ascontiguousarray(arrays["posedirs"], np.float32)
+        self.joint_regressor = np.ascontiguousarray(arrays["J_regressor"], np.float32)
+        self.parents = np.asarray(arrays["kintree_table"])[0].astype(np.int64)
+        self.parents[0] = -1  # FLAME stores the root's parent as 2**32 - 1
+        self.lbs_weights = np.ascontiguousarray(arrays["lbs_weights"], np.float32)
+        self.faces = np.ascontiguousarray(arrays["faces"], np.int32)
+        self.expression_names = tuple(str(name) for name in arrays["expression_names"])
+        self.n_expression = len(self.expression_names)
+        self.n_shape = self.shapedirs.shape[2] - self.n_expression
+        # The jaw pitch that equals ARKit's jawOpen = 1, where the head was built with one.
+        self.jaw_open_angle = float(arrays["jaw_open_angle"]) if "jaw_open_angle" in arrays else None
+        self._check_shapes()
+        self.masks = {
+            key.removeprefix("mask_"): np.asarray(value, np.int64) for key, value in arrays.items() if key.startswith("mask_")
+        }
+        self.embeddings = {
+            key.removesuffix("_triangle"): LandmarkEmbedding(
+                np.asarray(value, np.int64), np.asarray(arrays[key.removesuffix("_triangle") + "_bary"], np.float32)
+            )
+            for key, value in arrays.items()
+            if key.endswith("_triangle")
+        }
+        self._expression_joints = np.einsum("jv,vce->jce", self.joint_regressor, self.shapedirs[..., self.n_shape :])
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadModel:
+        """Read `head.npz`. Raises HeadModelError when the file is missing, truncated or lacks an array."""
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            raise HeadModelError(f"{path} does not exist; `ofer build-head` makes the open head") from None
+        except Exception as error:  # numpy and zipfile raise many types for a damaged archive
+            raise HeadModelError(f"{path} cannot be read as an .npz archive ({error}); restore or rebuild it") from None
+        return cls(arrays, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    @property
+    def n_vertices(self) -> int:
+        return len(self.v_template)
+
+    def _check_shapes(self) -> None:
+        vertices, joints = self.v_template.shape[0], len(self.parents)
+        expected = {
+            "shapedirs": (self.shapedirs, (vertices, 3, self.n_shape + self.n_expression)),
+            "posedirs": (self.posedirs, (9 * (joints - 1), 3 * vertices)),
+            "J_regressor": (self.joint_regressor, (joints, vertices)),
+            "lbs_weights": (self.lbs_weights, (vertices, joints)),
+        }
+        for name, (array, shape) in expected.items():
+            if array.shape != shape or self.n_shape < 0:
+                raise HeadModelError(f"head model: {name} has shape {array.shape}, expected {shape}")
+        if self.faces.ndim != 2 or self.faces.shape[1] != 3 or self.faces.min() < 0 or self.faces.max() >= vertices:
+            raise HeadModelError(f"head model: faces must be (F, 3) indices below {vertices}")
+
+    def shaped(self, betas: np.ndarray, expression: np.ndarray | None = None) -> np.ndarray:
+        """Vertices (..., V, 3) of betas (..., <= S) and expression (..., <= E) without any rotation; missing trailing
+        coefficients are zero. Arithmetic in float32."""
+        offsets = self._blend(np.asarray(betas, np.float32), 0, self.n_shape, "betas")
+        if expression is not None:
+            offsets = offsets + self._blend(np.asarray(expression, np.float32), self.n_shape, self.n_expression, "expression")
+        return self.v_template + offsets
+
+    def _blend(self, coefficients: np.ndarray, start: int, limit: int, name: str) -> np.ndarray:
+        count = coefficients.shape[-1]
+        if count > limit:
+            raise HeadModelError(f"{count} {name} given, this head has {limit}")
+        basis = self.shapedirs[..., start : start + count].reshape(-1, count)
+        return (coefficients @ basis.T).reshape(*coefficients.shape[:-1], self.n_vertices, 3)
+
+    def decode(
+        self,
+        betas: np.ndarray,
+        expression: np.ndarray | None = None,
+        jaw: np.ndarray | None = None,
+        neck: np.ndarray | None = None,
+        rotation: np.ndarray | None = None,
+        eyes: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Vertices (..., V, 3) in metres.
+
+        betas (..., S), expression (..., E); jaw, neck, rotation (root) (..., 3) and eyes (..., 6: left, right) axis-angle in
+        radians, each zero when not given. Leading dimensions broadcast.
+        """
+        parts = {0: rotation, NECK: neck, JAW: jaw}
+        if eyes is not None:
+            parts |= {LEFT_EYE: np.asarray(eyes)[..., :3], RIGHT_EYE: np.asarray(eyes)[..., 3:]}
+        shaped = self.shaped(betas, expression)
+        leading = np.broadcast_shapes(shaped.shape[:-2], *(np.shape(part)[:-1] for part in parts.values() if part is not None))
+        pose = np.zeros((*leading, len(self.parents), 3), np.float32)
+        for joint, part in parts.items():
+            if part is not None:
+                pose[..., joint, :] = part
+        return self.skin(np.broadcast_to(shaped, (*leading, self.n_vertices, 3)), pose)[0]
+
+    def skin(self, shaped: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Linear blend skinning of shaped (..., V, 3) by pose (..., J, 3) axis-angle: vertices (..., V, 3), joints (..., J, 3)."""
+        joints = self.joint_regressor @ shaped
+        rotations = rotation_matrices(np.asarray(pose, np.float32))
+        feature = (rotations[..., 1:, :, :] - np.eye(3, dtype=np.float32)).reshape(*pose.shape[:-2], -1)
+        posed = shaped + (feature @ self.posedirs).reshape(shaped.shape)
+        world_rotation, world_translation = [rotations[..., 0, :, :]], [joints[..., 0, :]]
+        for joint in range(1, len(self.parents)):
+            parent = self.parents[joint]
+            bone = joints[..., joint, :] - joints[..., parent, :]
+            world_translation.append(_rotate(world_rotation[parent], bone) + world_translation[parent])
+            world_rotation.append(world_rotation[parent] @ rotations[..., joint, :, :])
+        rotation, translation = np.stack(world_rotation, -3), np.stack(world_translation, -2)
+        offset = translation - _rotate(rotation, joints)
+        blended = np.einsum("vj,...jab->...vab", self.lbs_weights, rotation, optimize=True)
+        return _rotate(blended, posed) + self.lbs_weights @ offset, translation
+
+    def identity(self, betas: np.ndarray) -> Identity:
+        """The neutral head of betas (S,), kept by a track so that expressions only add to it."""
+        vertices = self.shaped(betas)
+        return Identity(np.asarray(betas, np.float32), vertices, self.joint_regressor @ vertices)
+
+    def landmarks(self, vertices: np.ndarray, name: str) -> np.ndarray:
+        """Surface points (..., L, 3) of the embedding `name` on vertices (..., V, 3)."""
+        embedding = self.embeddings[name]
+        corners = vertices[..., self.faces[embedding.triangle], :]
+        return np.einsum("lc,...lcx->...lx", embedding.bary, corners)
+
+
+def _rotate(rotation: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return (rotation @ points[..., None])[..., 0]

@@ -1,0 +1,165 @@
+"""Training pictures: a random person under random light behind random things, with exact truth and what MediaPipe makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ofer_models.head.model import HeadModel, rotation_matrices
+from ofer_models.perception.crops import aligned_crop, landmark_features
+from ofer_models.perception.landmarks import FaceLandmarker, Roi
+from ofer_models.synthesis.occluders import add_occluders
+from ofer_models.synthesis.paint import paint_head, smooth_noise
+from ofer_models.synthesis.population import Population
+from ofer_models.synthesis.render import project, random_light, render, vertex_visibility
+from ofer_models.synthesis.surface import describe_surface
+
+SIZE = 256  # pixels of a picture's side
+_PAINTS = 200  # paints are costly, so each worker draws from a pool of its own
+_MAX_YAW, _MAX_PITCH = np.radians(65), np.radians(35)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture's truth and observation.
+
+    betas (S,), expression (E,), jaw (3,), landmarks (478, 6) as encoders get them, crop (112, 112, 3) uint8 RGB, visible (V,) bool (neither
+    turned away nor covered), covered (V,) bool (behind an occluder though facing the camera), occlusion (share of the facing face vertices
+    that is covered), points (478, 3) px as MediaPipe sees them, true_points (468, 2) px where they really are.
+    """
+
+    betas: np.ndarray
+    expression: np.ndarray
+    jaw: np.ndarray
+    landmarks: np.ndarray
+    crop: np.ndarray
+    visible: np.ndarray
+    covered: np.ndarray
+    occlusion: float
+    points: np.ndarray
+    true_points: np.ndarray
+
+
+class PictureSource:
+    """Draws pictures of one head. Sample n of a seed is always the same picture, whoever draws it and in what order."""
+
+    def __init__(self, head: HeadModel, seed: int, occluded_share: float = 0.6) -> None:
+        self.head, self.seed, self.occluded_share = head, seed, occluded_share
+        self.population = Population(head.expression_names, head.n_shape, head.jaw_open_angle)
+        self.surface = describe_surface(head)
+        self._landmarker = FaceLandmarker()
+        self._landmarks68 = head.landmarks(head.v_template, "landmarks68")
+        self._paints: dict[int, np.ndarray] = {}
+        self._facing = np.zeros(head.n_vertices, bool)
+        self._facing[head.masks["face"]] = True
+
+    def picture(self, index: int) -> tuple[np.ndarray, dict]:
+        """The picture (SIZE, SIZE, 3) uint8 RGB and its truth by name, whatever MediaPipe thinks of it."""
+        rng = np.random.default_rng([self.seed, index])
+        betas = self.population.betas(rng)
+        expression, jaw = self.population.expression(rng)
+        vertices, camera = self._place(self.head.decode(betas, expression, jaw), rng)
+        background = _background(rng)
+        _shoulders(background, project(vertices, camera), rng)
+        drawn = render(self.head, self.surface, vertices, camera, self._paint(rng), random_light(rng), background)
+        points68 = project(self.head.landmarks(vertices, "landmarks68"), camera)
+        image, cover = add_occluders(drawn.image, points68, rng, self.occluded_share)
+        seen = vertex_visibility(self.head, self.surface, drawn)
+        pixel = np.round(drawn.points).astype(int)
+        inside = ((pixel >= 0) & (pixel < SIZE)).all(1)
+        x, y = np.clip(pixel, 0, SIZE - 1).T
+        covered = seen & ((cover[y, x] > 0.5) | ~inside)
+        facing = seen & self._facing
+        truth = {
+            "betas": betas, "expression": expression, "jaw": jaw,
+            "visible": seen & ~covered, "covered": covered,
+            "occlusion": float((covered & facing).sum() / max(facing.sum(), 1)),
+            "true_points": project(self.head.landmarks(vertices, "mediapipe"), camera).astype(np.float32),
+        }  # fmt: skip
+        return _camera_effects(image, rng), truth
+
+    def sample(self, index: int) -> Sample | None:
+        """Sample `index`, or None where MediaPipe finds no face in the picture."""
+        picture, truth = self.picture(index)
+        rng = np.random.default_rng([self.seed, index, 1])
+        result = self._landmarker(picture, _rough_region(truth["true_points"], rng))
+        if result is None or result.presence < 0.5:
+            return None
+        crop, _ = aligned_crop(picture, result.points)
+        return Sample(**truth, landmarks=landmark_features(result.points), crop=crop, points=result.points)
+
+    def _paint(self, rng: np.random.Generator) -> np.ndarray:
+        number = int(rng.integers(_PAINTS))
+        if number not in self._paints:
+            paint = paint_head(self.surface, self._landmarks68, np.random.default_rng([self.seed, number, 2]))
+            self._paints[number] = np.clip(paint * 255, 0, 255).astype(np.uint8)
+        return self._paints[number].astype(np.float32) * np.float32(1 / 255)
+
+    def _place(self, vertices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Turn the head, put it before a random camera: vertices (V, 3) in the optical frame and the camera matrix (3, 3)."""
+        yaw = np.clip(rng.normal(0, np.radians(24)), -_MAX_YAW, _MAX_YAW)
+        pitch = np.clip(rng.normal(0, np.radians(11)), -_MAX_PITCH, _MAX_PITCH)
+        roll = rng.normal(0, np.radians(10))
+        turn = np.eye(3, dtype=np.float32)
+        for axis, angle in enumerate((pitch, yaw, roll)):
+            turn = rotation_matrices((np.eye(3)[axis] * angle).astype(np.float32)) @ turn
+        eyes = vertices[self.head.masks["eyes"]].mean(0)
+        middle = eyes - [0, 0.035, 0.02]
+        distance = rng.uniform(0.35, 1.6)
+        eye_pixels = np.exp(rng.uniform(np.log(26), np.log(84)))  # between the eyeballs, about 62 mm apart
+        focal = eye_pixels * distance / 0.062
+        shift = rng.normal(0, 0.06, 2) * SIZE * (1 - eye_pixels / 110)
+        placed = (vertices - middle) @ turn.T * [1, -1, -1] + [0, 0, distance]
+        camera = np.array([[focal, 0, SIZE / 2 + shift[0]], [0, focal, SIZE / 2 + shift[1]], [0, 0, 1]])
+        return placed.astype(np.float32), camera
+
+
+def _rough_region(points: np.ndarray, rng: np.random.Generator) -> Roi:
+    """A region as a tracker or detector would give it: near the face, not exact."""
+    low, high = points.min(0), points.max(0)
+    size = 1.5 * float((high - low).max())
+    centre = (low + high) / 2 + rng.normal(0, 0.025, 2) * size
+    right, left = points[33], points[263]
+    angle = float(np.arctan2(left[1] - right[1], left[0] - right[0])) + rng.normal(0, np.radians(3))
+    return Roi(float(centre[0]), float(centre[1]), size * float(np.exp(rng.normal(0, 0.05))), angle)
+
+
+def _background(rng: np.random.Generator) -> np.ndarray:
+    """Something blurred: a gradient, blotches and a few shapes, (SIZE, SIZE, 3) float32."""
+    base = rng.uniform(0.05, 0.95, 3)
+    picture = np.broadcast_to(base, (SIZE, SIZE, 3)).astype(np.float32).copy()
+    for channel in range(3):
+        picture[..., channel] += rng.uniform(0, 0.3) * smooth_noise(SIZE, int(rng.integers(2, 9)), rng)
+    for _ in range(int(rng.integers(0, 7))):
+        corner, size = rng.uniform(-40, SIZE, 2).astype(int), rng.uniform(10, 160, 2).astype(int)
+        cv2.rectangle(picture, corner.tolist(), (corner + size).tolist(), rng.uniform(0, 1, 3).tolist(), -1)
+    blur = rng.uniform(0.1, 6)
+    return np.clip(cv2.GaussianBlur(picture, (0, 0), blur), 0, 1)
+
+
+def _shoulders(background: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> None:
+    """A piece of clothing behind the end of the neck."""
+    low, high = points.min(0), points.max(0)
+    width, neck = high[0] - low[0], np.array([points[:, 0].mean(), high[1]])
+    half = width * rng.uniform(0.7, 1.3)
+    outline = neck + np.array([[-0.4 * width, -0.12 * width], [0.4 * width, -0.12 * width], [half, 0.3 * width], [half, 3 * width], [-half, 3 * width], [-half, 0.3 * width]])
+    cv2.fillPoly(background, [np.round(outline).astype(np.int32)], rng.uniform(0, 1, 3).tolist(), cv2.LINE_AA)
+
+
+def _camera_effects(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Exposure, blur, noise, low resolution and JPEG as cameras add them: (H, W, 3) uint8."""
+    image = np.clip(image, 0, 1) ** rng.uniform(0.55, 1.1) * rng.uniform(0.8, 1.15)
+    if rng.uniform() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
+    if rng.uniform() < 0.15:
+        small = int(SIZE * rng.uniform(0.35, 0.8))
+        image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (SIZE, SIZE))
+    cv2.setRNGSeed(int(rng.integers(2**31 - 1)))  # OpenCV's own noise is many times faster than numpy's
+    grain = cv2.randn(np.empty(image.shape, np.float32), (0.0,) * 3, (1.0,) * 3) if rng.uniform() < 0.6 else 0.0
+    picture = (np.clip(image + rng.uniform(0, 0.04) * grain, 0, 1) * 255).astype(np.uint8)
+    if rng.uniform() < 0.5:
+        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])[1]
+        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return picture
