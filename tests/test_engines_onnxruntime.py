@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ofer_models.engines.onnxruntime_backend import OnnxStage, StageError
-from ofer_models.networks.onnx_graph import Graph
+from ofer_models.networks.onnx_graph import Graph, save_model
 
 SHAPES = {"x": ("F", "N", 4), "offset": ("F", 4)}
 
@@ -19,7 +19,7 @@ def path(tmp_path):
     x, offset = g.input("x", SHAPES["x"]), g.input("offset", SHAPES["offset"])
     g.op("Add", x, g.op("Unsqueeze", offset, g.constant([1])), name="y")
     g.output("y", ("F", "N", 4))
-    g.save(tmp_path / "toy.onnx")
+    save_model(g.model(), tmp_path / "toy.onnx")
     return tmp_path / "toy.onnx"
 
 

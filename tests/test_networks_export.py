@@ -10,7 +10,7 @@ from recipe import recipe_state, relative_error
 
 from ofer_models.engines.onnxruntime_backend import OnnxStage
 from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.export import export_sampler, rank_graph
+from ofer_models.networks.export import export_rank, export_sampler, rank_model
 from ofer_models.networks.rank import RankNetwork
 
 torch.set_num_threads(1)
@@ -101,7 +101,7 @@ def test_the_rank_graph_equals_the_network_on_meshes(tmp_path, faces, candidates
     net.load_official(recipe_state(net.official_slots(), seed=8))
     template = torch.randn(60, 3, generator=generator) * 0.1
     directions = torch.randn(60, 3, 20, generator=generator) * 0.003
-    rank_graph(net.fold(template, directions)).save(tmp_path / "rank.onnx")
+    export_rank(net.fold(template, directions), tmp_path / "rank.onnx")
     stage = OnnxStage(tmp_path / "rank.onnx")
     assert stage.inputs == {"betas": ("F", "N", 20), "context": ("F", 48)} and stage.outputs == {"score": ("F", "N")}
     betas = torch.randn(faces, candidates, 20, generator=generator)
@@ -114,4 +114,4 @@ def test_the_rank_graph_equals_the_network_on_meshes(tmp_path, faces, candidates
 def test_the_single_row_quirk_has_no_graph():
     net = RankNetwork(4, 8, widths=(16, 1), single_row_quirk=True)
     with pytest.raises(ValueError, match="single candidate"):
-        rank_graph(net.fold(torch.zeros(4, 3), torch.zeros(4, 3, 5)))
+        rank_model(net.fold(torch.zeros(4, 3), torch.zeros(4, 3, 5)))

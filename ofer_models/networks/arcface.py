@@ -84,7 +84,7 @@ class ArcFace(nn.Module):
         for stage in self.stages:
             x = stage(x)
         x = self.project(self.norm(x).flatten(1))
-        return x if self.single_row_quirk and len(x) == 1 else self.norm_features(x)
+        return x if self.single_row_quirk and x.shape[0] == 1 else self.norm_features(x)
 
     def forward(self, images: Tensor) -> Tensor:
         """Unit vectors (B, features) of images (B, 3, size, size) float32 = (pixel - 127.5) / 127.5.

@@ -12,26 +12,35 @@ import math
 from pathlib import Path
 
 import numpy as np
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from .denoiser import Denoiser, MapAttention, ResidualBlock
-from .onnx_graph import Graph
+from .onnx_graph import Graph, save_model
 from .rank import FoldedRank
 
 RMS_FLOOR = 1e-12
 
 
 def export_sampler(net: Denoiser, folder: str | Path, name: str, half_weights: bool = False) -> dict[str, Path]:
-    """Write `<name>_cond.onnx` and `<name>_step.onnx` into a folder; returns their paths by the keys cond and step."""
+    """Write `<name>_cond.onnx` and `<name>_step.onnx` into a folder; returns their paths by the keys cond and step.
+
+    half_weights: see `onnx_graph.save_model`.
+    """
     files = {part: Path(folder) / f"{name}_{part}.onnx" for part in ("cond", "step")}
-    cond_graph(net, half_weights).save(files["cond"])
-    step_graph(net, half_weights).save(files["step"])
+    save_model(cond_model(net), files["cond"], half_weights)
+    save_model(step_model(net), files["step"], half_weights)
     return files
 
 
-def cond_graph(net: Denoiser, half_weights: bool = False) -> Graph:
+def export_rank(net: FoldedRank, path: str | Path, half_weights: bool = False) -> None:
+    """Write a folded rank network as one file: betas (F, N, S), context (F, C) -> score (F, N)."""
+    save_model(rank_model(net), path, half_weights)
+
+
+def cond_model(net: Denoiser) -> ModelProto:
     """context (F, C), timesteps (K,) -> modulation (F, K, M): per block, a factor and an offset for its first norm."""
-    g = Graph("cond", half_weights)
+    g = Graph("cond")
     context, timesteps = g.input("context", ("F", net.n_context)), g.input("timesteps", ("K",))
     first, last = net.time_map[0], net.time_map[2]
     half = first.in_features // 2
@@ -44,15 +53,15 @@ def cond_graph(net: Denoiser, half_weights: bool = False) -> Graph:
     from_context = g.linear(g.silu(context), weight[:, -net.n_context :])
     g.op("Add", g.op("Unsqueeze", from_context, g.constant([1])), from_time, name="modulation")
     g.output("modulation", ("F", "K", len(bias)))
-    return g
+    return g.model()
 
 
-def step_graph(net: Denoiser, half_weights: bool = False) -> Graph:
+def step_model(net: Denoiser) -> ModelProto:
     """One update of all samples, the solver's arithmetic included (see `diffusion.solvers` for the coefficients).
 
     x (F, N, D), x0_prev (F, N, D), modulation (F, M), coefficients (5,) -> x_next (F, N, D), x0 (F, N, D).
     """
-    g = Graph("step", half_weights)
+    g = Graph("step")
     samples = ("F", "N", net.n_coefficients)
     x, x0_prev = g.input("x", samples), g.input("x0_prev", samples)
     modulation = g.input("modulation", ("F", sum(net.modulation_sizes)))
@@ -66,14 +75,14 @@ def step_graph(net: Denoiser, half_weights: bool = False) -> Graph:
     g.op("Add", g.op("Add", scaled(2, x), scaled(3, x0)), scaled(4, x0_prev), name="x_next")
     g.output("x_next", samples)
     g.output("x0", samples)
-    return g
+    return g.model()
 
 
-def rank_graph(net: FoldedRank, half_weights: bool = False) -> Graph:
+def rank_model(net: FoldedRank) -> ModelProto:
     """betas (F, N, S), context (F, C) -> score (F, N)."""
     if net.single_row_quirk:
         raise ValueError("a rank network that treats a single candidate differently cannot be one graph")
-    g = Graph("rank", half_weights)
+    g = Graph("rank")
     first, n_shape = net.linears[0], net.linears[0].in_features // 2
     betas = g.input("betas", ("F", "N", n_shape))
     context = g.input("context", ("F", net.conditionings[0].gate.in_features))
@@ -95,7 +104,7 @@ def rank_graph(net: FoldedRank, half_weights: bool = False) -> Graph:
         y = g.op("Add", g.op("Mul", y, gate), shift)
     g.op("Squeeze", y, g.constant([2]), name="score")
     g.output("score", ("F", "N"))
-    return g
+    return g.model()
 
 
 def _denoise(g: Graph, net: Denoiser, x: str, modulation: str) -> str:

@@ -82,7 +82,7 @@ class Farl(nn.Module):
         images: RGB in 0..1, minus MEAN, over STD, channel by channel.
         """
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(images), 1, -1), patches], dim=1) + self.positions
+        tokens = torch.cat([self.class_token.expand(images.shape[0], 1, -1), patches], dim=1) + self.positions
         return self.norm_out(self.blocks(self.norm_in(tokens))[:, 0]) @ self.projection
 
     def load_official(self, state: Mapping[str, Tensor]) -> list[str]:

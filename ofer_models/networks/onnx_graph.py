@@ -6,6 +6,7 @@ weights must give the same bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
 IR_VERSION = 9
+SMALLEST_HALVED = 1024  # numbers; smaller tensors are gains and biases, not worth rounding
 
 Dims = Sequence[int | str]
 
 
 class Graph:
-    """An ONNX graph under construction; values are the names of tensors.
+    """An ONNX graph under construction; values are the names of tensors."""
 
-    half_weights: keep matrices as float16 in the file, each followed by a cast. Arithmetic stays float32, and runtimes
-    fold the cast when they load the file, so only its size changes (and weights are rounded to 11 bits).
-    """
-
-    def __init__(self, name: str, half_weights: bool = False) -> None:
-        self._name, self._half_weights = name, half_weights
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -53,22 +51,14 @@ class Graph:
     def constant(self, values: Any) -> str:
         """A stored tensor: integers as int64, everything else as float32."""
         array = np.asarray(values)
-        array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
-        return self._store(array)
-
-    def matrix(self, values: Any) -> str:
-        """A stored float32 weight matrix, in float16 if the graph keeps half weights."""
-        array = np.ascontiguousarray(values, np.float32)
-        if not self._half_weights:
-            return self._store(array)
-        largest = float(np.abs(array).max(initial=0))
-        if largest > np.finfo(np.float16).max:
-            raise ValueError(f"a weight of {largest:g} does not fit float16: export with half_weights=False")
-        return self.op("Cast", self._store(array.astype(np.float16)), to=TensorProto.FLOAT)
+        array = np.ascontiguousarray(array, np.int64 if array.dtype.kind in "iu" else np.float32).reshape(array.shape)
+        name = f"w_{len(self._initializers)}"
+        self._initializers.append(numpy_helper.from_array(array, name))
+        return name
 
     def linear(self, x: str, weight: Any, bias: Any = None, name: str | None = None) -> str:
         """x W^T + b for a weight (out, in) and a bias (out,)."""
-        product = self.op("MatMul", x, self.matrix(np.asarray(weight).T), name=None if bias is not None else name)
+        product = self.op("MatMul", x, self.constant(np.asarray(weight).T), name=None if bias is not None else name)
         return product if bias is None else self.op("Add", product, self.constant(bias), name=name)
 
     def silu(self, x: str) -> str:
@@ -76,19 +66,37 @@ class Graph:
         return self.op("Mul", x, self.op("Sigmoid", x))
 
     def model(self) -> onnx.ModelProto:
-        """The finished, checked model."""
+        """The finished model."""
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, self._initializers)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="ofer_models"
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="ofer_models")
 
-    def save(self, path: str | Path) -> None:
-        """Write the finished model to a file; the same weights give the same bytes."""
-        Path(path).write_bytes(self.model().SerializeToString(deterministic=True))
 
-    def _store(self, array: np.ndarray) -> str:
-        name = f"w_{len(self._initializers)}"
-        self._initializers.append(numpy_helper.from_array(array, name))
-        return name
+
+def save_model(model: onnx.ModelProto, path: str | Path, half_weights: bool = False) -> None:
+    """Write a model to a file; the same model gives the same bytes.
+
+    half_weights: store matrices as float16, each followed by a cast. Arithmetic stays float32, and runtimes fold the
+    casts when they load the file, so only its size changes (and the weights are rounded to 11 bits).
+    """
+    if half_weights:
+        _halve(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    Path(path).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    casts = []
+    for stored in graph.initializer:
+        if stored.data_type != TensorProto.FLOAT or math.prod(stored.dims) < SMALLEST_HALVED:
+            continue
+        array, name = numpy_helper.to_array(stored), stored.name
+        largest = float(np.abs(array).max())
+        if largest > np.finfo(np.float16).max:
+            raise ValueError(f"a weight of {largest:g} does not fit float16: export with half_weights=False")
+        half = f"{name}_half"
+        stored.CopyFrom(numpy_helper.from_array(array.astype(np.float16), half))
+        casts.append(helper.make_node("Cast", [half], [name], name=half, to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,69 @@
+"""Encoders traced to ONNX against the torch modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recipe import recipe_state, relative_error
+
+from ofer_models.engines.onnxruntime_backend import OnnxStage
+from ofer_models.networks.arcface import ArcFace
+from ofer_models.networks.farl import Farl
+from ofer_models.networks.official_stages import IdentityContext, JointContext, RankWithEncoders
+from ofer_models.networks.rank import RankNetwork
+from ofer_models.networks.trace import export_module
+
+torch.set_num_threads(1)
+CROP112, CROP224 = ("F", 3, 32, 32), ("F", 3, 24, 24)
+
+
+def small_stage(kind: str):
+    arcface = ArcFace((1, 2, 1, 1), (8, 8, 16, 16), size=32, features=12)
+    farl = Farl(size=24, patch=8, width=24, layers=2, heads=4, features=10)
+    rank = RankNetwork(20, 22, widths=(32, 16, 1))
+    for net in (arcface, farl, rank):
+        net.load_official(recipe_state(net.official_slots(), seed=6))
+    joint = JointContext(arcface, farl)
+    generator = torch.Generator().manual_seed(0)
+    folded = rank.fold(torch.randn(20, 3, generator=generator), 0.01 * torch.randn(20, 3, 6, generator=generator))
+    crops = {"crop112_bgr": CROP112, "crop224": CROP224}
+    return {
+        "identity_context": (IdentityContext(arcface), {"crop112_bgr": CROP112}),
+        "expression_context": (joint, crops),
+        "idrank": (RankWithEncoders(joint, folded), {"betas": ("F", "N", 6)} | crops),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["identity_context", "expression_context", "idrank"])
+def test_traced_stages_equal_the_module_for_any_number_of_faces(tmp_path, kind):
+    module, inputs = small_stage(kind)
+    export_module(module, tmp_path / "stage.onnx", inputs, ["out"])
+    stage = OnnxStage(tmp_path / "stage.onnx", inputs=inputs)
+    for faces, samples in ((1, 1), (3, 5), (8, 2)):
+        sizes = {"F": faces, "N": samples}
+        arrays = {name: torch.randn([sizes.get(dim, dim) for dim in dims]) for name, dims in inputs.items()}
+        with torch.no_grad():
+            expected = module(**arrays)
+        got = stage(**{name: array.numpy() for name, array in arrays.items()})["out"]
+        assert relative_error(got, expected) <= 1e-4
+
+
+def test_half_weights_halve_the_file_and_hardly_change_the_output(tmp_path):
+    module, inputs = small_stage("expression_context")
+    for name, half in (("full", False), ("half", True)):
+        export_module(module, tmp_path / f"{name}.onnx", inputs, ["out"], half_weights=half)
+    full, half = (OnnxStage(tmp_path / f"{name}.onnx") for name in ("full", "half"))
+    arrays = {name: np.random.default_rng(0).random((2, *dims[1:]), np.float32) for name, dims in inputs.items()}
+    assert 0 < relative_error(half(**arrays)["out"], full(**arrays)["out"]) < 5e-3
+    assert half.path.stat().st_size < 0.8 * full.path.stat().st_size
+
+
+def test_export_twice_gives_the_same_bytes(tmp_path):
+    module, inputs = small_stage("expression_context")
+    for name in "ab":
+        export_module(module, tmp_path / name, inputs, ["out"])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert str(Path(__file__).parents[1]).encode() not in (tmp_path / "a").read_bytes()
