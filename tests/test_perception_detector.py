@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from ofer_models.perception.detector import Detection, FaceDetector, overlap, suppress
+from ofer_models.perception.crops import overlap
+from ofer_models.perception.detector import Detection, FaceDetector, suppress
 
 PHOTOGRAPHS = sorted((Path(__file__).resolve().parents[2] / "shared" / "images").glob("*.jpg"))
 FACE = np.array([178.0, 83.0, 94.0, 94.0])  # of the astronaut, by eye

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
@@ -29,7 +29,7 @@ class Person:
         return Observation(points.astype(np.float32), 0.9, self.appearance if appearance else None)
 
 
-ANNA, BEN, CARL = Person(1), Person(2), Person(3)
+ANNA, BEN, CARL = Person(0), Person(2), Person(3)  # 0.07 to 0.08 apart, as strangers can be
 
 
 def ids(tracks, visible=True):
@@ -52,6 +52,7 @@ def test_first_ids_begin_with_a_letter_and_count():
     seed=st.integers(0, 1000),
 )
 def test_two_people_crossing_keep_their_ids(rate, speed, offset, ratio, flip, seed):
+    assume(speed / rate < 45)  # px a frame, two thirds of the smaller face: beyond that nothing links two frames
     tracker, owner = FaceTracker(), {}
     seconds = 500 / speed
     for frame in range(int(seconds * rate) + 1):
@@ -95,14 +96,23 @@ def test_a_short_loss_keeps_the_id_and_a_long_one_does_not():
 
 def test_another_person_in_the_same_place_gets_a_new_id():
     tracker = FaceTracker()
-    tracker.update([ANNA.seen(200, 200)], 0.0)
+    tracker.update([ANNA.seen(200, 200, appearance=True)], 0.0)
     tracker.update([], 0.4)
-    assert ids(tracker.update([BEN.seen(205, 203)], 0.6)) == ["f2"]
-    assert ids(tracker.update([BEN.seen(208, 203), ANNA.seen(190, 200)], 0.7)) == ["f1", "f2"]
+    assert ids(tracker.update([BEN.seen(205, 203, appearance=True)], 0.6)) == ["f2"]
+    both = [BEN.seen(200, 203, appearance=True), ANNA.seen(208, 200, appearance=True)]
+    first, second = tracker.update(both, 0.7)
+    assert first.points is both[1].points and second.points is both[0].points
+
+
+def test_shape_decides_between_two_equally_near_faces():
+    tracker = FaceTracker()
+    tracker.update([ANNA.seen(200, 200)], 0.0)
+    around = [BEN.seen(195, 200), ANNA.seen(206, 200)]
+    assert tracker.update(around, 0.1)[0].points is around[1].points
 
 
 def test_appearance_tells_twins_apart():
-    tracker, twin = FaceTracker(), Person(1)
+    tracker, twin = FaceTracker(), Person(0)
     twin.appearance = BEN.appearance
     tracker.update([ANNA.seen(200, 200, appearance=True)], 0.0)
     assert ids(tracker.update([twin.seen(203, 200, appearance=True)], 0.1)) == ["f2"]
@@ -117,7 +127,13 @@ def test_a_face_that_jumps_or_changes_size_at_once_is_another_face():
     assert ids(tracker.update([ANNA.seen(320, 200)], 0.03)) == ["f2"]
     tracker.reset()
     tracker.update([ANNA.seen(200, 200)], 1.0)
-    assert ids(tracker.update([ANNA.seen(200, 200, width=180)], 1.03)) == ["f4"]
+    assert ids(tracker.update([ANNA.seen(245, 200, width=50)], 1.03)) == ["f4"]
+
+
+def test_a_mesh_that_had_shrunk_onto_half_the_face_may_jump_back():
+    tracker = FaceTracker()
+    tracker.update([ANNA.seen(200, 200, width=50)], 0.0)
+    assert ids(tracker.update([ANNA.seen(210, 205, width=100)], 0.03)) == ["f1"]
 
 
 @given(st.lists(st.floats(0, 20), max_size=30))

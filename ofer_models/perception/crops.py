@@ -78,6 +78,13 @@ def box_of(points: np.ndarray) -> np.ndarray:
     return np.concatenate([low, high - low])
 
 
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Shared area of two boxes (4,) xywh, as a part of the smaller one: 0..1."""
+    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
+    smaller = min(float(a[2] * a[3]), float(b[2] * b[3]))
+    return float(sides.clip(0).prod()) / smaller if smaller > 0 else 0.0
+
+
 def loose_crop(rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
     """FaRL's crop (224, 224, 3) uint8: an upright square of 1.6 times the mean side of `box` (4,) xywh px.
 

@@ -13,6 +13,7 @@ import numpy as np
 from google.protobuf import text_format
 from mediapipe.framework import calculator_pb2
 
+from ofer_models.perception.crops import overlap
 from ofer_models.perception.mediapipe_graph import SolutionBase, check_rgb, quiet_stderr
 
 _LONGEST_SIDE = 384  # twice the larger model's input; more detail changes nothing but the time
@@ -89,13 +90,6 @@ def suppress(detections: list[Detection]) -> list[Detection]:
         if all(overlap(candidate.box, other.box) < _SAME_FACE for other in kept):
             kept.append(candidate)
     return kept
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Shared area of two boxes (4,) xywh, as a part of the smaller one: 0..1."""
-    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    smaller = min(float(a[2] * a[3]), float(b[2] * b[3]))
-    return float(sides.clip(0).prod()) / smaller if smaller > 0 else 0.0
 
 
 def _start(calculator: str, threshold: float) -> SolutionBase:

@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ofer_models.perception.assignment import assign
-from ofer_models.perception.crops import STABLE_POINTS, box_of, frontalise
+from ofer_models.perception.crops import STABLE_POINTS, box_of, frontalise, overlap
 
 _FACE_WIDTH = 2.65  # face width in units of the stable points' spread
 _REACH, _REACH_RATE = 0.5, 2.0  # face widths between prediction and observation: at once, more per second unseen
 _RESCALE, _RESCALE_RATE = 0.4, 0.5  # the same for the logarithm of the size
+_INSIDE = 0.7  # shared part of the smaller box
 _VELOCITY_TIME = 0.1  # s, smoothing of the velocity
 _COAST_TIME = 1.0  # s, in which an unseen face is taken to slow down
-# Mean distance of frontalised stable points: about 0.01 (at most 0.025) for one person under roll, blur and other light,
-# 0.03 to 0.08 between the people of the pictures tried.
-_SHAPE_SCALE = 0.04
+# Mean distance of frontalised stable points: 0.01 (at most 0.025) for one person under roll, blur, light, 0.03 to 0.08
+# between people; but up to 0.07 for one person half of whose face is hidden, so it weighs and never forbids.
+_SHAPE_SCALE = 0.08
 _SHAPE_RATE = 0.1  # weight of a new observation in a track's mean shape
-_SHAPE_AFTER = 0.3  # s unseen, after which a face must also have the shape of the lost one
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,12 @@ class FaceTracker:
         unseen = now - track.seen
         distance = np.linalg.norm(face.centre - track.predicted(now)) / max(face.width, track.face.width)
         rescaled = abs(math.log(face.width / track.face.width))
-        shape = math.sqrt(((face.shape - track.shape) ** 2).sum(axis=1).mean()) / _SHAPE_SCALE
-        if distance > _REACH + _REACH_RATE * unseen or rescaled > _RESCALE + _RESCALE_RATE * unseen:
+        shape = math.sqrt(((face.shape - track.shape) ** 2).sum(axis=1).mean())
+        if distance > _REACH + _REACH_RATE * unseen:
             return math.inf
-        if unseen > _SHAPE_AFTER and shape > 1:
+        # A mesh that had shrunk onto the visible half of a face may jump back to the whole of it: those overlap.
+        inside = overlap(box_of(face.points), box_of(track.face.points)) > _INSIDE
+        if rescaled > _RESCALE + _RESCALE_RATE * unseen and not inside:
             return math.inf
         unlike = 0.0
         if face.appearance is not None and track.face.appearance is not None:
@@ -119,7 +121,7 @@ class FaceTracker:
             if similarity < self.min_similarity:
                 return math.inf
             unlike = 1 - similarity
-        return float(distance + rescaled + shape / 2 + unlike)
+        return float(distance + rescaled + shape / _SHAPE_SCALE + unlike)
 
 
 @dataclass(frozen=True)

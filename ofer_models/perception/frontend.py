@@ -1,0 +1,130 @@
+"""From a frame to tracked faces with landmarks: landmark tracking, and a detector that finds, checks and corrects."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ofer_models.perception.crops import box_of, overlap
+from ofer_models.perception.detector import FaceDetector
+from ofer_models.perception.landmarks import FaceLandmarker, LandmarkResult, Roi, roi_from_keypoints, roi_from_points
+from ofer_models.perception.mediapipe_graph import check_rgb
+from ofer_models.perception.tracker import FaceTracker, Observation, Track
+
+_SAME_FACE = 0.6  # two boxes that share this part of the smaller one lie on one face
+# How a detection's region relates to that of a mesh that fits: 0.6 to 1.1 times its size, centres within 0.2 sizes.
+_SIZE_RATIO, _OFFSET = (0.55, 1.4), 0.25
+_CHECKS_FAILED = 3  # detections in a row that do not confirm a mesh before it is given up
+
+
+class FaceFrontend:
+    """Finds and follows the faces of one camera; one instance per thread.
+
+    max_faces: most faces followed at a time.  detect_every: frames between two runs of the detector while all known
+    faces are followed (while one is missing, it runs on every frame).  keep_lost: seconds for which a lost face keeps
+    its id.
+
+    The mesh network follows a face by itself, but when a face is half hidden the mesh may shrink onto the visible half
+    or slide off, and report full presence.  Hence the regular detections: a mesh much smaller than the detection on it
+    is placed anew, and one that no detection confirms is dropped.
+    """
+
+    def __init__(self, max_faces: int = 4, detect_every: int = 5, keep_lost: float = 1.0) -> None:
+        if max_faces < 1 or detect_every < 1:
+            raise ValueError(f"max_faces and detect_every must be at least 1, got {max_faces} and {detect_every}")
+        self.max_faces = max_faces
+        self.detect_every = detect_every
+        self._detector = FaceDetector()
+        self._landmarker = FaceLandmarker()
+        self._tracker = FaceTracker(keep_lost)
+        self._shape: tuple[int, ...] = ()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all faces, as for a new camera or a new video."""
+        self._tracker.reset()
+        self._tracks: list[Track] = []
+        self._stamp = 0.0
+        self._since_detection = 0
+        self._unconfirmed: dict[str, int] = {}  # track id -> detections in a row without it
+
+    def __call__(self, rgb: np.ndarray, stamp: float) -> list[Track]:
+        """Tracks after an RGB frame (H, W, 3) uint8 taken at `stamp` (seconds); `Track.visible` tells who is in it.
+
+        A change of the frame's size starts anew, with new ids.
+        Raises ValueError for another kind of array or a stamp that is not finite.
+        """
+        check_rgb(rgb)
+        if not math.isfinite(stamp):
+            raise ValueError(f"a frame needs a finite stamp in seconds, got {stamp}")
+        if rgb.shape != self._shape:  # another picture or another resolution: old places mean nothing
+            self.reset()
+            self._shape = rgb.shape
+        followed = self._follow(rgb, stamp - self._stamp)
+        new: list[LandmarkResult] = []
+        self._since_detection += 1
+        if len(followed) < max(1, len(self._tracks)) or self._since_detection >= self.detect_every:
+            new = self._detect(rgb, followed)
+            self._since_detection = 0
+        faces = [*followed.values(), *new]
+        self._tracks = self._tracker.update([Observation(face.points, face.presence) for face in faces], stamp)
+        self._stamp = stamp
+        return self._tracks
+
+    def _follow(self, rgb: np.ndarray, passed: float) -> dict[str, LandmarkResult]:
+        """Track id -> landmarks, for the faces of the last frame, each looked for where its motion leads."""
+        followed: dict[str, LandmarkResult] = {}
+        for track in self._tracks:
+            if track.visible:
+                roi = roi_from_points(track.points)
+                dx, dy = track.velocity * max(passed, 0.0)
+                face = self._landmarker(rgb, replace(roi, x=roi.x + dx, y=roi.y + dy))
+                if face is not None and _on_same_face(box_of(face.points), list(followed.values())) is None:
+                    followed[track.id] = face
+        return followed
+
+    def _detect(self, rgb: np.ndarray, followed: dict[str, LandmarkResult]) -> list[LandmarkResult]:
+        """Run the detector: correct or drop faces in `followed` (changed in place) and return further ones."""
+        ids, faces = list(followed), list(followed.values())
+        confirmed: set[int] = set()
+        for detection in self._detector.detect(rgb):
+            roi = roi_from_keypoints(detection.box, detection.keypoints)
+            partner = _on_same_face(detection.box, faces)
+            if partner is not None:
+                mesh_roi = roi_from_points(faces[partner].points)
+                if _agree(roi, mesh_roi):
+                    confirmed.add(partner)
+                    continue
+                if roi.size < mesh_roi.size:  # the detector has found less of the face than the mesh
+                    continue
+            elif len(faces) >= self.max_faces:
+                continue
+            face = self._landmarker.locate(rgb, roi)
+            if face is None:
+                continue
+            if partner is not None:
+                faces[partner] = face
+                confirmed.add(partner)
+            elif _on_same_face(box_of(face.points), faces) is None:
+                faces.append(face)
+        followed.clear()
+        for i, id in enumerate(ids):
+            self._unconfirmed[id] = 0 if i in confirmed else self._unconfirmed.get(id, 0) + 1
+            if self._unconfirmed[id] < _CHECKS_FAILED:
+                followed[id] = faces[i]
+        self._unconfirmed = {id: self._unconfirmed[id] for id in followed}
+        return faces[len(ids) :]
+
+
+def _on_same_face(box: np.ndarray, faces: list[LandmarkResult]) -> int | None:
+    """Index of the first mesh that shares most of its or the box's area with `box` (4,) xywh."""
+    return next((i for i, face in enumerate(faces) if overlap(box, box_of(face.points)) >= _SAME_FACE), None)
+
+
+def _agree(detected: Roi, mesh: Roi) -> bool:
+    """Whether a detection's region and a mesh's region show the same face at the same size."""
+    low, high = _SIZE_RATIO
+    offset = math.hypot(detected.x - mesh.x, detected.y - mesh.y)
+    return low <= detected.size / mesh.size <= high and offset < _OFFSET * max(mesh.size, detected.size)
