@@ -1,7 +1,7 @@
 """Publishing large arrays without one Python object per number.
 
-`Publisher.publish` takes serialised messages, of type `bytes` exactly. Where the bulk of a message is its last field, the
-rest is serialised by ROS itself and the bulk is appended: one copy instead of the generated code's several.
+`Publisher.publish` takes serialised messages, of type `bytes` exactly. Where the bulk of a message is its last field,
+the rest is serialised by ROS itself and the bulk is appended: one copy instead of the generated code's several.
 """
 
 from __future__ import annotations

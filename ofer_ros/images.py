@@ -1,7 +1,7 @@
 """sensor_msgs/Image and CompressedImage to RGB arrays, with every disagreement named.
 
-Needs no cv_bridge. Values follow its conventions: 16-bit samples are scaled by 255 / 65535, colour is dropped from nothing
-and made from grey by repetition, alpha is dropped.
+Needs no cv_bridge. Values follow its conventions: 16-bit samples are scaled by 255 / 65535, grey is repeated over the
+channels, alpha is dropped.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ ENCODINGS = tuple(sorted(_ENCODINGS))
 def image_to_rgb(message) -> np.ndarray:
     """sensor_msgs/Image to (H, W, 3) uint8 RGB, C-contiguous; the array may share the message's memory.
 
-    Raises ImageError for a size of zero or beyond MAX_SIDE, an unknown encoding, a step smaller than a row, and data shorter
-    than height * step.
+    Raises ImageError for a size of zero or beyond MAX_SIDE, an unknown encoding, a step smaller than a row, and data
+    shorter than height * step.
     """
     width, height, step = message.width, message.height, message.step
     _check_size(width, height)
@@ -82,14 +82,17 @@ def image_to_rgb(message) -> np.ndarray:
     sample = np.dtype(encoding.sample)
     row = width * encoding.channels * sample.itemsize
     if step < row:
-        raise ImageError(f"step {step} disagrees with the width: a row of {width} px in {message.encoding} has {row} bytes")
+        raise ImageError(
+            f"step {step} disagrees with the width: a row of {width} px in {message.encoding} has {row} bytes"
+        )
     if encoding.planes != 1.0 and (width % 2 or height % 2):
         raise ImageError(f"{message.encoding} needs an even size, the image is {width} x {height}")
     rows = int(height * encoding.planes)
     data = np.frombuffer(message.data, np.uint8)
     if data.size < rows * step:
         raise ImageError(
-            f"data is truncated: {data.size} bytes, but {height} rows of step {step} in {message.encoding} are {rows * step}"
+            f"data is truncated: {data.size} bytes, but {height} rows of step {step} in {message.encoding} "
+            f"are {rows * step}"
         )
     pixels = data[: rows * step].reshape(rows, step)[:, :row]
     if sample.itemsize == 2:
@@ -107,7 +110,9 @@ def compressed_to_rgb(message) -> np.ndarray:
         raise ImageError("the compressed image is empty")
     # OpenCV fills what is missing with grey and only warns: look for the end mark (some encoders pad after it).
     tail = data[-64:]
-    if (data.startswith(_JPEG_START) and _JPEG_END not in tail) or (data.startswith(_PNG_START) and _PNG_END not in tail):
+    if (data.startswith(_JPEG_START) and _JPEG_END not in tail) or (
+        data.startswith(_PNG_START) and _PNG_END not in tail
+    ):
         raise ImageError(f"the compressed image is truncated: {len(data)} bytes without an end mark")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)

@@ -1,11 +1,12 @@
 """A lifecycle node that survives what rclpy's does not, and the loop that spins it.
 
-In rclpy 7.1 an exception in a transition disappears without a word, and a request for a transition that the present state
-does not have raises out of `spin`, which ends the process.
+In rclpy 7.1 an exception in a transition disappears without a word, and a request for a transition that the present
+state does not have raises out of `spin`, which ends the process.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from functools import wraps
 
 import rclpy
 from lifecycle_msgs.srv import ChangeState
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, ParameterException
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 Transition = Callable[[LifecycleNode, object], TransitionCallbackReturn]
 
@@ -69,15 +71,19 @@ class ManagedNode(LifecycleNode):
 
 
 def run(make: Callable[[], Node], args: list[str] | None = None, started: Callable[[Node], None] | None = None) -> int:
-    """Start ROS, make the node, call `started(node)`, spin until shutdown; returns the exit status.
+    """Start ROS, make the node, call `started(node)`, spin until SIGINT or SIGTERM; returns the exit status.
 
-    A parameter that does not fit is one line on stderr and status 1. An exception in a callback is logged and spinning
-    goes on. The node may have a `close()`.
+    A parameter or file that does not fit is one line on stderr and status 1. An exception in a callback is logged and
+    spinning goes on. A node may have `close()`, and `finished`, which ends the loop.
     """
-    rclpy.init(args=args)
+    # rclpy's own handlers end the context at once, and then a closing node can no longer take its markers away.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stopping: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: stopping.append(received))
     try:
         node = make()
-    except (InvalidParameterTypeException, InvalidParameterValueException, ParameterException) as error:
+    except (ParameterException, ValueError, OSError) as error:  # what a user can mend: one line, no traceback
         print(f"error: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
@@ -86,15 +92,13 @@ def run(make: Callable[[], Node], args: list[str] | None = None, started: Callab
     try:
         if started is not None:
             started(node)
-        while rclpy.ok() and not getattr(node, "finished", False):
+        while rclpy.ok() and not stopping and not getattr(node, "finished", False):
             try:
-                executor.spin_once(timeout_sec=0.5)
-            except (KeyboardInterrupt, ExternalShutdownException):
+                executor.spin_once(timeout_sec=0.2)
+            except ExternalShutdownException:
                 break
             except Exception:
                 node.get_logger().error(f"a callback raised:\n{traceback.format_exc()}")
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
         close = getattr(node, "close", None)
         if close is not None:

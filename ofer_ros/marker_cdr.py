@@ -1,8 +1,8 @@
 """MarkerArrays of coloured triangle lists as bytes, from a template that is filled by numpy.
 
-Ten thousand triangles cost about 70 ms as Python objects and well under one as an array. The template is not written by
-hand: ROS serialises a MarkerArray with one marked point and colour per marker, and the places of the marks tell where the
-blocks lie. A MarkerArray laid out differently from what is expected is noticed (LayoutError), and then
+Ten thousand triangles cost about 70 ms as Python objects and well under one as an array. The template is not written
+by hand: ROS serialises a MarkerArray with one marked point and colour per marker, and the places of the marks tell
+where the blocks lie. A MarkerArray laid out differently from what is expected is noticed (LayoutError), and then
 `marker_array` makes the message from objects.
 """
 

@@ -9,17 +9,17 @@ import numpy as np
 from ofer_models.head import HeadModel, HypothesisDecoder, Identity
 from ofer_msgs.msg import Face
 from ofer_ros.geometry import pose_arrays
-from ofer_ros.messages import selected_coefficients
+from ofer_ros.messages import coefficients
 
 REGIONS = ("face", "head")
 _IDENTITIES_KEPT = 16
 
 
 class MeshDecoder:
-    """Decodes the selected hypothesis of a Face at a region of the head.
+    """Decodes hypotheses of a Face at a region of the head.
 
-    It starts from the message, not from the pipeline's own arrays, so that a node at the far end of a link which knows only
-    the message and the head model makes exactly the same mesh.
+    It starts from the message, not from the pipeline's own arrays, so that a node at the far end of a link which knows
+    only the message and the head model makes exactly the same mesh.
 
     Attributes: `vertex_indices` (V',) into the head's vertices; `triangles` (F', 3) int32 into these.
     """
@@ -39,9 +39,12 @@ class MeshDecoder:
         self._decode = HypothesisDecoder(head, self.vertex_indices)
         self._identities: OrderedDict[bytes, Identity] = OrderedDict()
 
-    def vertices(self, face: Face) -> np.ndarray:
-        """Vertices (V', 3) float64 in metres, camera optical frame. Raises ValueError when the coefficients do not fit the head."""
-        shape, expression, jaw = selected_coefficients(face)
+    def vertices(self, face: Face, row: int | None = None) -> np.ndarray:
+        """Vertices (V', 3) float64 of hypothesis `row` (None: the selected one), metres, camera optical frame.
+
+        Raises ValueError when the coefficients do not fit the head.
+        """
+        shape, expression, jaw = coefficients(face, row)
         if shape.size != self.head.n_shape or expression.size != self.head.n_expression:
             raise ValueError(
                 f"face '{face.id}' has {shape.size} shape and {expression.size} expression coefficients, "

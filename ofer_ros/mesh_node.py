@@ -7,15 +7,14 @@ import sys
 from rclpy.node import Node
 from visualization_msgs.msg import MarkerArray
 
-from ofer_models.bundle import Bundle
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.bundles import load_bundle
 from ofer_ros.managed_node import run
 from ofer_ros.markers import MeshMarkers
 from ofer_ros.outputs import FACES, LATCHED, MARKERS
 from ofer_ros.parameters import MeshSettings, declare, read
-from ofer_ros.paths import bundle_folder
 from ofer_ros.problems import ProblemLog
 
 NAME = "mesh_node"
@@ -32,7 +31,7 @@ class MeshNode(Node):
         super().__init__(NAME, **kwargs)
         declare(self, NAME, MeshSettings)
         settings = read(self, MeshSettings)
-        self._head = head if head is not None else Bundle.load(bundle_folder(settings.bundle)).head
+        self._head = head if head is not None else load_bundle(settings.bundle).head
         self._meshes = MeshMarkers(self._head, settings.mesh_region)
         self._problems = ProblemLog(self.get_logger().error)
         self._mismatch = ""

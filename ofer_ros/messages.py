@@ -57,18 +57,19 @@ def face_array_message(faces: Iterable, header: Header, image_shape: tuple[int, 
     )
 
 
-def selected_coefficients(face: Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Float32 shape (S,), expression (E,) and jaw (3,) of the selected hypothesis of an ofer_msgs/Face.
+def coefficients(face: Face, row: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Float32 shape (S,), expression (E,) and jaw (3,) of hypothesis `row` (None: the selected one) of a Face message.
 
-    Raises ValueError when the arrays do not fit num_hypotheses and selected.
+    Raises ValueError when the arrays do not fit num_hypotheses or there is no such row.
     """
-    count, row = face.num_hypotheses, face.selected
+    count = face.num_hypotheses
+    row = face.selected if row is None else row
     expressions = np.array(face.expressions, np.float32)
     jaws = np.array(face.jaws, np.float32)
     if count == 0 or row >= count or expressions.size % count or jaws.size != 3 * count:
         raise ValueError(
             f"face '{face.id}': {expressions.size} expression and {jaws.size} jaw numbers do not fit "
-            f"{count} hypotheses with number {row} selected"
+            f"{count} hypotheses with number {row} asked for"
         )
     return np.array(face.shape, np.float32), expressions.reshape(count, -1)[row], jaws.reshape(count, 3)[row]
 

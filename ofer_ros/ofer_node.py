@@ -17,38 +17,22 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
+from ofer_ros.bundles import load_pipeline
 from ofer_ros.calibration import Calibration
 from ofer_ros.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
 from ofer_ros.mailbox import Mailbox
 from ofer_ros.managed_node import ManagedNode, guarded, run
 from ofer_ros.outputs import FaceOutputs
 from ofer_ros.parameters import OferSettings, declare, read
-from ofer_ros.paths import bundle_folder
 from ofer_ros.problems import ProblemLog
 from ofer_ros.silence import SilenceWatch
 from ofer_ros.statistics import FrameStatistics
-from ofer_ros.worker import Frame, FrameWorker
+from ofer_ros.worker import Frame, FrameWorker, Result
 
 NAME = "ofer_node"
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # While raw images came within this time, compressed ones of the same camera are not looked at (transport: auto).
 _RAW_PREFERRED = 1.0
-
-
-def load_pipeline(settings: OferSettings):
-    """The real pipeline on the chosen bundle. Raises BundleError, in one line, when the bundle is missing or damaged."""
-    from ofer_models.bundle import Bundle
-    from ofer_models.pipeline import FacePipeline
-
-    return FacePipeline(
-        Bundle.load(bundle_folder(settings.bundle)),
-        hypotheses=settings.hypotheses,
-        candidates=settings.candidates or None,
-        steps=settings.steps or None,
-        seed=settings.seed,
-        threads=settings.threads,
-        max_faces=settings.max_faces,
-    )
 
 
 class OferNode(ManagedNode):
@@ -94,7 +78,9 @@ class OferNode(ManagedNode):
             return TransitionCallbackReturn.FAILURE
         self._configure_problem = ""
         bundle = self._pipeline.bundle
-        self.get_logger().info(f"bundle '{bundle.name}' {bundle.version}, {self._settings.hypotheses} hypotheses a face")
+        self.get_logger().info(
+            f"bundle '{bundle.name}' {bundle.version}, {self._settings.hypotheses} hypotheses a face"
+        )
         if self._settings.publish_tf and not self._outputs.transforms_available:
             self.get_logger().info("tf2_ros is not installed: faces are published without TF")
         return TransitionCallbackReturn.SUCCESS
@@ -110,7 +96,7 @@ class OferNode(ManagedNode):
             self._mailbox,
             self._pipeline,
             calibration.intrinsics,
-            self._outputs.publish,
+            self._deliver,
             self._statistics,
             self._problems,
             max_age=lambda: self._settings.max_frame_age,
@@ -154,6 +140,10 @@ class OferNode(ManagedNode):
         if self._outputs is not None:
             self._outputs.destroy()
         self._outputs = self._pipeline = None
+
+    def _deliver(self, result: Result) -> dict[str, float]:
+        # Paused while this frame was at work: its markers must not come after the DELETEALL.
+        return self._outputs.publish(result) if self._enabled else {}
 
     # Input
 

@@ -19,7 +19,7 @@ from ofer_ros.markers import MeshMarkers, delete_all
 from ofer_ros.messages import face_array_message, head_model_message
 from ofer_ros.overlay import draw_label, draw_landmarks, draw_mesh
 from ofer_ros.parameters import OferSettings
-from ofer_ros.statistics import RateCap
+from ofer_ros.statistics import RateCap, timed
 from ofer_ros.transforms import FaceTransforms
 from ofer_ros.worker import Result
 
@@ -52,22 +52,30 @@ class FaceOutputs:
         """Whether tf2_ros is installed."""
         return self._transforms.available
 
-    def publish(self, result: Result) -> None:
-        """Send what a frame gave; markers and overlay only when somebody listens and their rate allows."""
+    def publish(self, result: Result) -> dict[str, float]:
+        """Send what a frame gave; markers and overlay only when somebody listens and their rate allows.
+
+        Returns the time each took, ms, by name.
+        """
         settings = self._settings()
-        message = face_array_message(result.faces, result.header, result.rgb.shape)
-        self._faces.publish(message)
-        if settings.publish_tf:
-            self._transforms.broadcast(message)
+        times = {}
+        with timed(times, "faces"):
+            message = face_array_message(result.faces, result.header, result.rgb.shape)
+            self._faces.publish(message)
+            if settings.publish_tf:
+                self._transforms.broadcast(message)
         if self._markers.get_subscription_count() and self._marker_cap.due(settings.marker_rate):
-            self._markers.publish(self._meshes.encode(message))
+            with timed(times, "markers"):
+                self._markers.publish(self._meshes.encode(message))
         if self._overlay.get_subscription_count() and self._overlay_cap.due(settings.overlay_rate):
-            self._overlay.publish(image_bytes(self._draw(result, message), "rgb8", result.header))
+            with timed(times, "overlay"):
+                self._overlay.publish(image_bytes(self._draw(result, message), "rgb8", result.header))
+        return times
 
     def _draw(self, result: Result, message: FaceArray) -> np.ndarray:
         image = result.rgb.copy()
         for face, sent in zip(result.faces, message.faces, strict=True):
-            draw_mesh(image, self._meshes.decoder.vertices(sent), self._meshes.shader, result.intrinsics.K)
+            draw_mesh(image, self._meshes.decoder.vertices(sent), self._meshes.shader, result.intrinsics)
             draw_landmarks(image, face.landmarks)
             draw_label(image, face.roi, f"{face.id}  rev {face.identity_revision}  H {len(face.expressions)}")
         return image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ofer_models.perception.intrinsics import Intrinsics
 from ofer_ros.shading import SKIN, Shader, face_normals
 
 _SHIFT = 3  # fractional bits of the coordinates handed to OpenCV
@@ -13,14 +14,8 @@ _LANDMARK_COLOR = (80, 230, 80)
 _TEXT_COLOR = (255, 230, 90)
 
 
-def project(vertices: np.ndarray, camera_matrix: np.ndarray) -> np.ndarray:
-    """Pixels (V, 2) of points (V, 3) in the camera optical frame (metres, z > 0) through a pinhole K (3, 3)."""
-    homogeneous = vertices @ np.asarray(camera_matrix).T
-    return homogeneous[:, :2] / homogeneous[:, 2:]
-
-
 def draw_mesh(
-    image: np.ndarray, vertices: np.ndarray, shader: Shader, camera_matrix: np.ndarray, opacity: float = _OPACITY
+    image: np.ndarray, vertices: np.ndarray, shader: Shader, intrinsics: Intrinsics, opacity: float = _OPACITY
 ) -> None:
     """Blend a shaded mesh into `image` (H, W, 3) uint8 in place.
 
@@ -37,7 +32,7 @@ def draw_mesh(
     visible = triangles[towards]
     depth = vertices[:, 2][visible].sum(axis=1)
     visible = visible[np.argsort(-depth)]
-    pixels = project(vertices, camera_matrix)
+    pixels = intrinsics.project(vertices)
     height, width = image.shape[:2]
     left, top = np.floor(np.clip(pixels.min(axis=0), 0, (width, height))).astype(int)
     right, bottom = np.ceil(np.clip(pixels.max(axis=0), 0, (width, height))).astype(int) + 1

@@ -1,7 +1,7 @@
 """Parameters of every node: one typed dataclass a node, defaults from config/ofer.yaml alone.
 
-A field carries what its descriptor says: `setting(description, low, high, choices, live)`. `declare` declares them all on
-a node, `read` gives them back as an instance.
+A field carries what its descriptor says: `setting(description, low, high, choices, live)`. `declare` declares them all
+on a node, `read` gives them back as an instance.
 """
 
 from __future__ import annotations
@@ -47,8 +47,12 @@ class OferSettings:
         "image topics to listen to; auto: image_raw, and image_raw/compressed while image_raw is silent",
         choices=("auto", "raw", "compressed"),
     )
-    field_of_view: float = setting("horizontal field of view assumed without a valid CameraInfo, degrees", 10.0, 170.0)
-    max_frame_age: float = setting("frames that waited longer for their turn are dropped, seconds", 0.01, 10.0, live=True)
+    field_of_view: float = setting(
+        "field of view along the longer side, assumed without a valid CameraInfo, degrees", 10.0, 170.0
+    )
+    max_frame_age: float = setting(
+        "frames that waited longer for their turn are dropped, seconds", 0.01, 10.0, live=True
+    )
     silence_warning: float = setting("warn when no image arrived for this long, seconds", 0.5, 3600.0, live=True)
     mesh_region: str = setting("part of the head that markers and overlay show", choices=("face", "head"))
     marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, live=True)
@@ -68,16 +72,31 @@ class MeshSettings:
 class CameraSettings:
     """Parameters of camera_node."""
 
-    source: str = setting("'scene' (built in), a picture, a folder of pictures, a video file, or the number of a webcam")
+    source: str = setting(
+        "'scene' (built in), a picture, a folder of pictures, a video file, or the number of a webcam"
+    )
     rate: float = setting("frames a second", 0.1, 1000.0)
     loop: bool = setting("start again at the end; otherwise the node ends")
     hold: float = setting("how long each picture of a folder is shown, seconds", 0.0, 3600.0)
     frame_id: str = setting("camera optical frame written into the headers")
-    field_of_view: float = setting("horizontal field of view stated in camera_info, degrees", 10.0, 170.0)
+    field_of_view: float = setting("field of view along the longer side that camera_info states, degrees", 10.0, 170.0)
     camera_info: bool = setting("publish camera_info beside each image")
     compressed: bool = setting("publish image_raw/compressed (JPEG) instead of image_raw")
     max_side: int = setting("larger pictures and videos are scaled down to this side, px", 16, 4096)
     wait_for_subscribers: int = setting("publish nothing before this many nodes listen to the image", 0, 100)
+    log_file: str = setting("write stamp, name and expected face of each frame here, a line of JSON each; '': do not")
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """Parameters of recorder."""
+
+    bundle: str = setting("bundle whose head model the markers are compared with: a name in engines/ or a folder")
+    mesh_region: str = setting("region that the observed node's markers show", choices=("face", "head"))
+    node: str = setting("name of the ofer_node whose topics are recorded")
+    output: str = setting("folder for recorder.json, overlay.mp4 and contact_sheet.png")
+    video_rate: float = setting("frames a second of overlay.mp4", 1.0, 120.0)
+    check_every: int = setting("compare every n-th MarkerArray with the decoded mesh, point by point", 1, 10000)
 
 
 @cache

@@ -24,9 +24,3 @@ def share() -> Path:
 def config_file() -> Path:
     """config/ofer.yaml, the single source of parameter defaults."""
     return share() / "config" / "ofer.yaml"
-
-
-def bundle_folder(name: str) -> Path:
-    """Folder of a bundle given by name (below engines/) or by path; it need not exist."""
-    given = Path(name).expanduser()
-    return given if len(given.parts) != 1 or given.is_dir() else share() / "engines" / name

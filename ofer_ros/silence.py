@@ -6,7 +6,11 @@ import time
 
 from rclpy.node import Node
 
-_TOPICS = {"auto": ("image_raw", "image_raw/compressed"), "raw": ("image_raw",), "compressed": ("image_raw/compressed",)}
+_TOPICS = {
+    "auto": ("image_raw", "image_raw/compressed"),
+    "raw": ("image_raw",),
+    "compressed": ("image_raw/compressed",),
+}
 
 
 class SilenceWatch:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -72,6 +74,14 @@ class RateCap:
             return False
         self._next = max(self._next + 1 / rate, now + 0.5 / rate)
         return True
+
+
+@contextmanager
+def timed(times: dict[str, float], name: str) -> Iterator[None]:
+    """Write the time that the block takes into `times[name]`, ms."""
+    start = time.perf_counter()
+    yield
+    times[name] = 1000 * (time.perf_counter() - start)
 
 
 def resident_megabytes() -> float:

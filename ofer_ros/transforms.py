@@ -9,7 +9,7 @@ from rclpy.node import Node
 from ofer_models.head import HeadModel, HypothesisDecoder
 from ofer_msgs.msg import FaceArray
 from ofer_ros.geometry import pose_arrays, pose_message
-from ofer_ros.messages import selected_coefficients
+from ofer_ros.messages import coefficients
 
 try:
     from tf2_ros import TransformBroadcaster
@@ -41,7 +41,7 @@ class FaceTransforms:
         return [self._transform(message, face) for face in message.faces]
 
     def _transform(self, message: FaceArray, face) -> TransformStamped:
-        shape, expression, jaw = selected_coefficients(face)
+        shape, expression, jaw = coefficients(face)
         triangle = self._decode(self._head.identity(shape), expression[None], jaw[None])[0]
         rotation, translation = pose_arrays(face.pose)
         origin = rotation @ (self._weights @ triangle) + translation

@@ -43,7 +43,8 @@ class FrameWorker:
     """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
 
     pipeline(rgb, stamp, intrinsics) -> faces, with `timings` and `reset()`; intrinsics(width, height) -> Intrinsics;
-    deliver(result) publishes; max_age() is the oldest age in seconds at which a frame is still worth its work.
+    deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in seconds at which a
+    frame is still worth its work.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class FrameWorker:
         mailbox: Mailbox[Frame],
         pipeline: Callable,
         intrinsics: Callable[[int, int], Intrinsics],
-        deliver: Callable[[Result], None],
+        deliver: Callable[[Result], dict[str, float]],
         statistics: FrameStatistics,
         problems: ProblemLog,
         max_age: Callable[[], float],
@@ -108,12 +109,13 @@ class FrameWorker:
         intrinsics = self._intrinsics(width, height)
         faces = self._pipeline(rgb, seconds(message.header.stamp), intrinsics)
         inferred = time.perf_counter()
-        self._deliver(Result(message.header, rgb, intrinsics, faces))
+        deliveries = self._deliver(Result(message.header, rgb, intrinsics, faces))
         published = time.perf_counter()
         stages = {
             "convert": 1000 * (converted - start),
             **{f"pipeline/{name}": value for name, value in self._pipeline.timings.items()},
             "pipeline": 1000 * (inferred - converted),
+            **{f"publish/{name}": value for name, value in deliveries.items()},
             "publish": 1000 * (published - inferred),
         }
         self._statistics.frame(time.monotonic() - frame.arrived, stages, len(faces))

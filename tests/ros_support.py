@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,3 +55,73 @@ def synthetic_head(rows: int = 24, columns: int = 32, seed: int = 0) -> HeadMode
         "landmarks68_bary": np.full((68, 3), 1 / 3),
     }
     return HeadModel(arrays, "0" * 64)
+
+
+@dataclass(frozen=True)
+class FakeFace:
+    """The fields of `ofer_models.pipeline.Face`."""
+
+    id: str
+    roi: tuple[int, int, int, int]
+    confidence: float
+    landmarks: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+    metric: bool
+    shape: np.ndarray
+    identity_revision: int
+    identity_score: float
+    expressions: np.ndarray
+    jaws: np.ndarray
+    scores: np.ndarray
+    selected: int
+    occlusion: float
+    landmark_error: float
+
+
+def fake_face(track: str = "f1", hypotheses: int = 15, seed: int = 0, metric: bool = True) -> FakeFace:
+    """A face 0.6 m in front of the camera, upright and turned a little, with random coefficients."""
+    rng = np.random.default_rng(seed)
+    turn = 0.3 * rng.normal()
+    yaw = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    return FakeFace(
+        id=track,
+        roi=(200, 100, 220, 260),
+        confidence=0.9,
+        landmarks=rng.uniform(200, 300, (478, 3)),
+        rotation=np.diag([1.0, -1.0, -1.0]) @ yaw,
+        translation=np.array([0.1 * rng.normal(), 0.02, 0.6]),
+        metric=metric,
+        shape=rng.normal(size=N_SHAPE).astype(np.float32),
+        identity_revision=1,
+        identity_score=0.5,
+        expressions=rng.normal(size=(hypotheses, N_EXPRESSION)).astype(np.float32),
+        jaws=(0.1 * rng.normal(size=(hypotheses, 3))).astype(np.float32),
+        scores=np.full(hypotheses, 1 / hypotheses, np.float32),
+        selected=2 % hypotheses,
+        occlusion=0.2,
+        landmark_error=0.02,
+    )
+
+
+class FakePipeline:
+    """Stands in for FacePipeline: the faces in `tracks` on every frame, or whatever `behaviour(rgb)` does."""
+
+    def __init__(self, head: HeadModel | None = None, behaviour: Callable[[np.ndarray], list] | None = None) -> None:
+        self.head = head or synthetic_head()
+        self.bundle = SimpleNamespace(name="fake", version="0")
+        self.timings = {"detect": 1.0, "expression": 2.0}
+        self.tracks = ["f1"]
+        self.behaviour = behaviour
+        self.frames: list[tuple[tuple[int, ...], float, object]] = []
+        self.resets = 0
+
+    def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None) -> list[FakeFace]:
+        assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
+        self.frames.append((rgb.shape, stamp, intrinsics))
+        if self.behaviour is not None:
+            return self.behaviour(rgb)
+        return [fake_face(track, seed=i, metric=intrinsics.metric) for i, track in enumerate(self.tracks)]
+
+    def reset(self) -> None:
+        self.resets += 1

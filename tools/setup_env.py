@@ -4,11 +4,12 @@
     python3 tools/setup_env.py demo|test|train
 
 Three steps, each skipped when its stamp still matches its inputs: install the layer's packages, point the ROS wheels at
-this machine's Python headers, build `ofer_msgs` with colcon. What it leaves behind is `.venv/ofer_env.sh` (source it for
-a shell in which rclpy and the messages work) and one small starter in `.venv/bin` for each of the project's programs.
+this machine's Python headers, build `ofer_msgs` with colcon. What it leaves behind is `.venv/ofer_env.sh` (source it
+for a shell in which rclpy and the messages work) and a small starter in `.venv/bin` for each of the project's programs.
 
 Standard library only, and old syntax only: it must at least say what is missing on any Python 3.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -88,8 +89,10 @@ def supported_python() -> str:
         if candidate and subprocess.run([candidate, "-c", ""], stderr=subprocess.DEVNULL).returncode == 0:
             return candidate
     found = ".".join(map(str, sys.version_info[:3]))
-    raise SetupError(f"Python 3.10, 3.11 or 3.12 is needed (ROS 2 Jazzy and MediaPipe have wheels for these); found {found}. "
-                     "Install one, or name it: make PYTHON=/path/to/python3.11 ...")
+    raise SetupError(
+        f"Python 3.10, 3.11 or 3.12 is needed (ROS 2 Jazzy and MediaPipe have wheels for these); found {found}. "
+        "Install one, or name it: make PYTHON=/path/to/python3.11 ..."
+    )
 
 
 def make_venv() -> None:
@@ -98,7 +101,9 @@ def make_venv() -> None:
         check = f"import sys; sys.exit(sys.version_info[:2] not in {SUPPORTED})"
         if subprocess.run([str(PYTHON), "-c", check], stderr=subprocess.DEVNULL).returncode == 0:
             return
-        raise SetupError(f"{VENV} holds a Python that does not run or is not 3.10 to 3.12: remove it (rm -rf .venv) and repeat")
+        raise SetupError(
+            f"{VENV} holds a Python that does not run or is not 3.10 to 3.12: remove it (rm -rf .venv) and repeat"
+        )
     python = supported_python()
     say(f"creating .venv with {python}")
     run([python, "-m", "venv", VENV], "creating .venv (on Debian and Ubuntu: apt install python3-venv)")
@@ -106,12 +111,19 @@ def make_venv() -> None:
 
 def check_compilers() -> None:
     """The message package is C and C++: say so before minutes are spent on downloads."""
-    missing = [tool for tool, names in (("a C compiler", ("cc", "gcc")), ("a C++ compiler", ("c++", "g++")), ("make", ("make",)))
-               if not any(shutil.which(name) for name in names)]
+    missing = [
+        tool
+        for tool, names in (("a C compiler", ("cc", "gcc")), ("a C++ compiler", ("c++", "g++")), ("make", ("make",)))
+        if not any(shutil.which(name) for name in names)
+    ]
     if missing:
         raise SetupError(f"missing: {', '.join(missing)} (on Debian and Ubuntu: apt install build-essential)")
-    include = subprocess.run([str(PYTHON), "-c", "import sysconfig; print(sysconfig.get_paths()['include'])"],
-                             stdout=subprocess.PIPE, check=True, universal_newlines=True).stdout.strip()
+    include = subprocess.run(
+        [str(PYTHON), "-c", "import sysconfig; print(sysconfig.get_paths()['include'])"],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    ).stdout.strip()
     if not (Path(include) / "Python.h").exists():
         raise SetupError(f"Python.h is not in {include} (on Debian and Ubuntu: apt install python3-dev)")
 
@@ -138,7 +150,7 @@ def install_packages(layer: str) -> None:
 def patch_cmake_files() -> None:
     """Replace the wheel builder's absolute include folders by this environment's."""
     code = "import sysconfig, numpy; print(sysconfig.get_paths()['include']); print(numpy.get_include())"
-    answer = subprocess.run([str(PYTHON), "-c", code], stdout=subprocess.PIPE, check=True, universal_newlines=True)
+    answer = subprocess.run([str(PYTHON), "-c", code], stdout=subprocess.PIPE, check=True, text=True)
     python_include, numpy_include = answer.stdout.split("\n")[:2]
     changed = 0
     for file in (VENV / "share").rglob("*.cmake"):
@@ -182,6 +194,7 @@ def write_environment() -> Path:
         "# Stay on this machine and among ourselves; by default DDS multicasts on every interface.",
         "export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST",
         f'export ROS_DOMAIN_ID="${{ROS_DOMAIN_ID:-{domain}}}"',
+        f'export FASTRTPS_DEFAULT_PROFILES_FILE="{ROOT}/config/fastdds_local.xml"',
         "unset ROS_DISTRO ROS_PYTHON_VERSION",
     ]
     file = VENV / "ofer_env.sh"
@@ -210,15 +223,22 @@ def build_messages(environment: Path) -> None:
     say("building ofer_msgs with colcon (about 10 s)")
     ROS_BASE.mkdir(exist_ok=True)
     log = ROS_BASE / "build.log"
-    command = (f'. "{environment}" && exec colcon --log-base "{ROS_BASE}/log" build --base-paths "{ROOT}/ofer_msgs" '
-               f'--build-base "{ROS_BASE}/build" --install-base "{ROS_BASE}/install" --event-handlers console_cohesion+ '
-               f'--cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE={PYTHON}"')
+    command = (
+        f'. "{environment}" && exec colcon --log-base "{ROS_BASE}/log" build --base-paths "{ROOT}/ofer_msgs" '
+        f'--build-base "{ROS_BASE}/build" --install-base "{ROS_BASE}/install" --event-handlers console_cohesion+ '
+        f'--cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE={PYTHON}"'
+    )
     shutil.rmtree(str(ROS_BASE / "build"), ignore_errors=True)
     shutil.rmtree(str(ROS_BASE / "install"), ignore_errors=True)
     with log.open("w") as out:
         # From the virtual environment's folder: colcon_defaults.yaml of the checkout is for a sourced ROS.
-        result = subprocess.run(["sh", "-c", command], stdout=out, stderr=subprocess.STDOUT, cwd=str(ROS_BASE),
-                                env={**os.environ, "COLCON_DEFAULTS_FILE": os.devnull})
+        result = subprocess.run(
+            ["sh", "-c", command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=str(ROS_BASE),
+            env={**os.environ, "COLCON_DEFAULTS_FILE": os.devnull},
+        )
     if result.returncode != 0:
         tail = "\n".join(log.read_text().splitlines()[-30:])
         raise SetupError(f"colcon build of ofer_msgs failed; the end of {log}:\n{tail}")

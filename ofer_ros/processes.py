@@ -1,0 +1,72 @@
+"""Child processes of one run: started together, logged to files, and surely ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Processes:
+    """Context manager: on leaving, whatever still runs gets SIGINT, then SIGTERM, then SIGKILL."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        """folder: for one log file a process; environment: variables on top of this process's."""
+        self._folder = folder
+        self._environment = {**os.environ, **environment}
+        self._children: dict[str, subprocess.Popen] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(*self._children)
+
+    def start(self, name: str, module: str, parameters: dict[str, object]) -> None:
+        """Run `python -m module` with ROS parameters; its output goes to <folder>/<name>.log."""
+        arguments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={_yaml(value)}")]
+        with self.log_file(name).open("w") as log:
+            self._children[name] = subprocess.Popen(
+                [sys.executable, "-m", module, "--ros-args", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+                # Ctrl-C on the terminal is for the parent alone, which then ends its children in order.
+                start_new_session=True,
+            )
+
+    def log_file(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    def status(self, name: str) -> int | None:
+        """Exit status, or None while it runs."""
+        return self._children[name].poll()
+
+    def stop(self, *names: str, patience: float = 20.0) -> None:
+        """End these processes, the first way that works."""
+        for number, seconds in ((signal.SIGINT, patience), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+            running = [self._children[name] for name in names if self._children[name].poll() is None]
+            for child in running:
+                child.send_signal(number)
+            for child in running:
+                try:
+                    child.wait(seconds)
+                except subprocess.TimeoutExpired:
+                    continue
+
+    def problems(self, name: str) -> list[str]:
+        """Lines of a log that warn, fail or end a traceback."""
+        lines = self.log_file(name).read_text(errors="replace").splitlines()
+        marks = ("[WARN]", "[ERROR]", "[FATAL]", "Error:", "error:")
+        return [line for line in lines if any(mark in line for mark in marks)]
+
+
+def _yaml(value: object) -> str:
+    """A parameter value as rcl's parser reads it; text is quoted so that '0' stays text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"'{value}'" if isinstance(value, str) else str(value)

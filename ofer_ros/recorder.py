@@ -1,0 +1,193 @@
+"""recorder: a second process that listens to everything a run publishes and writes down what it received.
+
+Leaves recorder.json, overlay.mp4 and contact_sheet.png in its output folder when it ends (SIGINT or SIGTERM).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from visualization_msgs.msg import MarkerArray
+
+from ofer_models.head import HeadModel
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_msgs.msg import FaceArray
+from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.bundles import load_bundle
+from ofer_ros.contact_sheet import Moment, contact_sheet
+from ofer_ros.diagnostics import values_of
+from ofer_ros.geometry import seconds, stamp_key
+from ofer_ros.images import ImageError, compressed_to_rgb, image_to_rgb
+from ofer_ros.managed_node import run
+from ofer_ros.mesh import MeshDecoder
+from ofer_ros.observations import Observations, marker_difference
+from ofer_ros.outputs import LATCHED
+from ofer_ros.parameters import RecorderSettings, declare, read
+from ofer_ros.video import TimedVideo
+
+NAME = "recorder"
+_IMAGES_KEPT = 12  # raw frames waited for by their faces, which arrive a frame's latency later
+_FACES_KEPT = 60
+_UNCHECKED_KEPT = 4
+_MOMENT_EVERY = 1.0  # seconds between candidates for the contact sheet
+_MOMENTS_KEPT = 60
+_SHEET_ROWS = 6
+_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+_IMAGE_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class Recorder(Node):
+    """Counts every topic, checks markers against faces, films the overlay. `head` is given by tests."""
+
+    def __init__(self, head: HeadModel | None = None, **kwargs) -> None:
+        super().__init__(NAME, **kwargs)
+        declare(self, NAME, RecorderSettings)
+        self._settings = settings = read(self, RecorderSettings)
+        head = head if head is not None else load_bundle(settings.bundle).head
+        self._decoder = MeshDecoder(head, settings.mesh_region)
+        self._output = Path(settings.output)
+        self._output.mkdir(parents=True, exist_ok=True)
+        self._video = TimedVideo(self._output / "overlay.mp4", settings.video_rate)
+        self.observations = Observations()
+        self._images: OrderedDict[int, tuple[type, bytes]] = OrderedDict()
+        self._faces: OrderedDict[int, FaceArray] = OrderedDict()
+        self._unchecked: OrderedDict[int, MarkerArray] = OrderedDict()
+        self._marker_messages = 0
+        self._info: CameraInfo | None = None
+        self._moments: list[tuple[np.ndarray, FaceArray, CameraInfo | None]] = []
+        self._last_moment, self._moment_every = float("-inf"), _MOMENT_EVERY
+        node = settings.node
+        self._hear(Image, "image_raw", partial(self._on_image, Image), _IMAGE_QOS)
+        compressed = partial(self._on_image, CompressedImage)
+        self._hear(CompressedImage, "image_raw/compressed", compressed, _IMAGE_QOS)
+        self._hear(CameraInfo, "camera_info", self._on_info, _IMAGE_QOS)
+        self._hear(FaceArray, f"{node}/faces", self._on_faces, _QOS)
+        self._hear(MarkerArray, f"{node}/markers", self._on_markers, _QOS)
+        self._hear(HeadModelMessage, f"{node}/head_model", None, LATCHED)
+        self._hear(Image, f"{node}/overlay", self._on_overlay, _QOS)
+        self._hear(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QOS)
+
+    def _hear(self, kind: type, topic: str, callback: Callable | None, qos: QoSProfile) -> None:
+        """Subscribe to serialised messages: most are only counted, and unpacking a mesh costs 30 ms."""
+        name = self.resolve_topic_name(topic)
+
+        def received(data: bytes) -> None:
+            self.observations.received[name] += 1
+            if callback is not None:
+                callback(data)
+
+        self.create_subscription(kind, topic, received, qos, raw=True)
+
+    def _on_image(self, kind: type, data: bytes) -> None:
+        # The stamp is the first field behind the 4-byte header of every stamped message.
+        sec, nanosec = np.frombuffer(data, "<i4", 2, offset=4).tolist()
+        _keep(self._images, sec * 1_000_000_000 + nanosec, (kind, data), _IMAGES_KEPT)
+
+    def _on_info(self, data: bytes) -> None:
+        self._info = deserialize_message(data, CameraInfo)
+
+    def _on_faces(self, data: bytes) -> None:
+        now = time.time()
+        message = deserialize_message(data, FaceArray)
+        self.observations.add_faces(message, now)
+        stamp = stamp_key(message.header.stamp)
+        _keep(self._faces, stamp, message, _FACES_KEPT)
+        self._check(stamp)
+        picture = self._images.get(stamp)
+        if message.faces and picture is not None and now - self._last_moment >= self._moment_every:
+            self._last_moment = now
+            self._remember(*picture, message)
+
+    def _remember(self, kind: type, data: bytes, message: FaceArray) -> None:
+        """Keep this frame, JPEG-compressed, as a candidate for the contact sheet."""
+        picture = deserialize_message(data, kind)
+        try:
+            rgb = image_to_rgb(picture) if kind is Image else compressed_to_rgb(picture)
+        except ImageError:
+            return
+        self._moments.append((cv2.imencode(".jpg", rgb[..., ::-1])[1], message, self._info))
+        if len(self._moments) > _MOMENTS_KEPT:  # a long run: every second one will do
+            self._moments = self._moments[::2]
+            self._moment_every *= 2
+
+    def _on_markers(self, data: bytes) -> None:
+        self._marker_messages += 1
+        if self._marker_messages % self._settings.check_every:
+            return
+        markers = deserialize_message(data, MarkerArray)
+        added = [marker for marker in markers.markers if marker.points]
+        if added:
+            stamp = stamp_key(added[0].header.stamp)
+            _keep(self._unchecked, stamp, markers, _UNCHECKED_KEPT)
+            self._check(stamp)
+
+    def _check(self, stamp: int) -> None:
+        """Compare markers and faces of a frame once both are here."""
+        if stamp in self._unchecked and stamp in self._faces:
+            difference = marker_difference(self._unchecked.pop(stamp), self._faces[stamp], self._decoder)
+            self.observations.add_marker_check(difference)
+
+    def _on_overlay(self, data: bytes) -> None:
+        message = deserialize_message(data, Image)
+        self._video.add(image_to_rgb(message)[..., ::-1], seconds(message.header.stamp))
+
+    def _on_diagnostics(self, data: bytes) -> None:
+        values = values_of(deserialize_message(data, DiagnosticArray), f"{self._settings.node}: faces")
+        if values is not None:
+            self.observations.add_diagnostics(values)
+
+    def close(self) -> None:
+        """Write the files; the video is finished first, it is what takes time."""
+        self._video.close()
+        self._write_sheet()
+        content = {
+            "summary": self.observations.summary(),
+            "faces_by_stamp": {str(stamp): count for stamp, count in self.observations.faces_by_stamp.items()},
+            "video_frames": self._video.frames,
+        }
+        (self._output / "recorder.json").write_text(json.dumps(content, indent=1))
+
+    def _write_sheet(self) -> None:
+        if not self._moments:
+            return
+        chosen = np.unique(np.linspace(0, len(self._moments) - 1, _SHEET_ROWS).round().astype(int))
+        start = seconds(self._moments[0][1].header.stamp)
+        moments = []
+        for index in chosen:
+            jpeg, message, info = self._moments[index]
+            rgb = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+            height, width = rgb.shape[:2]
+            camera = None
+            if info is not None and (info.width, info.height) == (width, height):
+                camera = Intrinsics.from_camera_info(info.k, width, height, info.d, info.distortion_model)
+            camera = camera or Intrinsics.from_field_of_view(width, height)
+            label = f"{seconds(message.header.stamp) - start:.1f} s, {message.faces[0].id}"
+            moments.append(Moment(np.ascontiguousarray(rgb), message.faces[0], camera, label))
+        cv2.imwrite(str(self._output / "contact_sheet.png"), contact_sheet(moments, self._decoder)[..., ::-1])
+
+
+def _keep(store: OrderedDict, key: int, value: object, most: int) -> None:
+    store[key] = value
+    while len(store) > most:
+        store.popitem(last=False)
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(Recorder, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
