@@ -97,7 +97,7 @@ class ResidualBlock(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """One level on the way down; official children 0..3."""
+    """The layers of one level on the way down, in order; the denoiser walks through them and keeps the skips."""
 
     def __init__(self, width: int, narrower: int, attention: tuple[int, int, int]) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """One level on the way up; official children 0..3 are resize, first, second, attention."""
+    """The layers of one level on the way up, in order."""
 
     def __init__(self, narrower: int, width: int, attention: tuple[int, int, int]) -> None:
         super().__init__()
