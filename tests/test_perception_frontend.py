@@ -160,6 +160,27 @@ def test_another_frame_size_starts_anew(frontend, picture):
     assert (first.id, second.id) == ("f1", "f2")
 
 
+def test_appearance_keeps_an_id_from_somebody_else(picture):
+    """Two people in the same place of two slow frames; the second is the first with red and blue exchanged."""
+    described = []
+
+    def skin(rgb, points):
+        described.append(len(points))
+        chin = points[:, 152, :2].round().astype(int)
+        colours = rgb[chin[:, 1], chin[:, 0]].astype(float)
+        return colours - colours.mean(axis=1, keepdims=True)
+
+    other = np.ascontiguousarray(picture[..., ::-1])
+    frontend = FaceFrontend(describe=skin, min_similarity=0.9)
+    for stamp in (0.0, 0.033, 0.066, 0.1):
+        frontend(picture, stamp)
+    assert described == [1]  # only the new face, not the followed one
+    assert [track.id for track in frontend(other, 0.7) if track.visible] == ["f2"]
+    assert [track.id for track in frontend(picture, 1.0) if track.visible] == ["f1"]
+    blind = FaceFrontend()
+    assert [blind(frame, stamp)[0].id for frame, stamp in ((picture, 0.0), (other, 0.7))] == ["f1", "f1"]
+
+
 def test_reset_forgets_but_never_gives_an_id_twice(frontend, picture):
     frontend(picture, 5.0)
     frontend.reset()

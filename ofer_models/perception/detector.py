@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from google.protobuf import text_format
-from mediapipe.framework import calculator_pb2
 
 from ofer_models.perception.crops import overlap
-from ofer_models.perception.mediapipe_graph import SolutionBase, check_rgb, quiet_stderr
+from ofer_models.perception.mediapipe_graph import SolutionBase, check_rgb, quiet_stderr, start_graph
 
 _LONGEST_SIDE = 384  # twice the larger model's input; more detail changes nothing but the time
 _SAME_FACE = 0.5  # two boxes that share this part of the smaller one show one face
@@ -93,9 +91,6 @@ def suppress(detections: list[Detection]) -> list[Detection]:
 
 
 def _start(calculator: str, threshold: float) -> SolutionBase:
-    graph = _GRAPH.format(calculator=calculator, threshold=float(threshold))
-    solution = SolutionBase(
-        graph_config=text_format.Parse(graph, calculator_pb2.CalculatorGraphConfig()), outputs=["detections"]
-    )
-    solution.process(np.zeros((8, 8, 3), np.uint8))
-    return solution
+    graph = start_graph(_GRAPH.format(calculator=calculator, threshold=float(threshold)), outputs=["detections"])
+    graph.process(np.zeros((8, 8, 3), np.uint8))
+    return graph

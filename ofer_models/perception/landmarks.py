@@ -13,11 +13,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from google.protobuf import text_format
-from mediapipe.framework import calculator_pb2
-from mediapipe.framework.formats import rect_pb2
 
-from ofer_models.perception.mediapipe_graph import SolutionBase, check_rgb, quiet_stderr
+from ofer_models.perception.mediapipe_graph import NormalizedRect, check_rgb, quiet_stderr, start_graph
 
 POINTS = 478
 CROP = 192  # input side of the network
@@ -99,10 +96,10 @@ class FaceLandmarker:
 
     def __init__(self, min_presence: float = 0.5) -> None:
         self.min_presence = min_presence
-        self._whole = rect_pb2.NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0, rotation=0.0)
+        self._whole = NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0, rotation=0.0)
         with quiet_stderr():
-            self._graph = SolutionBase(
-                graph_config=text_format.Parse(_GRAPH, calculator_pb2.CalculatorGraphConfig()),
+            self._graph = start_graph(
+                _GRAPH,
                 side_inputs={"with_attention": True},
                 # The score decides here, not inside the graph, which would then return nothing at all.
                 calculator_params={"facelandmarkcpu__ThresholdingCalculator.threshold": 0.0},

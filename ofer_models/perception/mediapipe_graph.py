@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,24 @@ os.environ.setdefault("GLOG_minloglevel", "3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 try:
+    # Importing the solutions registers the option messages of the calculators inside their graphs.
+    import mediapipe.python.solutions.face_detection
+    import mediapipe.python.solutions.face_mesh  # noqa: F401
+    from google.protobuf import text_format
+    from mediapipe.framework import calculator_pb2
+    from mediapipe.framework.formats.rect_pb2 import NormalizedRect
     from mediapipe.python.solution_base import SolutionBase
-    from mediapipe.python.solutions import face_detection, face_mesh  # registers the calculators' option protos
 except ImportError as error:
     raise ImportError(
         f"MediaPipe with bundled models is needed ({error}): pip install 'mediapipe>=0.10.9,<=0.10.21'"
     ) from error
 
-__all__ = ["SolutionBase", "check_rgb", "face_detection", "face_mesh", "quiet_stderr"]
+__all__ = ["NormalizedRect", "SolutionBase", "check_rgb", "quiet_stderr", "start_graph"]
+
+
+def start_graph(graph: str, **options: Any) -> SolutionBase:
+    """Start a graph given in protobuf text format; options as `SolutionBase` takes them."""
+    return SolutionBase(graph_config=text_format.Parse(graph, calculator_pb2.CalculatorGraphConfig()), **options)
 
 
 @contextmanager
