@@ -11,7 +11,7 @@ import pytest
 from skimage.data import astronaut
 
 from ofer_models.perception.frontend import FaceFrontend
-from ofer_models.perception.landmarks import FaceLandmarker, Roi
+from ofer_models.perception.landmarks import FaceLandmarker, LandmarkResult, Roi
 
 PHOTOGRAPHS = sorted((Path(__file__).resolve().parents[2] / "shared" / "images").glob("*.jpg"))
 EYE_DISTANCE = 43.0  # px in the photograph
@@ -100,6 +100,26 @@ def test_an_occluder_sweeping_across_keeps_the_id_and_leaves_no_bad_mesh(fronten
         wrong += track.visible and error_of(track, mesh, matrix) > 0.3
     assert track.visible and error_of(track, mesh, matrix) < 0.03
     assert 3 < hidden < 30 and wrong <= 6
+
+
+def test_a_mesh_that_no_detection_confirms_is_dropped(frontend, picture, monkeypatch):
+    frontend(picture, 0.0)
+    monkeypatch.setattr(frontend._detector, "detect", lambda rgb: [])
+    visible = [frontend(picture, stamp)[0].visible for stamp in np.arange(1, 30) / RATE]
+    first_lost = visible.index(False)
+    assert 0.5 < (first_lost + 1) / RATE < 0.9 and not any(visible[first_lost:])
+
+
+def test_a_mesh_shrunk_onto_half_the_face_is_placed_anew(picture, mesh, monkeypatch):
+    frontend = FaceFrontend(detect_every=2)
+    matrix = np.eye(3)[:2]
+    frontend(picture, 0.0)
+    shrunk = ((mesh - mesh[205]) * 0.45 + mesh[205]).astype(np.float32)  # onto one cheek
+    monkeypatch.setattr(frontend, "_follow", lambda rgb, passed: {"f1": LandmarkResult(shrunk, 1.0)})
+    (wrong,) = frontend(picture, 0.03)
+    (right,) = frontend(picture, 0.06)
+    assert error_of(wrong, mesh, matrix) > 0.3 > 0.03 > error_of(right, mesh, matrix)
+    assert right.id == "f1"
 
 
 def test_two_faces_crossing_one_behind_the_other(frontend, picture, mesh):

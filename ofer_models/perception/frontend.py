@@ -17,7 +17,7 @@ from ofer_models.perception.tracker import FaceTracker, Observation, Track
 _SAME_FACE = 0.6  # two boxes that share this part of the smaller one lie on one face
 # How a detection's region relates to that of a mesh that fits: 0.6 to 1.1 times its size, centres within 0.2 sizes.
 _SIZE_RATIO, _OFFSET = (0.55, 1.4), 0.25
-_CHECKS_FAILED = 3  # detections in a row that do not confirm a mesh before it is given up
+_UNCONFIRMED = 0.5  # s, from its first or last confirmed check, for which a mesh is believed without a detection
 _SLOW = 0.3  # s between frames, from which on place alone does not tell who is who
 
 # (rgb (H, W, 3) uint8, points (F, 478, 3)) -> appearance vectors (F, D)
@@ -62,7 +62,7 @@ class FaceFrontend:
         self._tracks: list[Track] = []
         self._stamp = 0.0
         self._since_detection = 0
-        self._unconfirmed: dict[str, int] = {}  # track id -> detections in a row without it
+        self._confirmed: dict[str, float] = {}  # track id -> stamp of the last detection that agreed with its mesh
 
     def __call__(self, rgb: np.ndarray, stamp: float) -> list[Track]:
         """Tracks after an RGB frame (H, W, 3) uint8 taken at `stamp` (seconds); `Track.visible` tells who is in it.
@@ -81,7 +81,7 @@ class FaceFrontend:
         new: list[LandmarkResult] = []
         self._since_detection += 1
         if len(followed) < max(1, len(self._tracks)) or self._since_detection >= self.detect_every:
-            new = self._detect(rgb, followed)
+            new = self._detect(rgb, stamp, followed)
             self._since_detection = 0
         faces = [*followed.values(), *new]
         looks: Sequence[np.ndarray | None] = [None] * len(faces)
@@ -98,13 +98,13 @@ class FaceFrontend:
         for track in self._tracks:
             if track.visible:
                 roi = roi_from_points(track.points)
-                dx, dy = track.velocity * max(passed, 0.0)
+                dx, dy = track.velocity * min(max(passed, 0.0), _SLOW)
                 face = self._landmarker(rgb, replace(roi, x=roi.x + dx, y=roi.y + dy))
                 if face is not None and _on_same_face(box_of(face.points), list(followed.values())) is None:
                     followed[track.id] = face
         return followed
 
-    def _detect(self, rgb: np.ndarray, followed: dict[str, LandmarkResult]) -> list[LandmarkResult]:
+    def _detect(self, rgb: np.ndarray, stamp: float, followed: dict[str, LandmarkResult]) -> list[LandmarkResult]:
         """Run the detector: correct or drop faces in `followed` (changed in place) and return further ones."""
         ids, faces = list(followed), list(followed.values())
         confirmed: set[int] = set()
@@ -128,12 +128,11 @@ class FaceFrontend:
                 confirmed.add(partner)
             elif _on_same_face(box_of(face.points), faces) is None:
                 faces.append(face)
+        self._confirmed = {id: stamp if i in confirmed else self._confirmed.get(id, stamp) for i, id in enumerate(ids)}
         followed.clear()
-        for i, id in enumerate(ids):
-            self._unconfirmed[id] = 0 if i in confirmed else self._unconfirmed.get(id, 0) + 1
-            if self._unconfirmed[id] < _CHECKS_FAILED:
-                followed[id] = faces[i]
-        self._unconfirmed = {id: self._unconfirmed[id] for id in followed}
+        for id, face in zip(ids, faces, strict=False):
+            if stamp - self._confirmed[id] <= _UNCONFIRMED:
+                followed[id] = face
         return faces[len(ids) :]
 
 
