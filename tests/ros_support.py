@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from visualization_msgs.msg import MarkerArray
 
 from ofer_models.head import HeadModel
+from ofer_msgs.msg import FaceArray
+from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.geometry import stamp_key
+from ofer_ros.ofer_node import OferNode
+from ofer_ros.outputs import FACES, LATCHED, MARKERS
 
 N_SHAPE, N_EXPRESSION = 8, 6
 
@@ -125,3 +143,136 @@ class FakePipeline:
 
     def reset(self) -> None:
         self.resets += 1
+
+
+def image_message(
+    pixels: np.ndarray | None = None, encoding: str = "rgb8", stamp: float = 1.0, frame_id: str = "camera"
+) -> Image:
+    """sensor_msgs/Image of pixels (H, W) or (H, W, C); by default a grey 64 x 48."""
+    pixels = np.full((48, 64, 3), 90, np.uint8) if pixels is None else np.ascontiguousarray(pixels)
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding, step=pixels.strides[0])
+    message.header.frame_id = frame_id
+    message.header.stamp.sec, message.header.stamp.nanosec = int(stamp), round((stamp % 1) * 1e9)
+    message.data = pixels.tobytes()
+    return message
+
+
+_domains = itertools.count(1)
+
+
+def free_domain() -> int:
+    """A ROS domain that neither another test nor another test run uses."""
+    return (os.getpid() + 37 * next(_domains)) % 101 + 1
+
+
+class RosSession:
+    """A context of its own, spun in a thread; nodes made through `add` live until the `with` block ends."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=free_domain())
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.client = Node("client", context=self.context)
+        self.executor.add_node(self.client)
+        self.nodes: list[Node] = []
+        self.escaped: list[Exception] = []  # what callbacks let out of the executor
+        self._spinning = True
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def add(self, node: Node) -> Node:
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        return node
+
+    def _spin(self) -> None:
+        while self._spinning:
+            try:
+                self.executor.spin_once(timeout_sec=0.05)
+            except Exception as error:
+                self.escaped.append(error)
+
+    def wait_for(self, condition: Callable[[], object], timeout: float = 10.0):
+        """The condition's first true value; AssertionError when it stays false."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            value = condition()
+            if value:
+                return value
+            time.sleep(0.01)
+        raise AssertionError(f"not within {timeout} s")
+
+    def call(self, kind: type, name: str, request, timeout: float = 10.0):
+        client = self.client.create_client(kind, name)
+        assert client.wait_for_service(timeout)
+        future = client.call_async(request)
+        self.wait_for(future.done, timeout)
+        return future.result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spinning = False
+        self._thread.join()
+        for node in self.nodes:
+            if hasattr(node, "close"):
+                node.close()
+            node.destroy_node()
+        self.client.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+class NodeHarness(RosSession):
+    """A real OferNode on a stand-in pipeline, driven and observed over DDS."""
+
+    def __init__(self, pipeline=None, make_pipeline=None, start: bool = True, **parameters) -> None:
+        super().__init__()
+        self.pipeline = pipeline or FakePipeline()
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        make = make_pipeline or (lambda settings: self.pipeline)
+        self.node = self.add(OferNode(make, context=self.context, parameter_overrides=overrides))
+        self.faces: list[FaceArray] = []
+        self.markers: list[MarkerArray] = []
+        self.overlays: list[Image] = []
+        self.head_models: list[HeadModelMessage] = []
+        self.diagnostics: list = []
+        subscribe = self.client.create_subscription
+        subscribe(FaceArray, "/ofer_node/faces", self.faces.append, FACES)
+        subscribe(MarkerArray, "/ofer_node/markers", self.markers.append, MARKERS)
+        subscribe(HeadModelMessage, "/ofer_node/head_model", self.head_models.append, LATCHED)
+        subscribe(DiagnosticArray, "/diagnostics", lambda message: self.diagnostics.extend(message.status), 10)
+        self.images = self.client.create_publisher(Image, "/image_raw", 5)
+        if start:
+            assert self.change("configure") and self.change("activate")
+            self.wait_for(lambda: self.images.get_subscription_count() == 1)
+            self.wait_for(lambda: self.client.count_publishers("/ofer_node/markers") == 1)
+
+    def watch_overlay(self) -> None:
+        self.client.create_subscription(Image, "/ofer_node/overlay", self.overlays.append, 5)
+        self.wait_for(lambda: self.client.count_publishers("/ofer_node/overlay") == 1)
+
+    def change(self, label: str) -> bool:
+        request = ChangeState.Request()
+        request.transition.label = label
+        return self.call(ChangeState, "/ofer_node/change_state", request).success
+
+    def send(self, message, publisher=None) -> None:
+        (publisher or self.images).publish(message)
+
+    def faces_at(self, stamp: float) -> FaceArray | None:
+        return self._faces_with(stamp_key(image_message(stamp=stamp).header.stamp))
+
+    def _faces_with(self, key: int) -> FaceArray | None:
+        return next((message for message in self.faces if stamp_key(message.header.stamp) == key), None)
+
+    def send_and_wait(self, message) -> FaceArray:
+        """Publish an image and return its FaceArray."""
+        self.send(message)
+        key = stamp_key(message.header.stamp)
+        return self.wait_for(lambda: self._faces_with(key))
+
+    def status(self, condition: Callable[[object], bool], timeout: float = 5.0):
+        """The next diagnostics status that meets the condition."""
+        self.diagnostics.clear()
+        return self.wait_for(lambda: next((s for s in list(self.diagnostics) if condition(s)), None), timeout)

@@ -1,0 +1,158 @@
+"""Faces to messages and back, rotations, and the overlay's projection."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
+
+from types import SimpleNamespace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message, serialize_message
+from ros_support import N_EXPRESSION, N_SHAPE, fake_face, synthetic_head
+from std_msgs.msg import Header
+
+from ofer_models.head.model import rotation_matrices
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_msgs.msg import FaceArray
+from ofer_ros import messages, transforms
+from ofer_ros.geometry import matrix_from_quaternion, pose_arrays, pose_message, quaternion_from_matrix
+from ofer_ros.mesh import MeshDecoder
+from ofer_ros.messages import coefficients, face_array_message, face_message, head_model_message
+from ofer_ros.overlay import draw_label, draw_landmarks, draw_mesh
+from ofer_ros.shading import Shader
+
+pytestmark = pytest.mark.ros
+HEAD = synthetic_head()
+axis_angles = st.tuples(*3 * [st.floats(-3.2, 3.2)]).map(np.array)
+
+
+@settings(max_examples=200, deadline=None)
+@given(axis_angles)
+def test_rotations_survive_quaternions(axis_angle):
+    rotation = rotation_matrices(axis_angle)
+    quaternion = quaternion_from_matrix(rotation)
+    assert np.linalg.norm(quaternion) == pytest.approx(1)
+    assert quaternion[3] >= 0
+    np.testing.assert_allclose(matrix_from_quaternion(quaternion), rotation, atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_half_turns(axis):
+    rotation = -np.eye(3)
+    rotation[axis, axis] = 1
+    np.testing.assert_allclose(matrix_from_quaternion(quaternion_from_matrix(rotation)), rotation, atol=1e-12)
+
+
+def test_pose_has_the_quaternion_of_a_known_turn():
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # 90 degrees about z
+    pose = pose_message(quarter, np.array([1.0, 2.0, 3.0]))
+    assert (pose.orientation.z, pose.orientation.w) == (pytest.approx(np.sqrt(0.5)), pytest.approx(np.sqrt(0.5)))
+    rotation, translation = pose_arrays(pose)
+    np.testing.assert_allclose(rotation, quarter, atol=1e-12)
+    np.testing.assert_array_equal(translation, [1, 2, 3])
+
+
+def test_a_face_survives_the_wire():
+    face = fake_face()
+    sent = face_array_message([face], Header(frame_id="camera"), (480, 640, 3))
+    received = deserialize_message(serialize_message(sent), FaceArray)
+    got = received.faces[0]
+    assert (received.image_height, received.image_width) == (480, 640)
+    assert (got.id, got.metric, got.num_hypotheses, got.selected) == (face.id, True, 15, face.selected)
+    assert (got.roi.x_offset, got.roi.y_offset, got.roi.width, got.roi.height) == face.roi
+    np.testing.assert_array_equal(np.array(got.expressions).reshape(15, N_EXPRESSION), face.expressions)
+    np.testing.assert_array_equal(np.array(got.jaws).reshape(15, 3), face.jaws)
+    np.testing.assert_array_equal(got.scores, face.scores)
+    rotation, translation = pose_arrays(got.pose)
+    np.testing.assert_allclose(rotation, face.rotation, atol=1e-12)
+    np.testing.assert_allclose(translation, face.translation, atol=1e-12)
+    for name in ("confidence", "identity_revision", "identity_score", "occlusion", "landmark_error"):
+        assert getattr(got, name) == pytest.approx(getattr(face, name), rel=1e-6)
+    shape, expression, _ = coefficients(got)
+    np.testing.assert_array_equal(shape, face.shape)
+    np.testing.assert_array_equal(expression, face.expressions[face.selected])
+    np.testing.assert_array_equal(coefficients(got, 7)[2], face.jaws[7])
+
+
+def test_a_box_over_the_edge_is_cut_to_the_image():
+    face = SimpleNamespace(**{**vars(fake_face()), "roi": (-20, -5, 100, 50)})
+    roi = face_message(face).roi
+    assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (0, 0, 80, 45)
+
+
+@pytest.mark.parametrize("damage", [{"selected": 15}, {"num_hypotheses": 0}, {"num_hypotheses": 7}, {"jaws": [0.0]}])
+def test_a_face_that_contradicts_itself_is_refused(damage):
+    message = face_message(fake_face())
+    for name, value in damage.items():
+        setattr(message, name, value)
+    with pytest.raises(ValueError, match="face 'f1'"):
+        coefficients(message)
+
+
+def test_coefficients_of_another_head_are_refused():
+    message = face_message(fake_face())
+    message.shape = [0.0] * (N_SHAPE + 1)
+    with pytest.raises(ValueError, match=f"{N_SHAPE + 1} shape"):
+        MeshDecoder(HEAD).vertices(message)
+
+
+def test_head_model_tells_what_a_decoder_needs():
+    message = head_model_message(SimpleNamespace(name="open", version="1"), HEAD, Header())
+    assert (message.n_shape, message.n_expression) == (N_SHAPE, N_EXPRESSION) == (len(message.shape_names), 6)
+    assert message.head_sha256 == HEAD.sha256
+    assert message.n_triangles == len(HEAD.faces)
+    assert list(message.expression_names) == list(HEAD.expression_names)
+    assert "metres" in message.units
+    assert message.head_axes == messages.HEAD_AXES
+
+
+def test_the_overlay_mesh_lies_where_the_head_projects():
+    face = fake_face()
+    camera = Intrinsics.from_field_of_view(640, 480)
+    decoder = MeshDecoder(HEAD)
+    vertices = decoder.vertices(face_message(face))
+    image = np.zeros((480, 640, 3), np.uint8)
+    draw_mesh(image, vertices, Shader(decoder.triangles, len(vertices)), camera)
+    rows, columns = np.nonzero(image.sum(axis=2))
+    pixels = vertices[:, :2] / vertices[:, 2:] * camera.K[0, 0] + camera.K[:2, 2]
+    assert abs(columns.min() - pixels[:, 0].min()) < 12
+    assert abs(rows.max() - pixels[:, 1].max()) < 12
+    assert abs(columns.mean() - pixels[:, 0].mean()) < 8
+
+
+@pytest.mark.parametrize("shift", [(0, 0, -2.0), (5.0, 0, 0), (0, 0, -0.6)])
+def test_a_mesh_behind_or_beside_the_camera_draws_nothing(shift):
+    decoder = MeshDecoder(HEAD)
+    vertices = decoder.vertices(face_message(fake_face())) + shift
+    image = np.zeros((480, 640, 3), np.uint8)
+    draw_mesh(image, vertices, Shader(decoder.triangles, len(vertices)), Intrinsics.from_field_of_view(640, 480))
+    assert not image.any()
+
+
+def test_landmarks_outside_the_image_are_left_out():
+    image = np.zeros((10, 10, 3), np.uint8)
+    draw_landmarks(image, np.array([[3.0, 4.0, 0], [-1, 2, 0], [10, 2, 0], [4, 99, 0]]))
+    assert np.argwhere(image.any(axis=2)).tolist() == [[4, 3]]
+    draw_label(image, (-5, -5, 100, 100), "f1")
+
+
+def test_transforms_follow_rep_155():
+    face = fake_face()
+    message = face_array_message([face], Header(frame_id="camera"), (480, 640, 3))
+    maker = transforms.FaceTransforms(None, HEAD) if transforms.TransformBroadcaster is None else None
+    if maker is None:
+        pytest.skip("tf2_ros is installed: its broadcaster needs a node")
+    (transform,) = maker.transforms(message)
+    assert (transform.header.frame_id, transform.child_frame_id) == ("camera", "face_f1")
+    q = transform.transform.rotation
+    axes = matrix_from_quaternion(np.array([q.x, q.y, q.z, q.w]))
+    np.testing.assert_allclose(axes[:, 0], face.rotation[:, 2], atol=1e-9)  # x out of the face
+    np.testing.assert_allclose(axes[:, 2], face.rotation[:, 1], atol=1e-9)  # z up
+    vertices = HEAD.decode(face.shape, face.expressions[face.selected], face.jaws[face.selected])
+    sellion = HEAD.landmarks(vertices, "landmarks68")[27] @ face.rotation.T + face.translation
+    t = transform.transform.translation
+    np.testing.assert_allclose([t.x, t.y, t.z], sellion, atol=1e-6)

@@ -1,0 +1,126 @@
+"""Parameters: one source of defaults, descriptors that say everything, values out of range refused."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
+
+from dataclasses import fields
+from typing import get_type_hints
+
+import rclpy
+import yaml
+from rclpy.context import Context
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from ros_support import free_domain
+
+from ofer_ros.parameters import CameraSettings, MeshSettings, OferSettings, RecorderSettings, declare, read
+from ofer_ros.paths import config_file
+
+pytestmark = pytest.mark.ros
+SECTIONS = {
+    "ofer_node": OferSettings,
+    "mesh_node": MeshSettings,
+    "camera_node": CameraSettings,
+    "recorder": RecorderSettings,
+}
+
+
+@pytest.fixture(scope="module")
+def context():
+    context = Context()
+    rclpy.init(context=context, domain_id=free_domain())
+    yield context
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def make(context):
+    made = []
+
+    def build(section: str = "ofer_node", **values) -> Node:
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        node = Node(section, context=context, parameter_overrides=overrides)
+        made.append(node)
+        declare(node, section, SECTIONS[section])
+        return node
+
+    yield build
+    for node in made:
+        node.destroy_node()
+
+
+def test_the_file_has_every_parameter_and_no_other():
+    content = yaml.safe_load(config_file().read_text())
+    assert content.keys() == {f"/**/{section}" for section in SECTIONS}
+    for section, settings in SECTIONS.items():
+        parameters = content[f"/**/{section}"]["ros__parameters"]
+        assert list(parameters) == [item.name for item in fields(settings)], section
+        for name, kind in get_type_hints(settings).items():
+            assert type(parameters[name]) is kind, f"{section}/{name}"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_descriptors_tell_meaning_and_range_and_defaults_lie_inside(make, section):
+    node = make(section)
+    for item in fields(SECTIONS[section]):
+        descriptor = node.describe_parameter(item.name)
+        assert len(descriptor.description) > 10
+        value = node.get_parameter(item.name).value
+        if type(value) is int:
+            (limits,) = descriptor.integer_range
+            assert limits.from_value <= value <= limits.to_value
+        elif type(value) is float:
+            (limits,) = descriptor.floating_point_range
+            assert limits.from_value <= value <= limits.to_value
+        elif item.metadata["choices"]:
+            assert value in item.metadata["choices"]
+            assert value in descriptor.additional_constraints
+
+
+def test_defaults_are_those_of_the_file(make):
+    settings = read(make(), OferSettings)
+    content = yaml.safe_load(config_file().read_text())["/**/ofer_node"]["ros__parameters"]
+    assert vars(settings) == content
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hypotheses", 0),
+        ("hypotheses", 1000),
+        ("hypotheses", "many"),
+        ("field_of_view", 1.0),
+        ("field_of_view", 500),
+        ("field_of_view", "wide"),
+        ("mesh_region", "neck"),
+        ("transport", "theora"),
+        ("autostart", 3),
+    ],
+)
+def test_bad_values_are_refused_at_start_and_later(make, name, value):
+    with pytest.raises(ParameterException):
+        make(**{name: value})
+    node = make()
+    before = read(node, OferSettings)
+    (result,) = node.set_parameters([Parameter(name, value=value)])
+    assert not result.successful
+    assert result.reason
+    assert read(node, OferSettings) == before
+
+
+def test_values_change_while_running(make):
+    node = make()
+    (result,) = node.set_parameters([Parameter("marker_rate", value=5.0)])
+    assert result.successful
+    assert read(node, OferSettings).marker_rate == 5.0
+
+
+def test_whole_numbers_are_taken_where_text_or_fractions_are_meant(make):
+    settings = read(make("camera_node", source=0, rate=15), CameraSettings)
+    assert settings.source == "0"
+    assert settings.rate == 15.0
+    assert isinstance(settings.rate, float)

@@ -1,0 +1,207 @@
+"""The mailbox, the worker behind it, and what they count and report: no node, no DDS."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
+
+import threading
+import time
+
+import numpy as np
+from ros_support import FakePipeline, image_message
+from sensor_msgs.msg import CameraInfo
+
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_ros.calibration import Calibration
+from ofer_ros.camera_node import camera_info
+from ofer_ros.mailbox import Mailbox
+from ofer_ros.problems import ProblemLog
+from ofer_ros.statistics import FrameStatistics, RateCap, resident_megabytes
+from ofer_ros.worker import Frame, FrameWorker
+
+pytestmark = pytest.mark.ros
+
+
+def test_the_mailbox_keeps_the_newest_only():
+    mailbox = Mailbox()
+    assert [mailbox.put(item) for item in "abc"] == [False, True, True]
+    assert mailbox.take(0) == "c"
+    assert mailbox.take(0) is None
+    mailbox.put("d")
+    mailbox.clear()
+    assert mailbox.take(0) is None
+
+
+def test_take_wakes_for_an_item_and_for_close():
+    mailbox = Mailbox()
+    taken = []
+    thread = threading.Thread(target=lambda: taken.extend([mailbox.take(5), mailbox.take(5)]))
+    thread.start()
+    mailbox.put("a")
+    while not taken and thread.is_alive() and mailbox._item is not None:
+        time.sleep(0.001)
+    mailbox.close()
+    thread.join(2)
+    assert taken == ["a", None]
+    assert mailbox.put("b") is False
+    assert mailbox.take(0) is None
+
+
+class Bench:
+    """A worker with everything around it recorded."""
+
+    def __init__(self, pipeline=None, max_age: float = 10.0, deliver=None) -> None:
+        self.pipeline = pipeline or FakePipeline()
+        self.statistics = FrameStatistics()
+        self.logged: list[str] = []
+        self.results: list = []
+        self.mailbox: Mailbox[Frame] = Mailbox()
+        self.worker = FrameWorker(
+            self.mailbox,
+            self.pipeline,
+            Intrinsics.from_field_of_view,
+            deliver or (lambda result: self.results.append(result) or {"faces": 0.5}),
+            self.statistics,
+            ProblemLog(self.logged.append),
+            lambda: max_age,
+        )
+
+
+def test_a_frame_goes_through_with_its_header_and_times():
+    bench = Bench()
+    message = image_message(stamp=3.25)
+    bench.worker.process(Frame(message))
+    (result,) = bench.results
+    assert result.header == message.header
+    assert result.intrinsics.width == 64
+    assert [face.id for face in result.faces] == ["f1"]
+    assert bench.pipeline.frames[0][:2] == ((48, 64, 3), 3.25)
+    assert set(bench.statistics.stages_ms()) == {
+        "convert", "pipeline", "pipeline/detect", "pipeline/expression", "publish", "publish/faces",
+    }  # fmt: skip
+    assert bench.statistics.processed == 1
+    assert 0 < bench.statistics.latency_ms()["p50"] <= bench.statistics.latency_ms()["p95"]
+
+
+def test_bad_images_are_counted_and_told_once():
+    bench = Bench()
+    bad = image_message()
+    bad.step = 1
+    for _ in range(30):
+        bench.worker.process(Frame(bad))
+    bench.worker.process(Frame(image_message()))
+    assert (bench.statistics.bad_images, bench.statistics.processed, len(bench.results)) == (30, 1, 1)
+    assert len(bench.logged) == 1
+    assert bench.logged[0].startswith("image not used: step 1 disagrees")
+
+
+def test_a_pipeline_that_raises_is_told_and_reset_after_three_in_a_row():
+    def behaviour(rgb):
+        raise RuntimeError("no tensor for you")
+
+    bench = Bench(FakePipeline(behaviour=behaviour))
+    for _ in range(3):
+        bench.worker.process(Frame(image_message()))
+    assert bench.logged == ["frame failed: RuntimeError: no tensor for you"]
+    assert (bench.statistics.failures, bench.pipeline.resets) == (3, 1)
+    bench.pipeline.behaviour = None
+    bench.worker.process(Frame(image_message()))
+    assert bench.statistics.processed == 1
+
+
+def test_a_publisher_that_raises_does_not_end_the_stream():
+    def deliver(result):
+        raise OSError("gone")
+
+    bench = Bench(deliver=deliver)
+    bench.worker.process(Frame(image_message()))
+    assert bench.logged == ["frame failed: OSError: gone"]
+
+
+def test_frames_that_waited_too_long_are_dropped():
+    bench = Bench(max_age=0.2)
+    bench.worker.process(Frame(image_message(), arrived=time.monotonic() - 0.3))
+    bench.worker.process(Frame(image_message(), arrived=time.monotonic() - 0.1))
+    assert (bench.statistics.late, bench.statistics.processed) == (1, 1)
+
+
+def test_stop_waits_for_the_frame_at_work_and_no_other_is_begun():
+    started, go_on = threading.Event(), threading.Event()
+
+    def behaviour(rgb):
+        started.set()
+        go_on.wait(5)
+        return []
+
+    bench = Bench(FakePipeline(behaviour=behaviour))
+    bench.worker.start()
+    bench.mailbox.put(Frame(image_message()))
+    assert started.wait(5)
+    assert bench.worker.stop(timeout=0.05) is False
+    bench.mailbox.put(Frame(image_message()))
+    go_on.set()
+    assert bench.worker.stop(timeout=5) is True
+    assert bench.statistics.processed == 1
+
+
+def test_problems_are_repeated_rarely_with_a_count(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    logged: list[str] = []
+    problems = ProblemLog(logged.append)
+    for _ in range(10):
+        problems.report("a")
+    problems.report("b")
+    now[0] += 6
+    assert problems.latest(within=5) == ""
+    problems.report("a")
+    assert logged == ["a", "b", "a (9 more times)"]
+    assert problems.latest(within=5) == "a"
+    problems.clear()
+    assert problems.latest() == ""
+
+
+@pytest.mark.parametrize(("stream", "cap", "expected"), [(30, 30, 300), (30, 10, 100), (60, 30, 300), (30, 0, 300)])
+def test_the_rate_cap_lets_its_rate_through(stream, cap, expected):
+    rng = np.random.default_rng(0)
+    times = 50 + np.arange(10 * stream) / stream + rng.uniform(-0.004, 0.004, 10 * stream)
+    limiter = RateCap()
+    assert sum(limiter.due(cap, now) for now in times) == pytest.approx(expected, rel=0.05)
+
+
+def test_resident_memory_is_that_of_this_process():
+    assert 20 < resident_megabytes() < 20_000
+
+
+def calibration() -> tuple[Calibration, list[str]]:
+    logged: list[str] = []
+    return Calibration(60.0, ProblemLog(logged.append)), logged
+
+
+def test_camera_info_makes_poses_metric_and_follows_a_scaled_stream():
+    camera, logged = calibration()
+    assert not camera.intrinsics(640, 480).metric
+    camera.update(camera_info(image_message().header, 640, 480, 90.0))
+    assert camera.intrinsics(640, 480).metric
+    assert camera.intrinsics(640, 480).K[0, 0] == pytest.approx(320)
+    assert camera.intrinsics(320, 240).K[0, 0] == pytest.approx(160)
+    assert not logged
+
+
+def test_an_uncalibrated_camera_is_told_and_a_field_of_view_assumed():
+    camera, logged = calibration()
+    camera.update(CameraInfo(width=640, height=480))
+    guess = camera.intrinsics(640, 480)
+    assert not guess.metric
+    assert guess.K[0, 0] == pytest.approx(320 / np.tan(np.radians(30)))
+    assert len(logged) == 1
+    assert "not calibrated" in logged[0]
+
+
+def test_camera_info_of_another_camera_is_told_and_not_used():
+    camera, logged = calibration()
+    camera.update(camera_info(image_message().header, 1280, 720, 60.0))
+    assert not camera.intrinsics(640, 480).metric
+    assert "it is for 1280 x 720, the image is 640 x 480" in logged[0]
