@@ -1,0 +1,167 @@
+"""The ROS package as others see it: manifests, entry points, launch file, and a plain colcon build."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import yaml
+
+pytestmark = pytest.mark.ros
+ROOT = Path(__file__).resolve().parents[1]
+# Import name -> what package.xml calls it.
+SYSTEM = {
+    "cv2": "python3-opencv",
+    "mediapipe": "python3-mediapipe-pip",
+    "numpy": "python3-numpy",
+    "onnxruntime": "python3-onnxruntime-pip",
+    "rich": "python3-rich",
+    "skimage": "python3-skimage",
+    "typer": "python3-typer",
+    "yaml": "python3-yaml",
+}
+
+
+def dependencies(manifest: str) -> set[str]:
+    return {
+        element.text
+        for element in ET.parse(ROOT / manifest).getroot()
+        if element.tag in ("depend", "exec_depend", "build_depend")
+    }
+
+
+def imports(folder: str) -> set[str]:
+    """Top-level modules that a folder's files import, anywhere in the file."""
+    found = set()
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"ofer_ros", "ofer_models", "__future__"}
+
+
+def test_package_xml_declares_what_the_nodes_import():
+    declared = dependencies("package.xml")
+    for module in imports("ofer_ros") | imports("launch"):
+        assert SYSTEM.get(module, module) in declared, f"package.xml lacks {module}"
+
+
+def test_the_nodes_import_nothing_heavy():
+    heavy = {"torch", "diffusers", "anny", "scipy", "numba", "trimesh"}
+    assert not imports("ofer_ros") & heavy
+    assert imports("ofer_models"), "the scan sees the files"
+
+
+def test_versions_agree():
+    found = {
+        ET.parse(ROOT / manifest).getroot().findtext("version") for manifest in ("package.xml", "ofer_msgs/package.xml")
+    }
+    found.add(re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text()).group(1))
+    assert len(found) == 1
+
+
+def entry_points() -> dict[str, str]:
+    return dict(re.findall(r'"(\w+) = ([\w.]+):main"', (ROOT / "setup.py").read_text()))
+
+
+def test_entry_points_exist_and_are_the_starters_of_the_virtual_environment():
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
+    setup_env = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup_env)
+    assert entry_points() == setup_env.STARTERS
+    for name, module in entry_points().items():
+        if name != "ofer":
+            assert callable(importlib.import_module(module).main)
+
+
+def test_messages_have_the_contract_s_fields():
+    from ofer_msgs.msg import Face, FaceArray, HeadModel
+
+    fields = Face.get_fields_and_field_types()
+    contract = {
+        "id": "string", "roi": "sensor_msgs/RegionOfInterest", "confidence": "float", "pose": "geometry_msgs/Pose",
+        "metric": "boolean", "shape": "sequence<float>", "identity_revision": "uint32", "identity_score": "float",
+        "num_hypotheses": "uint32", "expressions": "sequence<float>", "jaws": "sequence<float>",
+        "scores": "sequence<float>", "selected": "uint32", "occlusion": "float",
+    }  # fmt: skip
+    assert contract.items() <= fields.items()
+    assert FaceArray.get_fields_and_field_types()["faces"] == "sequence<ofer_msgs/Face>"
+    assert {"bundle", "head_sha256", "expression_names", "units"} <= HeadModel.get_fields_and_field_types().keys()
+
+
+def test_rviz_shows_the_topics_that_the_node_publishes():
+    content = yaml.safe_load((ROOT / "config" / "ofer.rviz").read_text())
+    topics = {
+        display["Topic"]["Value"] for display in content["Visualization Manager"]["Displays"] if "Topic" in display
+    }
+    assert topics == {"ofer_node/markers", "ofer_node/overlay"}
+
+
+def test_launch_description():
+    pytest.importorskip("launch_ros", reason="launch is not on the registry: ros-<distribution>-launch-ros")
+    spec = importlib.util.spec_from_file_location("ofer_launch", ROOT / "launch" / "ofer.launch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    description = module.generate_launch_description()
+    arguments = {argument.name: argument.description for argument in description.get_launch_arguments()}
+    assert {
+        "autostart",
+        "bundle",
+        "camera",
+        "camera_info",
+        "image",
+        "namespace",
+        "params_file",
+        "rviz",
+        "source",
+    } == set(arguments)
+    assert all(text and text != "no description given" for text in arguments.values())
+
+
+@pytest.mark.build
+def test_a_plain_colcon_build_in_a_checkout_finds_both_packages(tmp_path):
+    """In a sourced environment: `colcon build`, then the installed executable starts with the installed defaults."""
+    if shutil.which("colcon") is None:
+        pytest.skip("colcon is not installed")
+    checkout = tmp_path / "checkout"
+    ignore = shutil.ignore_patterns(".git", ".venv", "out", "build", "install", "log", "__pycache__", "tests")
+    shutil.copytree(ROOT, checkout, ignore=ignore)
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH",)}
+    # Neither the checkout in use nor its messages may help.
+    prefix = environment["AMENT_PREFIX_PATH"].split(":")[-1]
+    environment |= {"AMENT_PREFIX_PATH": prefix, "CMAKE_PREFIX_PATH": prefix}
+    listed = subprocess.run(["colcon", "list", "-n"], cwd=checkout, env=environment, capture_output=True, text=True)
+    assert listed.stdout.split() == ["ofer_msgs", "ofer_ros"]
+    built = subprocess.run(
+        ["colcon", "build", "--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={sys.executable}"],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    node = checkout / "install" / "ofer_ros" / "lib" / "ofer_ros" / "ofer_node"
+    script = f'. install/setup.sh && cd / && exec timeout -s INT 8 "{node}"'
+    script += " --ros-args -p autostart:=true -p bundle:=/nowhere"
+    started = subprocess.run(
+        ["sh", "-c", script], cwd=checkout, env={**environment, "ROS_DOMAIN_ID": "99"}, capture_output=True, text=True
+    )
+    assert "no bundle at /nowhere" in started.stderr
+    assert started.returncode == 124, started.stderr  # it stayed until it was told to go
+    share = checkout / "install" / "ofer_ros" / "share" / "ofer_ros"
+    assert (share / "config" / "ofer.yaml").exists()
+    assert (share / "launch" / "ofer.launch.py").exists()
