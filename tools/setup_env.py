@@ -13,11 +13,11 @@ Standard library only, and old syntax only: it must at least say what is missing
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,11 +54,21 @@ def say(text: str) -> None:
     print(f"[setup] {text}", flush=True)
 
 
-def run(command: list, what: str, **kwargs) -> None:
-    """Run `command` and raise SetupError naming `what` when it fails."""
-    result = subprocess.run([str(part) for part in command], **kwargs)
-    if result.returncode != 0:
-        raise SetupError(f"{what} failed (exit {result.returncode}): {' '.join(map(str, command))}")
+def run(command: list, what: str, log: Path) -> None:
+    """Run `command` with its output in `log`; raise SetupError with the end of it when it fails."""
+    started = time.monotonic()
+    with log.open("w") as out:
+        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=subprocess.STDOUT, cwd=str(VENV))
+        while process.poll() is None:
+            time.sleep(0.2)
+            if sys.stdout.isatty():
+                print(f"\r[setup] {what}: {time.monotonic() - started:.0f} s ", end="", flush=True)
+    if sys.stdout.isatty():
+        print("\r\033[K", end="")
+    if process.returncode != 0:
+        tail = "\n".join(log.read_text().splitlines()[-25:])
+        raise SetupError(f"{what} failed (exit {process.returncode}); the end of {log}:\n{tail}")
+    say(f"{what}: {time.monotonic() - started:.0f} s")
 
 
 def digest(*parts) -> str:
@@ -106,7 +116,9 @@ def make_venv() -> None:
         )
     python = supported_python()
     say(f"creating .venv with {python}")
-    run([python, "-m", "venv", VENV], "creating .venv (on Debian and Ubuntu: apt install python3-venv)")
+    if subprocess.run([python, "-m", "venv", str(VENV)]).returncode != 0:
+        shutil.rmtree(str(VENV), ignore_errors=True)
+        raise SetupError("python -m venv failed (on Debian and Ubuntu: apt install python3-venv)")
 
 
 def check_compilers() -> None:
@@ -136,13 +148,13 @@ def install_packages(layer: str) -> None:
     value = digest(sys.platform, constraints, with_cmake, *files)
     if stamped(f"packages-{layer}", value):
         return
-    say(f"installing packages: {', '.join(LAYERS[layer])} (minutes the first time)")
+    say("installing packages; this takes minutes the first time")
     command = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", constraints]
     for file in files:
         command += ["-r", file]
     if with_cmake:
         command += ["cmake<4"]
-    run(command, "installing packages")
+    run(command, f"installing packages ({', '.join(LAYERS[layer])})", VENV / "install.log")
     patch_cmake_files()
     write_stamp(f"packages-{layer}", value)
 
@@ -220,28 +232,16 @@ def build_messages(environment: Path) -> None:
     value = digest(str(ROOT), *[str(path.relative_to(ROOT)) for path in sources], *sources)
     if stamped("messages", value):
         return
-    say("building ofer_msgs with colcon (about 10 s)")
     ROS_BASE.mkdir(exist_ok=True)
-    log = ROS_BASE / "build.log"
+    # From the environment's own folder, so that the checkout's colcon_defaults.yaml does not apply.
     command = (
-        f'. "{environment}" && exec colcon --log-base "{ROS_BASE}/log" build --base-paths "{ROOT}/ofer_msgs" '
-        f'--build-base "{ROS_BASE}/build" --install-base "{ROS_BASE}/install" --event-handlers console_cohesion+ '
+        f'cd "{ROS_BASE}" && . "{environment}" && COLCON_DEFAULTS_FILE=/dev/null exec colcon --log-base log build '
+        f'--base-paths "{ROOT}/ofer_msgs" --event-handlers console_cohesion+ '
         f'--cmake-args -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE={PYTHON}"'
     )
     shutil.rmtree(str(ROS_BASE / "build"), ignore_errors=True)
     shutil.rmtree(str(ROS_BASE / "install"), ignore_errors=True)
-    with log.open("w") as out:
-        # From the virtual environment's folder: colcon_defaults.yaml of the checkout is for a sourced ROS.
-        result = subprocess.run(
-            ["sh", "-c", command],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            cwd=str(ROS_BASE),
-            env={**os.environ, "COLCON_DEFAULTS_FILE": os.devnull},
-        )
-    if result.returncode != 0:
-        tail = "\n".join(log.read_text().splitlines()[-30:])
-        raise SetupError(f"colcon build of ofer_msgs failed; the end of {log}:\n{tail}")
+    run(["sh", "-c", command], "building ofer_msgs", ROS_BASE / "build.log")
     write_stamp("messages", value)
 
 

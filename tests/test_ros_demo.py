@@ -1,0 +1,196 @@
+"""The demo: its processes, its refusals, and a short real run on the shipped bundle."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
+
+import io
+import json
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from ros_support import fake_face
+from std_msgs.msg import Header
+
+from ofer_models.bundle import BundleError, default_bundle
+from ofer_ros import demo
+from ofer_ros.bundles import bundle_folder, load_bundle
+from ofer_ros.demo import DemoError, DemoOptions, run_demo
+from ofer_ros.messages import face_array_message
+from ofer_ros.observations import Observations
+from ofer_ros.processes import Processes, _yaml
+
+pytestmark = pytest.mark.ros
+ROOT = Path(__file__).resolve().parents[1]
+
+STUBBORN = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(60)
+"""
+POLITE = """
+import time
+print("[WARN] something odd", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("bye", flush=True)
+"""
+
+
+def wait_for_text(file: Path, text: str) -> None:
+    end = time.monotonic() + 10
+    while text not in file.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_children_are_ended_politely_and_stubborn_ones_too(tmp_path):
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    (tmp_path / "polite.py").write_text(POLITE)
+    with Processes(tmp_path / "logs", {"PYTHONPATH": str(tmp_path)}) as processes:
+        processes.start("polite", "polite", {})
+        processes.start("stubborn", "stubborn", {})
+        wait_for_text(processes.log_file("polite"), "odd")
+        wait_for_text(processes.log_file("stubborn"), "ready")
+        processes.stop("polite", "stubborn", patience=0.3)
+        assert processes.status("stubborn") == -9
+        assert processes.problems("polite") == ["[WARN] something odd"]
+        wait_for_text(processes.log_file("polite"), "bye")
+
+
+def test_children_end_when_the_parent_fails(tmp_path):
+    (tmp_path / "polite.py").write_text(POLITE)
+    with pytest.raises(RuntimeError, match="oh"):
+        with Processes(tmp_path / "logs", {"PYTHONPATH": str(tmp_path)}) as processes:
+            processes.start("polite", "polite", {})
+            wait_for_text(processes.log_file("polite"), "odd")
+            raise RuntimeError("oh")
+    assert processes.status("polite") is not None
+
+
+@pytest.mark.parametrize(("value", "text"), [(True, "true"), ("0", "'0'"), (30.0, "30.0"), (2, "2")])
+def test_parameters_keep_their_type_on_the_command_line(value, text):
+    assert _yaml(value) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--bundle", "/nowhere"], "bundle '/nowhere': no bundle at /nowhere"),
+        (["/no/such.mp4"], "source '/no/such.mp4'"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once_in_one_line(tmp_path, capsys, monkeypatch, arguments, text):
+    if arguments[0] != "--bundle":
+        monkeypatch.setattr(demo, "load_bundle", lambda name: None)
+    assert demo.main([*arguments, "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
+
+
+def test_bundles_by_name_and_path(tmp_path):
+    assert bundle_folder("open") == default_bundle()
+    assert bundle_folder(str(tmp_path)) == tmp_path
+    assert bundle_folder("official").parts[-2:] == ("engines", "official")
+
+
+def test_observations_add_up():
+    seen = Observations()
+    for index in range(11):
+        header = Header()
+        header.stamp.sec = 100 + index
+        tracks = ["f1"] if index < 9 else ["f1", "f2"]
+        message = face_array_message([fake_face(track) for track in tracks], header, (48, 64))
+        seen.add_faces(message, now=100 + index + (0.05 if index < 10 else 0.5))
+    seen.add_diagnostics({"frames_in": "20", "frames_processed": "11", "memory_mb": "100.0"})
+    seen.add_diagnostics({"frames_in": "22", "stage/convert_ms": "1.5", "memory_mb": "101.5"})
+    seen.add_marker_check(1e-7)
+    summary = seen.summary()
+    assert summary["fps"] == pytest.approx(10 / 10.45, abs=0.01)
+    assert summary["latency_ms"]["p50"] == pytest.approx(50, abs=0.1)
+    assert summary["latency_ms"]["p95"] > 200
+    assert summary["latency_ms"]["stages"] == {"convert": 1.5}
+    assert (summary["frames_in"], summary["tracks"], summary["identity_revisions"]) == (22, 2, 2)
+    assert summary["memory_mb"] == {"first": 100.0, "last": 101.5}
+    json.dumps(Observations().summary())  # nothing received at all is a summary, too
+
+
+def need_bundle() -> None:
+    try:
+        load_bundle("open")
+    except BundleError as error:
+        pytest.skip(f"the open bundle is not here: {error}")
+
+
+def run(options: DemoOptions) -> dict:
+    return run_demo(options, Console(file=io.StringIO()))
+
+
+def test_a_short_demo_on_the_shipped_bundle(tmp_path):
+    need_bundle()
+    summary = run(DemoOptions(out=tmp_path, seconds=4.0))
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    wanted = {
+        "frames_in", "frames_processed", "frames_dropped", "fps", "latency_ms", "tracks", "identity_revisions",
+        "hypotheses", "received", "landmark_error", "versions",
+    }  # fmt: skip
+    assert wanted <= summary.keys()
+    assert summary["latency_ms"].keys() == {"p50", "p95", "stages"}
+    assert summary["frames_processed"] > 10
+    assert summary["frames_face_visible"] > 10
+    assert summary["frames_face_missed"] == 0
+    assert summary["tracks"] == 1
+    assert summary["hypotheses"] == 15
+    assert summary["landmark_error"] < 0.04
+    received = summary["received"]
+    assert received["/ofer_node/faces"] >= 0.9 * summary["frames_processed"]
+    assert received["/ofer_node/markers"] > 0
+    assert received["/ofer_node/head_model"] == 1
+    assert summary["marker_check"]["messages"] > 0
+    assert summary["marker_check"]["largest_difference_m"] < 1e-5
+    assert summary["failures"] == summary["bad_images"] == 0
+    assert cv2.VideoCapture(str(tmp_path / "overlay.mp4")).read()[1].shape == (480, 640, 3)
+    assert cv2.imread(str(tmp_path / "contact_sheet.png")) is not None
+
+
+def test_photographs_through_the_demo(tmp_path):
+    need_bundle()
+    pictures = ROOT.parent / "shared" / "images"
+    if not pictures.is_dir():
+        pytest.skip("../shared/images is not here")
+    chosen = tmp_path / "pictures"
+    chosen.mkdir()
+    for file in sorted(pictures.glob("*.jpg"))[:3]:
+        (chosen / file.name).write_bytes(file.read_bytes())
+    cv2.imwrite(str(chosen / "wall.png"), np.full((200, 300, 3), 120, np.uint8))
+    summary = run(DemoOptions(source=str(chosen), out=tmp_path / "out"))
+    found = summary["faces_by_picture"]
+    assert len(found) == 4
+    assert found["wall.png"] == 0
+    assert sum(count > 0 for count in found.values()) >= 2
+    assert summary["failures"] == 0
+
+
+def test_each_demo_has_a_domain_of_its_own(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr(demo, "_check", lambda options: None)
+
+    class Stop(Processes):
+        def __init__(self, folder, environment):
+            seen.update(environment)
+            raise DemoError("far enough")
+
+    monkeypatch.setattr(demo, "Processes", Stop)
+    with pytest.raises(DemoError):
+        run(DemoOptions(out=tmp_path))
+    assert 1 <= int(seen["ROS_DOMAIN_ID"]) <= 101
+    assert seen["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
