@@ -1,4 +1,5 @@
 """ROS 2 package `ofer_ros` (ament_python): the nodes, and the ROS-free `ofer_models` they are built on."""
+
 from __future__ import annotations
 
 from pathlib import Path
