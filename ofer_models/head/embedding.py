@@ -59,7 +59,9 @@ def embed_landmarks(
             continue
         places.append(_cast(result.points[:N_MEDIAPIPE, :2], drawn.triangle, drawn.bary, outside, head))
     if len(places) < identities // 2:
-        raise RuntimeError(f"MediaPipe found {len(places)} of {identities} rendered heads; something is wrong with the rendering")
+        raise RuntimeError(
+            f"MediaPipe found {len(places)} of {identities} rendered heads; something is wrong with the rendering"
+        )
     stacked = np.stack(places)
     mean = np.median(stacked, axis=0)
     spread = float(1000 * np.linalg.norm(stacked - mean, axis=-1).mean())
@@ -75,7 +77,9 @@ def _middle(head: HeadModel, shaped: np.ndarray) -> np.ndarray:
     return shaped[head.masks["eyes"]].mean(0) - [0, 0.03, 0]
 
 
-def _cast(points: np.ndarray, triangle: np.ndarray, bary: np.ndarray, outside: np.ndarray, head: HeadModel) -> np.ndarray:
+def _cast(
+    points: np.ndarray, triangle: np.ndarray, bary: np.ndarray, outside: np.ndarray, head: HeadModel
+) -> np.ndarray:
     """Mean-head positions (L, 3) under picture points (L, 2); points beside the head take the nearest pixel on it."""
     scale = triangle.shape[0] // _PICTURE
     hit = (triangle >= 0) & outside[triangle]

@@ -16,7 +16,16 @@ import numpy as np
 
 NECK, JAW, LEFT_EYE, RIGHT_EYE = 1, 2, 3, 4
 
-_REQUIRED = ("v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "lbs_weights", "faces", "expression_names")
+_REQUIRED = (
+    "v_template",
+    "shapedirs",
+    "posedirs",
+    "J_regressor",
+    "kintree_table",
+    "lbs_weights",
+    "faces",
+    "expression_names",
+)
 
 
 class HeadModelError(ValueError):
@@ -63,7 +72,9 @@ class HeadModel:
         """Take arrays by their `head.npz` names; raises HeadModelError that names what is missing or mis-shaped."""
         missing = [name for name in _REQUIRED if name not in arrays]
         if missing:
-            raise HeadModelError(f"head model lacks {', '.join(missing)}; rebuild it with `ofer build-head` or `ofer import`")
+            raise HeadModelError(
+                f"head model lacks {', '.join(missing)}; rebuild it with `ofer build-head` or `ofer import`"
+            )
         self.sha256 = sha256
         self.v_template = np.ascontiguousarray(arrays["v_template"], np.float32)
         self.shapedirs = np.ascontiguousarray(arrays["shapedirs"], np.float32)
@@ -80,7 +91,9 @@ class HeadModel:
         self.jaw_open_angle = float(arrays["jaw_open_angle"]) if "jaw_open_angle" in arrays else None
         self._check_shapes()
         self.masks = {
-            key.removeprefix("mask_"): np.asarray(value, np.int64) for key, value in arrays.items() if key.startswith("mask_")
+            key.removeprefix("mask_"): np.asarray(value, np.int64)
+            for key, value in arrays.items()
+            if key.startswith("mask_")
         }
         self.embeddings = {
             key.removesuffix("_triangle"): LandmarkEmbedding(
@@ -127,7 +140,9 @@ class HeadModel:
         coefficients are zero. Arithmetic in float32."""
         offsets = self._blend(np.asarray(betas, np.float32), 0, self.n_shape, "betas")
         if expression is not None:
-            offsets = offsets + self._blend(np.asarray(expression, np.float32), self.n_shape, self.n_expression, "expression")
+            offsets = offsets + self._blend(
+                np.asarray(expression, np.float32), self.n_shape, self.n_expression, "expression"
+            )
         return self.v_template + offsets
 
     def _blend(self, coefficients: np.ndarray, start: int, limit: int, name: str) -> np.ndarray:
@@ -155,7 +170,9 @@ class HeadModel:
         if eyes is not None:
             parts |= {LEFT_EYE: np.asarray(eyes)[..., :3], RIGHT_EYE: np.asarray(eyes)[..., 3:]}
         shaped = self.shaped(betas, expression)
-        leading = np.broadcast_shapes(shaped.shape[:-2], *(np.shape(part)[:-1] for part in parts.values() if part is not None))
+        leading = np.broadcast_shapes(
+            shaped.shape[:-2], *(np.shape(part)[:-1] for part in parts.values() if part is not None)
+        )
         pose = np.zeros((*leading, len(self.parents), 3), np.float32)
         for joint, part in parts.items():
             if part is not None:

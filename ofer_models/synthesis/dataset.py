@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 SHARD = 1000
+HELD_OUT_SEED = 777  # never trained on
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,21 @@ class PictureSet:
 
 
 def generate(
-    head_path: Path, folder: Path, count: int, *, seed: int, workers: int = 2, occluded_share: float = 0.6,
+    head_path: Path,
+    folder: Path,
+    count: int,
+    *,
+    seed: int,
+    workers: int = 2,
+    occluded_share: float = 0.6,
     progress: Callable = lambda iterable, text, total: iterable,
 ) -> None:
     """Draw samples 0..count-1 of `seed` into folder; shards that are there already stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(head_path, folder / f"{start:07d}.npz", start, min(SHARD, count - start), seed, occluded_share) for start in range(0, count, SHARD)]
+    jobs = [
+        (head_path, folder / f"{start:07d}.npz", start, min(SHARD, count - start), seed, occluded_share)
+        for start in range(0, count, SHARD)
+    ]
     jobs = [job for job in jobs if not job[1].exists()]
     # Fresh processes: MediaPipe's threads do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:

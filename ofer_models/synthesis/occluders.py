@@ -16,7 +16,9 @@ from ofer_models.synthesis.paint import random_skin_tone, smooth_noise
 Layer = tuple[np.ndarray, np.ndarray]  # alpha (H, W) 0..1 and colour (H, W, 3) float32
 
 
-def add_occluders(image: np.ndarray, points: np.ndarray, rng: np.random.Generator, share: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
+def add_occluders(
+    image: np.ndarray, points: np.ndarray, rng: np.random.Generator, share: float = 0.6
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw none (1 - share), one or two occluders over image (H, W, 3) float32 around landmarks points (68, 2) px.
 
     Returns the picture and the covered part (H, W) float32 in 0..1.
@@ -62,7 +64,14 @@ def _hand(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> La
 
     def capsule(start: tuple[float, float], end: tuple[float, float], width: float) -> None:
         a, b = (centre + turn @ (np.array(at) * size) for at in (start, end))
-        cv2.line(canvas, *(tuple(np.round(p * 16).astype(int).tolist()) for p in (a, b)), 255, max(2, int(width * size)), cv2.LINE_AA, 4)
+        cv2.line(
+            canvas,
+            *(tuple(np.round(p * 16).astype(int).tolist()) for p in (a, b)),
+            255,
+            max(2, int(width * size)),
+            cv2.LINE_AA,
+            4,
+        )
 
     capsule((-0.12, 0.25), (0.12, 0.25), 0.48)
     spread = rng.uniform(0.5, 1.6)
@@ -87,15 +96,26 @@ def _mask(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> La
     canvas = _canvas(image)
     _fill(canvas, outline)
     for loop, ear in ((below[0], points[0]), (below[-1], points[16])):
-        cv2.line(canvas, tuple(loop.astype(int).tolist()), tuple(ear.astype(int).tolist()), 255, 1 + int(rng.integers(2)), cv2.LINE_AA)
-    colour = (
-        rng.uniform(0.02, 0.2, 3) if rng.uniform() < 0.3 else np.array([0.65, 0.8, 0.9]) + rng.normal(0, 0.15, 3)
-    )
+        cv2.line(
+            canvas,
+            tuple(loop.astype(int).tolist()),
+            tuple(ear.astype(int).tolist()),
+            255,
+            1 + int(rng.integers(2)),
+            cv2.LINE_AA,
+        )
+    colour = rng.uniform(0.02, 0.2, 3) if rng.uniform() < 0.3 else np.array([0.65, 0.8, 0.9]) + rng.normal(0, 0.15, 3)
     cloth = _cloth(image, np.clip(colour, 0.02, 1), rng)
     for fold in range(rng.integers(0, 4)):
         start, end = (1 - (fold + 1) / 5) * top + (fold + 1) / 5 * points[8], rng.normal(0, 0.02, 2)
         half = (points[12] - points[4]) * 0.4
-        cv2.line(cloth, *(tuple(np.round(p).astype(int).tolist()) for p in (start - half, start + half + end)), (colour * 0.75).tolist(), 1, cv2.LINE_AA)
+        cv2.line(
+            cloth,
+            *(tuple(np.round(p).astype(int).tolist()) for p in (start - half, start + half + end)),
+            (colour * 0.75).tolist(),
+            1,
+            cv2.LINE_AA,
+        )
     return canvas.astype(np.float32) / 255, cloth
 
 
@@ -105,12 +125,20 @@ def _glasses(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) ->
     apart = np.linalg.norm(eyes[1] - eyes[0]) + 1e-3
     angle = np.degrees(np.arctan2(*(eyes[1] - eyes[0])[::-1]))
     lens, frame = _canvas(image), _canvas(image)
-    wide, high, thick = rng.uniform(0.34, 0.46) * apart, rng.uniform(0.22, 0.38) * apart, max(1, int(rng.uniform(0.02, 0.09) * apart))
+    wide, high, thick = (
+        rng.uniform(0.34, 0.46) * apart,
+        rng.uniform(0.22, 0.38) * apart,
+        max(1, int(rng.uniform(0.02, 0.09) * apart)),
+    )
     for eye in eyes:
         place = (tuple(np.round(eye).tolist()), (2 * wide, 2 * high), angle)
         cv2.ellipse(lens, place, 255, -1, cv2.LINE_AA)
         cv2.ellipse(frame, place, 255, thick, cv2.LINE_AA)
-    for start, end in ((eyes[0] + (eyes[1] - eyes[0]) * 0.35, eyes[0] + (eyes[1] - eyes[0]) * 0.65), (eyes[0], points[0]), (eyes[1], points[16])):
+    for start, end in (
+        (eyes[0] + (eyes[1] - eyes[0]) * 0.35, eyes[0] + (eyes[1] - eyes[0]) * 0.65),
+        (eyes[0], points[0]),
+        (eyes[1], points[16]),
+    ):
         cv2.line(frame, tuple(start.astype(int).tolist()), tuple(end.astype(int).tolist()), 255, thick, cv2.LINE_AA)
     frame[(lens > 0) & (frame == 0)] = 0
     opacity = rng.uniform(0.8, 1.0) if rng.uniform() < 0.65 else rng.uniform(0.0, 0.25)
@@ -142,7 +170,9 @@ def _hair(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> La
         end = start + [size * (lean * 0.6 + rng.normal(0, 0.1)), size * (reach + rng.normal(0, 0.08))]
         middle = (start + end) / 2 + [0.1 * size * lean, 0]
         strand = np.array([start, middle, end])
-        cv2.polylines(canvas, [np.round(strand * 16).astype(np.int32)], False, 255, int(rng.integers(1, 4)), cv2.LINE_AA, 4)
+        cv2.polylines(
+            canvas, [np.round(strand * 16).astype(np.int32)], False, 255, int(rng.integers(1, 4)), cv2.LINE_AA, 4
+        )
     return canvas.astype(np.float32) / 255, _cloth(image, rng.uniform(0.03, 0.5) * np.array([1, 0.75, 0.5]), rng, 0.3)
 
 
@@ -154,9 +184,18 @@ def _block(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> L
     high = (centre + size * rng.uniform(0.1, 0.4, 2)).astype(int)
     alpha = np.zeros(image.shape[:2], np.float32)
     alpha[low[1] : max(high[1], 0), low[0] : max(high[0], 0)] = 1
-    colour = rng.uniform(0, 1, image.shape) if rng.uniform() < 0.3 else np.broadcast_to(rng.uniform(0, 1, 3), image.shape)
+    colour = (
+        rng.uniform(0, 1, image.shape) if rng.uniform() < 0.3 else np.broadcast_to(rng.uniform(0, 1, 3), image.shape)
+    )
     return alpha, colour.astype(np.float32)
 
 
-_KINDS: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], Layer], ...] = (_hand, _mask, _glasses, _object, _hair, _block)
+_KINDS: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], Layer], ...] = (
+    _hand,
+    _mask,
+    _glasses,
+    _object,
+    _hair,
+    _block,
+)
 _ODDS = (0.3, 0.2, 0.15, 0.15, 0.1, 0.1)

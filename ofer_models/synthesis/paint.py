@@ -13,17 +13,35 @@ from ofer_models.synthesis.surface import EYE_SPAN, PAINT_SIZE, PAINT_SPAN, Surf
 
 # A walk through human skin albedo from very light to very dark.
 _SKIN_TONES = np.array(
-    [[0.96, 0.84, 0.76], [0.92, 0.76, 0.65], [0.84, 0.65, 0.51], [0.70, 0.50, 0.37], [0.52, 0.35, 0.24], [0.32, 0.21, 0.15]]
+    [
+        [0.96, 0.84, 0.76],
+        [0.92, 0.76, 0.65],
+        [0.84, 0.65, 0.51],
+        [0.70, 0.50, 0.37],
+        [0.52, 0.35, 0.24],
+        [0.32, 0.21, 0.15],
+    ]
 )
 _IRISES = np.array([[0.22, 0.13, 0.07], [0.35, 0.23, 0.12], [0.30, 0.42, 0.52], [0.35, 0.42, 0.28], [0.12, 0.07, 0.04]])
-_HAIRS = np.array([[0.06, 0.05, 0.04], [0.20, 0.13, 0.08], [0.42, 0.30, 0.17], [0.75, 0.60, 0.38], [0.45, 0.18, 0.08], [0.65, 0.65, 0.65]])
+_HAIRS = np.array(
+    [
+        [0.06, 0.05, 0.04],
+        [0.20, 0.13, 0.08],
+        [0.42, 0.30, 0.17],
+        [0.75, 0.60, 0.38],
+        [0.45, 0.18, 0.08],
+        [0.65, 0.65, 0.65],
+    ]
+)
 _PIXELS_PER_METRE = PAINT_SIZE / PAINT_SPAN
 _GRID = np.stack(np.meshgrid(np.arange(PAINT_SIZE), np.arange(PAINT_SIZE)), -1).astype(np.float32)
 
 
 def smooth_noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
     """(size, size) noise in about -1..1 that varies over size / cells pixels."""
-    return cv2.resize(rng.uniform(-1, 1, (cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(
+        rng.uniform(-1, 1, (cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+    )
 
 
 def random_skin_tone(rng: np.random.Generator) -> np.ndarray:
@@ -64,7 +82,9 @@ def _skin(surface: Surface, tone: np.ndarray, rng: np.random.Generator) -> np.nd
     return skin * (1 - strength * redness[..., None] * np.array([0.2, 1, 0.9], np.float32))
 
 
-def _brows(skin: np.ndarray, surface: Surface, landmarks: np.ndarray | None, colour: np.ndarray, rng: np.random.Generator) -> None:
+def _brows(
+    skin: np.ndarray, surface: Surface, landmarks: np.ndarray | None, colour: np.ndarray, rng: np.random.Generator
+) -> None:
     thickness, rise, length = rng.uniform(0.0022, 0.005), rng.normal(0, 0.0015), rng.uniform(0.85, 1.1)
     density = rng.uniform(0.55, 1.0)
     mask = np.zeros((PAINT_SIZE, PAINT_SIZE), np.uint8)
@@ -73,8 +93,12 @@ def _brows(skin: np.ndarray, surface: Surface, landmarks: np.ndarray | None, col
             columns = np.where(surface.eye_opening.any(0))[0]
             own = columns[(columns > PAINT_SIZE / 2) == (side > 0)]
             top = np.where(surface.eye_opening[:, own].any(1))[0].min()
-            x = np.linspace(own.min() - 8, own.max() + 10, 5) if side > 0 else np.linspace(own.min() - 10, own.max() + 8, 5)
-            arch = np.array([0.0, 3, 4.5, 4, 0])[:: -side]
+            x = (
+                np.linspace(own.min() - 8, own.max() + 10, 5)
+                if side > 0
+                else np.linspace(own.min() - 10, own.max() + 8, 5)
+            )
+            arch = np.array([0.0, 3, 4.5, 4, 0])[::-side]
             line = np.stack([x, top - 0.0135 * _PIXELS_PER_METRE - arch], 1)
         else:
             line = surface.to_paint(landmarks[22:27] if side > 0 else landmarks[17:22])
@@ -115,7 +139,9 @@ def _beard(skin: np.ndarray, surface: Surface, colour: np.ndarray, rng: np.rando
     lips = np.argwhere(surface.lips > 0.5)
     middle, rows = lips.mean(0), (_GRID[..., 1], _GRID[..., 0])
     below = np.clip((rows[0] - middle[0]) / 12 + rng.uniform(0.2, 1.5), 0, 1)
-    wide = np.clip(1.3 - np.abs(rows[1] - middle[1]) / (0.055 * _PIXELS_PER_METRE), 0, 1) if rng.uniform() < 0.5 else 1.0
+    wide = (
+        np.clip(1.3 - np.abs(rows[1] - middle[1]) / (0.055 * _PIXELS_PER_METRE), 0, 1) if rng.uniform() < 0.5 else 1.0
+    )
     alpha = below * wide * rng.uniform(0.15, 0.85) * (0.8 + 0.4 * smooth_noise(PAINT_SIZE, 150, rng))
     alpha = cv2.GaussianBlur((alpha * (surface.lips < 0.3)).astype(np.float32), (0, 0), 2)
     _blend(skin, colour, np.clip(alpha, 0, 1)[..., None])

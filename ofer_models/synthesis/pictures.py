@@ -144,7 +144,16 @@ def _shoulders(background: np.ndarray, points: np.ndarray, rng: np.random.Genera
     low, high = points.min(0), points.max(0)
     width, neck = high[0] - low[0], np.array([points[:, 0].mean(), high[1]])
     half = width * rng.uniform(0.7, 1.3)
-    outline = neck + np.array([[-0.4 * width, -0.12 * width], [0.4 * width, -0.12 * width], [half, 0.3 * width], [half, 3 * width], [-half, 3 * width], [-half, 0.3 * width]])
+    outline = neck + np.array(
+        [
+            [-0.4 * width, -0.12 * width],
+            [0.4 * width, -0.12 * width],
+            [half, 0.3 * width],
+            [half, 3 * width],
+            [-half, 3 * width],
+            [-half, 0.3 * width],
+        ]
+    )
     cv2.fillPoly(background, [np.round(outline).astype(np.int32)], rng.uniform(0, 1, 3).tolist(), cv2.LINE_AA)
 
 

@@ -84,5 +84,7 @@ class Population:
         """Both eyes to one point: x to the person's left, y up, each in -1..1."""
         x, y = (np.clip(rng.normal(0, 0.35, 2), -1, 1)) if rng.uniform() < 0.7 else (0.0, 0.0)
         toward = {"eyeLookOutLeft": x, "eyeLookInRight": x, "eyeLookInLeft": -x, "eyeLookOutRight": -x}
-        toward |= {f"eyeLookUp{side}": y for side in ("Left", "Right")} | {f"eyeLookDown{side}": -y for side in ("Left", "Right")}
+        toward |= {f"eyeLookUp{side}": y for side in ("Left", "Right")} | {
+            f"eyeLookDown{side}": -y for side in ("Left", "Right")
+        }
         strength.update({name: max(0.0, float(value)) for name, value in toward.items()})

@@ -38,7 +38,9 @@ class Rendering:
 def plain_light() -> Lighting:
     """A soft light from above the camera: what landmark networks like best."""
     directions = np.array([[0.3, -0.5, -0.81], [-0.5, -0.2, -0.84]], np.float32)
-    return Lighting(directions, np.array([[0.55] * 3, [0.25] * 3], np.float32), np.array([[0.15] * 3, [0.3] * 3], np.float32))
+    return Lighting(
+        directions, np.array([[0.55] * 3, [0.25] * 3], np.float32), np.array([[0.15] * 3, [0.3] * 3], np.float32)
+    )
 
 
 def random_light(rng: np.random.Generator) -> Lighting:
@@ -50,7 +52,9 @@ def random_light(rng: np.random.Generator) -> Lighting:
     strengths = rng.dirichlet(np.ones(count)) * rng.uniform(0.35, 1.0)
     ambient = rng.uniform(0.12, 0.55, (2, 1)) * warmth[count:]
     return Lighting(
-        directions.astype(np.float32), (strengths[:, None] * warmth[:count]).astype(np.float32), ambient.astype(np.float32)
+        directions.astype(np.float32),
+        (strengths[:, None] * warmth[:count]).astype(np.float32),
+        ambient.astype(np.float32),
     )
 
 

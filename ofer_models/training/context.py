@@ -1,0 +1,141 @@
+"""Training of the context encoders, before any diffusion: regress the coefficients with their uncertainty, and what is covered.
+
+The heads are thrown away afterwards (but for occlusion); what stays is a context that says what the picture tells and how surely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ofer_models.head.model import HeadModel
+from ofer_models.networks.open_context import CONTEXT, OpenContext
+from ofer_models.synthesis.dataset import PictureSet
+from ofer_models.training.loop import History, Schedule, train
+
+REGIONS = ("brows", "eyes", "mouth", "face")
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Coefficients as the networks see them: (raw - mean) / deviation, per coefficient (D,)."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def fit(cls, coefficients: np.ndarray) -> Normaliser:
+        return cls(coefficients.mean(0).astype(np.float32), np.maximum(coefficients.std(0), 1e-3).astype(np.float32))
+
+    def encode(self, raw: np.ndarray) -> np.ndarray:
+        return ((raw - self.mean) / self.deviation).astype(np.float32)
+
+    def decode(self, normal: np.ndarray) -> np.ndarray:
+        return (normal * self.deviation + self.mean).astype(np.float32)
+
+
+class Supervised(nn.Module):
+    """An encoder with the heads of its training: mean and log variance of D targets, hidden share of REGIONS, occlusion."""
+
+    def __init__(self, encoder: OpenContext, n_targets: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mean, self.log_variance = nn.Linear(CONTEXT, n_targets), nn.Linear(CONTEXT, n_targets)
+        self.hidden, self.occlusion = nn.Linear(CONTEXT, len(REGIONS)), nn.Linear(CONTEXT, 1)
+
+    def forward(self, landmarks: Tensor, crop: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):  # twice as fast where the processor has it
+            context = self.encoder(landmarks, crop.to(memory_format=torch.channels_last))
+        context = context.float()
+        return self.mean(context), self.log_variance(context), self.hidden(context), self.occlusion(context)[:, 0]
+
+
+def region_hidden(head: HeadModel, pictures: PictureSet) -> np.ndarray:
+    """Share (n, 4) of each region's vertices that the camera does not see."""
+    visible = np.unpackbits(pictures.visible, axis=1, count=head.n_vertices)
+    return np.stack([1 - visible[:, head.masks[region]].mean(1) for region in REGIONS], axis=1).astype(np.float32)
+
+
+def train_context(
+    head: HeadModel,
+    training: PictureSet,
+    held_out: PictureSet,
+    targets: np.ndarray,
+    held_out_targets: np.ndarray,
+    importance: np.ndarray,
+    schedule: Schedule,
+    *,
+    name: str,
+    seed: int,
+    log: Callable[[str], None] = print,
+) -> tuple[Supervised, History]:
+    """Train on normalised targets (n, D) whose errors count by importance (D,); the validation figure is the weighted squared error
+    relative to guessing the mean."""
+    torch.manual_seed(seed)
+    encoder = OpenContext()
+    encoder.fit_inputs(torch.from_numpy(training.landmarks[:: max(1, len(training) // 8000)]).float())
+    network = Supervised(encoder, targets.shape[1])
+    weight = torch.from_numpy((importance / importance.mean()).astype(np.float32))
+    truth, hidden = torch.from_numpy(targets), torch.from_numpy(region_hidden(head, training))
+    occlusion = torch.from_numpy(training.occlusion)
+    landmarks, crops = torch.from_numpy(training.landmarks), torch.from_numpy(training.crop)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss(index: Tensor) -> Tensor:
+        points, crop = augment(landmarks[index].float(), crop_input(crops[index]), generator)
+        mean, log_variance, hidden_guess, occlusion_guess = network(points, crop)
+        square = (mean - truth[index]) ** 2
+        log_variance = log_variance.clamp(-6, 2)
+        likelihood = (square.detach() * torch.exp(-log_variance) + log_variance).mean()
+        seen = F.binary_cross_entropy_with_logits(hidden_guess, hidden[index])
+        cover = F.binary_cross_entropy_with_logits(occlusion_guess, occlusion[index])
+        return (square * weight).mean() + 0.05 * likelihood + 0.1 * (seen + cover)
+
+    def validate(average: Supervised) -> float:
+        guess = predict(average, held_out)[0]
+        return float(
+            (((guess - held_out_targets) ** 2) * weight.numpy()).mean() / (held_out_targets**2 * weight.numpy()).mean()
+        )
+
+    return train(network, loss, len(training), schedule, validate=validate, name=name, seed=seed, log=log)
+
+
+def crop_input(crops: Tensor) -> Tensor:
+    """uint8 (n, 112, 112, 3) to float (n, 3, 112, 112) in -1..1."""
+    return (crops.permute(0, 3, 1, 2).float() - 127.5) / 127.5
+
+
+def augment(landmarks: Tensor, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise on landmarks, and per picture brightness, contrast, colour, grey or an erased box, as other cameras would differ."""
+    n = len(crop)
+    landmarks = landmarks + 0.006 * torch.randn(landmarks.shape, generator=generator)
+    gain = (
+        1
+        + 0.25 * torch.randn((n, 1, 1, 1), generator=generator)
+        + 0.08 * torch.randn((n, 3, 1, 1), generator=generator)
+    )
+    shift = 0.15 * torch.randn((n, 1, 1, 1), generator=generator)
+    crop = crop * gain + shift
+    grey = (torch.rand((n, 1, 1, 1), generator=generator) < 0.15).float()
+    crop = crop + grey * (crop.mean(1, keepdim=True) - crop)
+    return landmarks, crop.clamp(-1.2, 1.2)
+
+
+@torch.no_grad()
+def predict(network: Supervised, pictures: PictureSet, size: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """Means (n, D) and contexts (n, C) of all pictures, in evaluation mode."""
+    network.eval()
+    means, contexts = [], []
+    for start in range(0, len(pictures), size):
+        rows = slice(start, start + size)
+        context = network.encoder(
+            torch.from_numpy(pictures.landmarks[rows]).float(), crop_input(torch.from_numpy(pictures.crop[rows]))
+        )
+        means.append(network.mean(context).numpy())
+        contexts.append(context.numpy())
+    return np.concatenate(means), np.concatenate(contexts)
