@@ -1,7 +1,8 @@
 """Which head shape a track has: candidates are drawn and ranked on its best view, and the chosen one is kept.
 
-A view's quality grows with the face's size, its frontality and its uncovered share. The first view gives a first identity, so that there is
-a mesh from the first frame on; a clearly better view replaces it, until a view is good enough to lock. After that nothing is drawn again.
+A view's quality grows with the face's size, its frontality and its uncovered share. The first view gives a first
+identity, so that there is a mesh from the first frame on; a clearly better view replaces it, until a view is good
+enough to lock. After that nothing is drawn again.
 """
 
 from __future__ import annotations

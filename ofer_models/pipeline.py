@@ -30,10 +30,11 @@ _SCORE_DEVIATION = 0.02  # reprojection noise, as a part of the inter-ocular dis
 class Face:
     """One tracked face of one frame.
 
-    id 'f1', ...; roi (x, y, w, h) px; confidence 0..1; landmarks (478, 3) px. rotation (3, 3) and translation (3,) m take the head frame
-    (FLAME axes) to the camera's optical frame (x right, y down, z forward); metric is False when the intrinsics were guessed. shape (S,)
-    betas of revision identity_revision with identity_score 0..1. expressions (H, E), jaws (H, 3) rad, scores (H,) sum to 1, selected
-    their arg-max. occlusion 0..1; landmark_error is the mean reprojection error as a part of the inter-ocular distance.
+    id 'f1', ...; roi (x, y, w, h) px; confidence 0..1; landmarks (478, 3) px. rotation (3, 3) and translation (3,) m
+    take the head frame (FLAME axes) to the camera's optical frame (x right, y down, z forward); metric is False when
+    the intrinsics were guessed. shape (S,) betas of revision identity_revision with identity_score 0..1. expressions
+    (H, E), jaws (H, 3) rad, scores (H,) sum to 1, selected their arg-max. occlusion 0..1; landmark_error is the mean
+    reprojection error as a part of the inter-ocular distance.
     """
 
     id: str
@@ -109,7 +110,8 @@ class FacePipeline:
         self._rng = np.random.default_rng(self._seed)
 
     def __call__(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None = None) -> list[Face]:
-        """Faces in frame (H, W, 3) uint8 RGB taken at stamp (seconds). Without intrinsics a field of view of 60 degrees is assumed.
+        """Faces in frame (H, W, 3) uint8 RGB taken at stamp (seconds). Without intrinsics a field of view of 60 degrees
+        is assumed.
 
         Raises ValueError for another kind of array or a stamp that is not finite.
         """

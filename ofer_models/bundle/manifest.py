@@ -1,7 +1,7 @@
 """Reading and checking a bundle: `manifest.yaml` beside the head model and the stages' ONNX graphs.
 
-The manifest is the only thing the pipeline knows about what was learned: names, dimensions, tensors, sampler settings, and for each file
-its sha256, origin and licence.
+The manifest is the only thing the pipeline knows about what was learned: names, dimensions, tensors, sampler settings,
+and for each file its sha256, origin and licence.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: kind `graph` (one ONNX file) or `sampler` (cond and step), tensor name -> shape (strings are free dimensions).
+    """One stage: kind `graph` (one ONNX file) or `sampler` (cond and step), tensor name -> shape (strings are free
+    dimensions).
 
     Sampler stages draw coefficients normalised by mean and deviation (D,): raw = normal * deviation + mean.
     """

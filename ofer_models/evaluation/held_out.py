@@ -1,7 +1,7 @@
 """How much a bundle knows: errors on renderings it has not seen, against the mean head and the neutral face.
 
-Runs the bundle's own graphs, as the node does. Identity: frontal vertices, mean-aligned. Expression: vertices that the truth moves by more
-than a millimetre, with the identity given, seen and covered ones apart. Distances in mm.
+Runs the bundle's own graphs, as the node does. Identity: frontal vertices, mean-aligned. Expression: vertices that the
+truth moves by more than a millimetre, with the identity given, seen and covered ones apart. Distances in mm.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _BATCH = 20
 
 @dataclass(frozen=True)
 class IdentityErrors:
-    """Median vertex errors in mm. ratio: selected against the mean head; rank_gap_closed: the way from the candidates' average to
-    their best that the ranking goes (mean errors); nearest_to_mean is the rival without a network."""
+    """Median vertex errors in mm. ratio: selected against the mean head; rank_gap_closed: the way from the candidates'
+    average to their best that the ranking goes (mean errors); nearest_to_mean is the rival without a network.
+    """
 
     selected: float
     mean_head: float
@@ -38,8 +39,9 @@ class IdentityErrors:
 
 @dataclass(frozen=True)
 class ExpressionErrors:
-    """Median errors in mm over seen moved vertices, ratio of the hypotheses' mean to the neutral face; spread (mm) of the hypotheses on
-    seen and on covered face vertices."""
+    """Median errors in mm over seen moved vertices, ratio of the hypotheses' mean to the neutral face; spread (mm) of
+    the hypotheses on seen and on covered face vertices.
+    """
 
     hypotheses_mean: float
     neutral: float

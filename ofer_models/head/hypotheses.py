@@ -1,7 +1,8 @@
 """Decoding many expressions of one identity: the fast path of every frame.
 
-With neck and eyes at rest only the jaw moves by skinning, so a hypothesis is one matrix product (expression units and the jaw's pose
-corrective) and one small rotation of the vertices that the jaw carries. Equal to `HeadModel.decode`, an order of magnitude cheaper.
+With neck and eyes at rest only the jaw moves by skinning, so a hypothesis is one matrix product (expression units and
+the jaw's pose corrective) and one small rotation of the vertices that the jaw carries. Equal to `HeadModel.decode`, an
+order of magnitude cheaper.
 """
 
 from __future__ import annotations

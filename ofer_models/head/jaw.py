@@ -1,8 +1,8 @@
 """A jaw joint that opens the mouth as the face unit `jawOpen` does.
 
-The unit is a displacement of every vertex. A rotation about the jaw joint with smooth weights explains most of it; what is left becomes
-a pose corrective of FLAME's kind, linear in the joint's rotation matrix and driven by the sine of the opening, so that at the unit's own
-angle the template is reproduced exactly.
+The unit is a displacement of every vertex. A rotation about the jaw joint with smooth weights explains most of it; what
+is left becomes a pose corrective of FLAME's kind, linear in the joint's rotation matrix and driven by the sine of the
+opening, so that at the unit's own angle the template is reproduced exactly.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ _SINE_ENTRIES = ((2, 1, 0.5), (1, 2, -0.5))  # of R(x, angle): sin(angle) = (R[2
 
 @dataclass(frozen=True)
 class JawFit:
-    """angle (rad) that equals jawOpen = 1, joint (3,), weights (V,) in 0..1 and corrective (9, V, 3), rows of R - I flattened.
-    joint_share is the part of the displacement (root mean square) that joint and weights explain without the corrective."""
+    """angle (rad) that equals jawOpen = 1, joint (3,), weights (V,) in 0..1 and corrective (9, V, 3), rows of R - I
+    flattened. joint_share is the part of the displacement (root mean square) that joint and weights explain without the
+    corrective.
+    """
 
     angle: float
     joint: np.ndarray

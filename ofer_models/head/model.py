@@ -1,9 +1,11 @@
 """A blend-shape head with linear blend skinning, in the array layout of FLAME.
 
-Head frame: x to the person's left, y up, z out of the face, metres. Joints in FLAME's order: 0 the root at the base of the neck,
-1 neck, 2 jaw, 3 left eye, 4 right eye. Rotations are axis-angle vectors in radians; a jaw of positive x opens the mouth.
+Head frame: x to the person's left, y up, z out of the face, metres. Joints in FLAME's order: 0 the root at the base of
+the neck, 1 neck, 2 jaw, 3 left eye, 4 right eye. Rotations are axis-angle vectors in radians; a jaw of positive x opens
+the mouth.
 
-Formulas: Li et al., "Learning a model of facial shape and expression from 4D scans" (FLAME, 2017), on top of SMPL (2015).
+Formulas: Li et al., "Learning a model of facial shape and expression from 4D scans" (FLAME, 2017), on top of SMPL
+(2015).
 """
 
 from __future__ import annotations
@@ -163,8 +165,8 @@ class HeadModel:
     ) -> np.ndarray:
         """Vertices (..., V, 3) in metres.
 
-        betas (..., S), expression (..., E); jaw, neck, rotation (root) (..., 3) and eyes (..., 6: left, right) axis-angle in
-        radians, each zero when not given. Leading dimensions broadcast.
+        betas (..., S), expression (..., E); jaw, neck, rotation (root) (..., 3) and eyes (..., 6: left, right)
+        axis-angle in radians, each zero when not given. Leading dimensions broadcast.
         """
         parts = {0: rotation, NECK: neck, JAW: jaw}
         if eyes is not None:

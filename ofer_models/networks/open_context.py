@@ -1,7 +1,7 @@
 """The open bundle's encoder: a face's landmarks and aligned crop to a context vector.
 
-Landmarks are what carries over from renderings to real faces, so they get most of the capacity; a small convolutional branch adds what the
-landmark network does not see (lids, lips, what is covered).
+Landmarks are what carries over from renderings to real faces, so they get most of the capacity; a small convolutional
+branch adds what the landmark network does not see (lids, lips, what is covered).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _CHANNELS = (16, 32, 64, 96, 128)
 
 
 class OpenContext(nn.Module):
-    """landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) in -1..1 RGB, as `perception.crops.encoder_inputs` makes
-    them, to context (F, C).
+    """landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) in -1..1 RGB, as `perception.crops.encoder_inputs`
+    makes them, to context (F, C).
 
     The input statistics are buffers, set once from training data by `fit_inputs`.
     """

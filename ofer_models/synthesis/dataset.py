@@ -1,7 +1,7 @@
 """Sets of training pictures on disk: shards that several processes draw side by side and a stopped run continues.
 
-A shard is an uncompressed .npz of `SHARD` consecutive sample numbers (fewer rows where MediaPipe found no face), so which samples exist
-depends on nothing but head, seed and number.
+A shard is an uncompressed .npz of `SHARD` consecutive sample numbers (fewer rows where MediaPipe found no face), so
+which samples exist depends on nothing but head, seed and number.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ HELD_OUT_SEED = 777  # never trained on
 
 @dataclass(frozen=True)
 class PictureSet:
-    """n samples: landmarks (n, 478, 6) float16, crop (n, 112, 112, 3) uint8, betas (n, S), expression (n, E), jaw (n, 3), occlusion (n,),
-    visible and covered (n, V) as packed bits, index (n,)."""
+    """n samples: landmarks (n, 478, 6) float16, crop (n, 112, 112, 3) uint8, betas (n, S), expression (n, E), jaw (n,
+    3), occlusion (n,), visible and covered (n, V) as packed bits, index (n,).
+    """
 
     landmarks: np.ndarray
     crop: np.ndarray

@@ -25,9 +25,10 @@ _MAX_YAW, _MAX_PITCH = np.radians(65), np.radians(35)
 class Sample:
     """One picture's truth and observation.
 
-    betas (S,), expression (E,), jaw (3,), landmarks (478, 6) as encoders get them, crop (112, 112, 3) uint8 RGB, visible (V,) bool (neither
-    turned away nor covered), covered (V,) bool (behind an occluder though facing the camera), occlusion (share of the facing face vertices
-    that is covered), points (478, 3) px as MediaPipe sees them, true_points (468, 2) px where they really are.
+    betas (S,), expression (E,), jaw (3,), landmarks (478, 6) as encoders get them, crop (112, 112, 3) uint8 RGB,
+    visible (V,) bool (neither turned away nor covered), covered (V,) bool (behind an occluder though facing the
+    camera), occlusion (share of the facing face vertices that is covered), points (478, 3) px as MediaPipe sees them,
+    true_points (468, 2) px where they really are.
     """
 
     betas: np.ndarray

@@ -1,7 +1,7 @@
 """Random people and random faces they make: betas, ARKit coefficients and jaw rotations of the open head.
 
-Expressions come in actions that move several units together, mostly alike on both sides, as people make them; independent uniform units
-would show a network faces that nobody makes and each unit too seldom.
+Expressions come in actions that move several units together, mostly alike on both sides, as people make them;
+independent uniform units would show a network faces that nobody makes and each unit too seldom.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""A small z-buffer rasteriser: triangles to pixels, then shading per pixel. Compiled by numba, one core, about 2 ms a head.
+"""A small z-buffer rasteriser: triangles to pixels, then shading per pixel. Compiled by numba, one core, about 2 ms a
+head.
 
-Screen convention: x right, y down, the centre of the first pixel at (0, 0) as in OpenCV; depth grows away from the camera.
+Screen convention: x right, y down, the centre of the first pixel at (0, 0) as in OpenCV; depth grows away from the
+camera.
 """
 
 from __future__ import annotations
@@ -79,9 +81,10 @@ def shade(
 ) -> np.ndarray:
     """Colours (height, width, 3) float32: painted albedo under lights.
 
-    normals (V, 3) point in camera axes (x right, y down, z away), paint_xy (V, 2) are pixel coordinates into the paint of the face's
-    material (F,), openness (V,) in 0..1 darkens hollows, paints (M, P, P, 3) in 0..1, lights (n, 3) unit vectors towards the light with colours (n, 3), ambient (2, 3) from below
-    and above, gloss (M,) specular strength by material, background (height, width, 3).
+    normals (V, 3) point in camera axes (x right, y down, z away), paint_xy (V, 2) are pixel coordinates into the paint
+    of the face's material (F,), openness (V,) in 0..1 darkens hollows, paints (M, P, P, 3) in 0..1, lights (n, 3) unit
+    vectors towards the light with colours (n, 3), ambient (2, 3) from below and above, gloss (M,) specular strength by
+    material, background (height, width, 3).
     """
     height, width = triangle.shape
     size = paints.shape[1]

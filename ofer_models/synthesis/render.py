@@ -26,8 +26,9 @@ class Lighting:
 
 @dataclass(frozen=True)
 class Rendering:
-    """image (H, W, 3) float32 RGB in 0..1 or a little above; triangle (h, w) int32 and bary (h, w, 3) of the supersampled raster;
-    points (V, 2) pixel positions of all vertices in the image."""
+    """image (H, W, 3) float32 RGB in 0..1 or a little above; triangle (h, w) int32 and bary (h, w, 3) of the
+    supersampled raster; points (V, 2) pixel positions of all vertices in the image.
+    """
 
     image: np.ndarray
     triangle: np.ndarray

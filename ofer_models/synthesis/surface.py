@@ -17,9 +17,10 @@ EYE_SPAN = 0.036
 
 @dataclass(frozen=True)
 class Surface:
-    """material (F,) int8; paint_xy (V, 2) px into the material's paint; openness (V,) 0..1; skin-plane positions of vertices in px are
-    paint_xy too. eye_opening (P, P) bool: where the mean head's eyeballs show, in skin paint; lips (P, P) float 0..1 likewise;
-    centre (2,): x, y in metres at the middle of the skin paint."""
+    """material (F,) int8; paint_xy (V, 2) px into the material's paint; openness (V,) 0..1; skin-plane positions of
+    vertices in px are paint_xy too. eye_opening (P, P) bool: where the mean head's eyeballs show, in skin paint; lips
+    (P, P) float 0..1 likewise; centre (2,): x, y in metres at the middle of the skin paint.
+    """
 
     material: np.ndarray
     paint_xy: np.ndarray

@@ -1,6 +1,8 @@
-"""Training of the context encoders, before any diffusion: regress the coefficients with their uncertainty, and what is covered.
+"""Training of the context encoders, before any diffusion: regress the coefficients with their uncertainty, and what is
+covered.
 
-The heads are thrown away afterwards (but for occlusion); what stays is a context that says what the picture tells and how surely.
+The heads are thrown away afterwards (but for occlusion); what stays is a context that says what the picture tells and
+how surely.
 """
 
 from __future__ import annotations
@@ -74,8 +76,9 @@ def train_context(
     seed: int,
     log: Callable[[str], None] = print,
 ) -> tuple[Supervised, History]:
-    """Train on normalised targets (n, D) whose errors count by importance (D,); the validation figure is the weighted squared error
-    relative to guessing the mean."""
+    """Train on normalised targets (n, D) whose errors count by importance (D,); the validation figure is the weighted
+    squared error relative to guessing the mean.
+    """
     torch.manual_seed(seed)
     encoder = OpenContext()
     encoder.fit_inputs(torch.from_numpy(training.landmarks[:: max(1, len(training) // 8000)]).float())

@@ -13,8 +13,8 @@ from ofer_models.diffusion.training import ForwardProcess
 from ofer_models.networks.denoiser import Denoiser
 from ofer_models.training.loop import History, Schedule, train
 
-# The middle width of OFER's ExpGen is about half of the outer one; the inner is 10 in both of its networks. The time features are
-# narrower than OFER's 512, which nothing here gains from, to keep the bundle small.
+# The middle width of OFER's ExpGen is about half of the outer one; the inner is 10 in both of its networks. The time
+# features are narrower than OFER's 512, which nothing here gains from, to keep the bundle small.
 _INNER, _TIME = 10, 128
 
 

@@ -50,7 +50,8 @@ def train(
     seed: int = 0,
     log: Callable[[str], None] = print,
 ) -> tuple[nn.Module, History]:
-    """Minimise loss(indices into the training set) over the network's weights; returns the averaged network and the history.
+    """Minimise loss(indices into the training set) over the network's weights; returns the averaged network and the
+    history.
 
     `validate` gets the averaged network; it runs ten times over the training.
     """

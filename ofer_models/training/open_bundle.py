@@ -1,6 +1,7 @@
 """`ofer train`: from nothing but the open head to a bundle, in stages that a stopped run continues.
 
-Pictures, the two context encoders, IdGen, IdRank and ExpGen, each saved under the working folder when done; then the graphs are written.
+Pictures, the two context encoders, IdGen, IdRank and ExpGen, each saved under the working folder when done; then the
+graphs are written.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ class OpenTraining:
 
 
 def frontal_importance(head: HeadModel) -> np.ndarray:
-    """(S + E + 3,): squared displacement of the frontal vertices by one unit of each coefficient (m^2), jaw angles per radian.
+    """(S + E + 3,): squared displacement of the frontal vertices by one unit of each coefficient (m^2), jaw angles per
+    radian.
 
     Identity is measured mean-aligned, so what only shifts the face counts nothing there.
     """

@@ -1,7 +1,8 @@
-"""OFER's IdRank training: candidates from the frozen IdGen, a softmax over their scores, cross-entropy against softmax(-error).
+"""OFER's IdRank training: candidates from the frozen IdGen, a softmax over their scores, cross-entropy against
+softmax(-error).
 
-The network is trained in its folded form, on shape coefficients: with a neutral pose the vertices are affine in them and the first layer
-is linear, so both forms describe the same functions, and this one needs no meshes.
+The network is trained in its folded form, on shape coefficients: with a neutral pose the vertices are affine in them
+and the first layer is linear, so both forms describe the same functions, and this one needs no meshes.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ def train_rank(
     seed: int,
     log: Callable[[str], None] = print,
 ) -> tuple[FoldedRank, History]:
-    """Train on candidates of `faces` training pictures; the validation figure is the mean error in mm of the chosen candidate.
+    """Train on candidates of `faces` training pictures; the validation figure is the mean error in mm of the chosen
+    candidate.
 
-    temperature in mm sharpens OFER's target softmax(-error / temperature); its own is 1 mm, wide for errors that differ by tenths.
+    temperature in mm sharpens OFER's target softmax(-error / temperature); its own is 1 mm, wide for errors that differ
+    by tenths.
     """
     torch.manual_seed(seed)
     basis = frontal_basis(head)
