@@ -15,7 +15,8 @@ from rich.table import Table
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
-    help="OFER for ROS 2: several plausible 3D heads for every face in view. The nodes are started by `ros2 launch ofer_ros ofer.launch.py`.",
+    help="OFER for ROS 2: several plausible 3D heads for every face in view. "
+    "The nodes are started by `ros2 launch ofer_ros ofer.launch.py`.",
 )  # fmt: skip
 console = Console()
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
@@ -123,7 +124,7 @@ def evaluate(
     work: Annotated[Path, typer.Option(help="Where the renderings are kept.")] = Path("out"),
     json_file: JsonFile = None,
 ) -> None:
-    """Errors on held-out renderings against the mean head and the neutral face. Needs `make train-env` for the renderer."""
+    """Errors on held-out renderings against the mean head and the neutral face. Needs `make train-env` to render."""
     _require("numba", "the renderer (numba)", "run `make train-env`")
     from ofer_models.bundle.manifest import HEAD, Bundle, default_bundle
     from ofer_models.evaluation.held_out import expression_errors, identity_errors

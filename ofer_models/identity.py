@@ -20,7 +20,7 @@ FULL_SIZE_PX = 45.0  # distance between the outer eye corners from which a face 
 
 @dataclass
 class TrackIdentity:
-    """The identity in use, the rank network's score of it, how often it changed, and the quality of the view it came from."""
+    """The identity in use, the rank network's score of it, how often it changed, and the quality of its view."""
 
     identity: Identity
     score: float
@@ -33,7 +33,9 @@ class TrackIdentity:
 
 
 def view_quality(points: np.ndarray, frontal: np.ndarray, occlusion: float) -> float:
-    """Quality in 0..1 of a view: points (478, >=2) px, frontal: the face's direction in the camera frame (3,), occlusion 0..1."""
+    """Quality in 0..1 of a view: points (478, >=2) px, frontal (3,) the face's direction in the camera frame,
+    occlusion 0..1.
+    """
     size = min(1.0, float(np.linalg.norm(points[263, :2] - points[33, :2])) / FULL_SIZE_PX)
     facing = max(0.0, -float(frontal[2]))
     return size * facing**2 * (1 - occlusion)
@@ -47,7 +49,7 @@ def wants_new_identity(current: TrackIdentity | None, quality: float) -> bool:
 def choose(
     head: HeadModel, betas: np.ndarray, scores: np.ndarray, current: TrackIdentity | None, quality: float
 ) -> TrackIdentity:
-    """The best scored of candidates betas (N, S), scores (N,), as the track's next identity; score is its softmax probability."""
+    """The best scored of candidates betas (N, S), scores (N,), as next identity; score is its softmax probability."""
     best = int(scores.argmax())
     odds = np.exp(scores - scores.max())
     revision = 1 if current is None else current.revision + 1

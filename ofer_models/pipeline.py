@@ -110,8 +110,9 @@ class FacePipeline:
         self._rng = np.random.default_rng(self._seed)
 
     def __call__(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None = None) -> list[Face]:
-        """Faces in frame (H, W, 3) uint8 RGB taken at stamp (seconds). Without intrinsics a field of view of 60 degrees
-        is assumed.
+        """Faces in frame (H, W, 3) uint8 RGB taken at stamp (seconds).
+
+        Without intrinsics a field of view of 60 degrees is assumed.
 
         Raises ValueError for another kind of array or a stamp that is not finite.
         """
@@ -218,7 +219,7 @@ class FacePipeline:
         error = float(
             np.linalg.norm(_project(models[selected], pose, intrinsics.K) - seen, axis=-1).mean() / between_eyes
         )
-        x, y, width, height = (int(round(float(v))) for v in track.box)
+        x, y, width, height = (round(float(v)) for v in track.box)
         return Face(
             id=track.id, roi=(x, y, width, height), confidence=float(track.confidence), landmarks=track.points,
             rotation=pose.rotation, translation=pose.translation, metric=intrinsics.metric, shape=identity.betas,
@@ -254,7 +255,7 @@ def _project(points: np.ndarray, pose: HeadPose, K: np.ndarray) -> np.ndarray:
 
 
 def _reprojection(models: np.ndarray, pose: HeadPose, K: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Robust mean error (H,) in px of hypotheses' landmarks (H, L, 3): hidden points, guessed by the landmark network, saturate."""
+    """Robust mean error (H,) in px of hypotheses' landmarks (H, L, 3): hidden points, which are guesses, saturate."""
     distance = np.linalg.norm(_project(models, pose, K) - seen, axis=-1)
     return np.minimum(distance, 3 * np.median(distance)).mean(-1)
 

@@ -1,4 +1,7 @@
-"""Writing a bundle: graphs, head and manifest with the hash, origin and licence of every file. Build-time only: needs torch and onnx."""
+"""Writing a bundle: graphs, head and manifest with the hash, origin and licence of every file.
+
+Build-time only: needs torch and onnx.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,8 @@ def export_encoder(
     network.eval()
     face = torch.export.Dim("F", min=1, max=64)
     program = torch.onnx.export(
-        network, tuple(inputs.values()), dynamo=True, opset_version=ENCODER_OPSET, input_names=list(inputs), output_names=outputs,
-        dynamic_shapes={name: {0: face} for name in inputs}, verbose=False,
+        network, tuple(inputs.values()), dynamo=True, opset_version=ENCODER_OPSET, input_names=list(inputs),
+        output_names=outputs, dynamic_shapes={name: {0: face} for name in inputs}, verbose=False,
     )  # fmt: skip
     save_model(program.model_proto, path, half_weights)
 
@@ -68,7 +71,9 @@ def write_sampler(
         "kind": "sampler", "files": {part: file.name for part, file in files.items()},
         "solver": solver, "spacing": spacing, "steps": steps,
         "inputs": {"context": ["F", network.n_context], "noise": inputs["x"]}, "outputs": {"samples": outputs["x0"]},
-        "coefficients": {"mean": [round(float(v), 7) for v in mean], "deviation": [round(float(v), 7) for v in deviation]},
+        "coefficients": {
+            "mean": [round(float(v), 7) for v in mean], "deviation": [round(float(v), 7) for v in deviation],
+        },
     }  # fmt: skip
 
 
@@ -89,9 +94,8 @@ def write_manifest(
     }
     document = {"format": FORMAT, **header, "stages": {name: stages[name] for name in STAGES}, "files": files}
     text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=130)
-    (folder / MANIFEST).write_text(
-        f"# A bundle of ofer: what the pipeline needs to know. Written by the program; edit the training instead.\n{text}"
-    )
+    comment = "# A bundle of ofer: what the pipeline needs to know. Written by the program; edit the training instead."
+    (folder / MANIFEST).write_text(f"{comment}\n{text}")
 
 
 def _tensors(path: Path) -> tuple[dict[str, list[int | str]], dict[str, list[int | str]]]:

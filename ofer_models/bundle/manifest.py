@@ -31,7 +31,7 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of a bundle: its sha256, where it comes from, under which licence, and whether commercial use is allowed."""
+    """One file of a bundle: its sha256, where it comes from, its licence, and whether commercial use is allowed."""
 
     sha256: str
     origin: str
@@ -41,8 +41,9 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: kind `graph` (one ONNX file) or `sampler` (cond and step), tensor name -> shape (strings are free
-    dimensions).
+    """One stage of kind `graph` (one ONNX file) or `sampler` (cond and step).
+
+    inputs and outputs: tensor name -> shape, where strings are free dimensions.
 
     Sampler stages draw coefficients normalised by mean and deviation (D,): raw = normal * deviation + mean.
     """
@@ -81,7 +82,7 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
-        """Read the manifest and check that every file is there with its hash. Raises BundleError with one clear line."""
+        """Read the manifest and check that every file is there with its hash. Raises BundleError of one clear line."""
         folder = Path(folder)
         manifest = _read_manifest(folder)
         try:
@@ -111,8 +112,8 @@ class Bundle:
             raise BundleError(str(error)) from None
         if (head.n_shape, head.n_expression) != (self.n_shape, self.n_expression):
             raise BundleError(
-                f"{self.path / HEAD} has {head.n_shape} shape and {head.n_expression} expression coefficients, the manifest says "
-                f"{self.n_shape} and {self.n_expression}; head and graphs must come from one bundle"
+                f"{self.path / HEAD} has {head.n_shape} shape and {head.n_expression} expression coefficients, "
+                f"the manifest says {self.n_shape} and {self.n_expression}; head and graphs must come from one bundle"
             )
         return head
 
@@ -132,7 +133,7 @@ class Bundle:
 
 
 def default_bundle() -> Path:
-    """The bundle the project ships: $OFER_BUNDLE, engines/open of the checkout, or of the installed package's share folder."""
+    """The bundle the project ships: $OFER_BUNDLE, engines/open of the checkout, or of the package's share folder."""
     if "OFER_BUNDLE" in os.environ:
         return Path(os.environ["OFER_BUNDLE"])
     checkout = Path(__file__).resolve().parents[2] / "engines" / "open"
@@ -179,7 +180,8 @@ def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
         coefficients = entry["coefficients"]
         sampler = {
             "solver": entry["solver"], "spacing": entry["spacing"], "steps": int(entry["steps"]),
-            "mean": np.array(coefficients["mean"], np.float32), "deviation": np.array(coefficients["deviation"], np.float32),
+            "mean": np.array(coefficients["mean"], np.float32),
+            "deviation": np.array(coefficients["deviation"], np.float32),
         }  # fmt: skip
     return StageSpec(
         name, kind, {part: folder / file for part, file in entry["files"].items()},

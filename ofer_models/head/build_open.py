@@ -90,7 +90,8 @@ def build_open_head(
     return BuildReport(
         len(mean), len(source.faces), components.shape[-1], kept,
         int(np.searchsorted(spectrum, 0.9) + 1), int(np.searchsorted(spectrum, 0.99) + 1),
-        float(np.degrees(jaw.angle)), jaw.joint_share, template_error, identity_error, joint_error, float(landmark_spread),
+        float(np.degrees(jaw.angle)), jaw.joint_share, template_error, identity_error, joint_error,
+        float(landmark_spread),
     )  # fmt: skip
 
 
@@ -118,7 +119,10 @@ def _align(source: AnnyHead, parts: list[np.ndarray]) -> tuple[np.ndarray, np.nd
 
 
 def _similarities(points: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per shape (n, k, 3), what lays it on the centred reference (k, 3): rotation (n, 3, 3) from the right, scale, centre (n, 1, 3)."""
+    """Per shape (n, k, 3), what lays it on the centred reference (k, 3).
+
+    Returns rotation (n, 3, 3) from the right, scale (n, 1, 1) and centre (n, 1, 3).
+    """
     centre = points.mean(1, keepdims=True)
     u, _, vt = np.linalg.svd(np.einsum("nka,kb->nab", points - centre, reference))
     u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
@@ -140,7 +144,7 @@ def _front(source: AnnyHead, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _principal_components(samples: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-    """Mean (V, 3), unit-variance components (V, 3, S) that keep `variance`, the share kept, and the cumulated spectrum."""
+    """Mean (V, 3), unit-variance components (V, 3, S) that keep `variance`, the share kept, cumulated spectrum."""
     mean = samples.mean(0, dtype=np.float64)
     flat = (samples - mean.astype(np.float32)).reshape(len(samples), -1)
     values, vectors = np.linalg.eigh(flat @ flat.T / len(samples))
@@ -312,7 +316,7 @@ def _face_oval() -> list[int]:
 
 
 def _jaw_errors(head: HeadModel, opening: np.ndarray, jaw: JawFit, seed: int) -> tuple[float, float]:
-    """Largest error in mm of the joint against jawOpen = 1: on the mean head, and on the worst vertex of sampled heads (mean)."""
+    """Largest error in mm of the joint against jawOpen = 1: on the mean head, and the mean over sampled heads."""
     turn = np.array([jaw.angle, 0, 0], np.float32)
     moved = head.decode(np.zeros(head.n_shape), jaw=turn) - head.v_template
     betas = np.random.default_rng(seed).standard_normal((50, head.n_shape)).astype(np.float32)

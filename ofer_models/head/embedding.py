@@ -16,18 +16,17 @@ from ofer_models.head.model import HeadModel
 EMBEDDING_NAMES = ("mediapipe", "landmarks68", "now7")
 N_MEDIAPIPE = 468
 
-# iBUG's 68 points by MediaPipe index: contour from the person's right ear to the left one, brows, nose, eyes, outer and
-# inner lips.
-LANDMARKS68 = (
-    [127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356]
-    + [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]
-    + [168, 197, 5, 4, 75, 97, 2, 326, 305]
-    + [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]
-    + [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181]
-    + [78, 82, 13, 312, 308, 317, 14, 87]
-)
-# The NoW challenge's seven: eye corners from the right outer to the left outer one, nose bottom, right and left mouth
-# corner.
+# iBUG's 68 points by MediaPipe index: contour from the person's right ear to the left, brows, nose, eyes, lips (outer,
+# then inner).
+LANDMARKS68 = [
+    127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356,
+    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
+    168, 197, 5, 4, 75, 97, 2, 326, 305,
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
+    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
+    78, 82, 13, 312, 308, 317, 14, 87,
+]  # fmt: skip
+# The NoW challenge's seven: eye corners from the right outer to the left outer, nose bottom, mouth corners.
 NOW7 = [LANDMARKS68[index] for index in (36, 39, 42, 45, 33, 48, 54)]
 
 _PICTURE = 384
@@ -38,7 +37,7 @@ _DISTANCE = 0.9  # metres from the camera to the head
 def embed_landmarks(
     head: HeadModel, *, identities: int = 160, seed: int = 0, progress: Callable = lambda iterable, text: iterable
 ) -> dict[str, np.ndarray]:
-    """Embedding arrays by their `head.npz` names, and landmark_spread_mm: how far the places differ between identities."""
+    """Embedding arrays by `head.npz` name, and landmark_spread_mm: how far the places differ between identities."""
     from ofer_models.perception.landmarks import FaceLandmarker, Roi
     from ofer_models.synthesis.paint import paint_head
     from ofer_models.synthesis.render import plain_light, project, render

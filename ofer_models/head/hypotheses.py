@@ -13,7 +13,7 @@ from ofer_models.head.model import JAW, HeadModel, Identity, rotation_matrices
 
 
 class HypothesisDecoder:
-    """Decodes expressions of an identity at chosen vertices of a head (all of them, a region, or those under landmarks)."""
+    """Decodes expressions of an identity at chosen vertices of a head (all, a region, or those under landmarks)."""
 
     def __init__(self, head: HeadModel, vertices: np.ndarray | None = None) -> None:
         """vertices: (V',) indices into the head, all by default; outputs keep their order."""

@@ -1,11 +1,10 @@
 """A blend-shape head with linear blend skinning, in the array layout of FLAME.
 
-Head frame: x to the person's left, y up, z out of the face, metres. Joints in FLAME's order: 0 the root at the base of
-the neck, 1 neck, 2 jaw, 3 left eye, 4 right eye. Rotations are axis-angle vectors in radians; a jaw of positive x opens
+Head frame: x to the person's left, y up, z out of the face, metres. Joints in FLAME's order: 0 the root (base of the
+neck), 1 neck, 2 jaw, 3 left eye, 4 right eye. Rotations are axis-angle vectors in radians; a jaw of positive x opens
 the mouth.
 
-Formulas: Li et al., "Learning a model of facial shape and expression from 4D scans" (FLAME, 2017), on top of SMPL
-(2015).
+Formulas: Li et al., "Learning a model of facial shape and expression from 4D scans" (FLAME, 2017), after SMPL (2015).
 """
 
 from __future__ import annotations
@@ -182,7 +181,7 @@ class HeadModel:
         return self.skin(np.broadcast_to(shaped, (*leading, self.n_vertices, 3)), pose)[0]
 
     def skin(self, shaped: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Linear blend skinning of shaped (..., V, 3) by pose (..., J, 3) axis-angle: vertices (..., V, 3), joints (..., J, 3)."""
+        """Linear blend skinning of shaped (..., V, 3) by pose (..., J, 3): vertices (..., V, 3), joints (..., J, 3)."""
         joints = self.joint_regressor @ shaped
         rotations = rotation_matrices(np.asarray(pose, np.float32))
         feature = (rotations[..., 1:, :, :] - np.eye(3, dtype=np.float32)).reshape(*pose.shape[:-2], -1)

@@ -15,8 +15,9 @@ _CHANNELS = (16, 32, 64, 96, 128)
 
 
 class OpenContext(nn.Module):
-    """landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) in -1..1 RGB, as `perception.crops.encoder_inputs`
-    makes them, to context (F, C).
+    """landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) in -1..1 RGB to context (F, C).
+
+    `perception.crops.encoder_inputs` makes the inputs.
 
     The input statistics are buffers, set once from training data by `fit_inputs`.
     """
@@ -57,7 +58,7 @@ class OpenContext(nn.Module):
 
 
 class VisibilityContext(nn.Module):
-    """An encoder that also tells how much of the face is covered: outputs context (F, C) and occlusion (F, 1) in 0..1."""
+    """An encoder that also tells how much of the face is covered: context (F, C) and occlusion (F, 1) in 0..1."""
 
     def __init__(self, encoder: OpenContext, occlusion: nn.Linear) -> None:
         super().__init__()

@@ -20,8 +20,8 @@ HELD_OUT_SEED = 777  # never trained on
 
 @dataclass(frozen=True)
 class PictureSet:
-    """n samples: landmarks (n, 478, 6) float16, crop (n, 112, 112, 3) uint8, betas (n, S), expression (n, E), jaw (n,
-    3), occlusion (n,), visible and covered (n, V) as packed bits, index (n,).
+    """n samples: landmarks (n, 478, 6) float16, crop (n, 112, 112, 3) uint8, betas (n, S), expression (n, E),
+    jaw (n, 3), occlusion (n,), visible and covered (n, V) as packed bits, index (n,).
     """
 
     landmarks: np.ndarray

@@ -166,8 +166,8 @@ def _hair(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> La
     crown = points[17:27].mean(0) - [0, 0.55 * size]
     lean, reach = rng.normal(0, 0.5), rng.uniform(0.3, 1.1)
     for _ in range(int(rng.integers(15, 90))):
-        start = crown + [rng.uniform(-0.5, 0.5) * size, 0]
-        end = start + [size * (lean * 0.6 + rng.normal(0, 0.1)), size * (reach + rng.normal(0, 0.08))]
+        start = crown + np.array([rng.uniform(-0.5, 0.5) * size, 0])
+        end = start + size * np.array([lean * 0.6 + rng.normal(0, 0.1), reach + rng.normal(0, 0.08)])
         middle = (start + end) / 2 + [0.1 * size * lean, 0]
         strand = np.array([start, middle, end])
         cv2.polylines(

@@ -1,4 +1,4 @@
-"""Training pictures: a random person under random light behind random things, with exact truth and what MediaPipe makes of it."""
+"""Training pictures: a random person in random light behind random things, the exact truth, and what MediaPipe sees."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class PictureSource:
         return self._paints[number].astype(np.float32) * np.float32(1 / 255)
 
     def _place(self, vertices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Turn the head, put it before a random camera: vertices (V, 3) in the optical frame and the camera matrix (3, 3)."""
+        """Turn the head before a random camera: vertices (V, 3) in the optical frame and the camera matrix (3, 3)."""
         yaw = np.clip(rng.normal(0, np.radians(24)), -_MAX_YAW, _MAX_YAW)
         pitch = np.clip(rng.normal(0, np.radians(11)), -_MAX_PITCH, _MAX_PITCH)
         roll = rng.normal(0, np.radians(10))

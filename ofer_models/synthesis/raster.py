@@ -1,8 +1,6 @@
-"""A small z-buffer rasteriser: triangles to pixels, then shading per pixel. Compiled by numba, one core, about 2 ms a
-head.
+"""A small z-buffer rasteriser: triangles to pixels, then shading per pixel. Compiled by numba, about 2 ms a head.
 
-Screen convention: x right, y down, the centre of the first pixel at (0, 0) as in OpenCV; depth grows away from the
-camera.
+Screen convention: x right, y down, the centre of the first pixel at (0, 0) as in OpenCV; depth grows with distance.
 """
 
 from __future__ import annotations

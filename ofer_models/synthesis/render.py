@@ -17,7 +17,7 @@ _GLOSS = np.array([0.06, 0.35, 0.12, 0.04], np.float32)  # skin, eye, mouth, hai
 
 @dataclass(frozen=True)
 class Lighting:
-    """directions (n, 3) unit vectors towards the lights in camera axes, colours (n, 3), ambient (2, 3) from below and above."""
+    """directions (n, 3) unit, to the lights in camera axes; colours (n, 3); ambient (2, 3) from below and above."""
 
     directions: np.ndarray
     colours: np.ndarray
@@ -90,7 +90,7 @@ def render(
 
 
 def vertex_visibility(head: HeadModel, surface: Surface, rendering: Rendering) -> np.ndarray:
-    """Which vertices (V,) bool the camera sees: corners of triangles that own at least one pixel (eyeballs included)."""
+    """Which vertices (V,) bool the camera sees: corners of triangles that own a pixel or more (eyeballs included)."""
     seen = np.zeros(head.n_vertices, bool)
     seen[head.faces[np.unique(rendering.triangle[rendering.triangle >= 0])]] = True
     return seen

@@ -1,4 +1,4 @@
-"""What the renderer knows of a head once and for all: materials, paint coordinates, hollows. Pure functions of the head model."""
+"""What the renderer knows of a head once and for all: materials, paint coordinates, hollows. Pure functions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Training of the context encoders, before any diffusion: regress the coefficients with their uncertainty, and what is
-covered.
+"""Training of the context encoders, before any diffusion: regress coefficients, their uncertainty, and what is covered.
 
 The heads are thrown away afterwards (but for occlusion); what stays is a context that says what the picture tells and
 how surely.
@@ -42,7 +41,7 @@ class Normaliser:
 
 
 class Supervised(nn.Module):
-    """An encoder with the heads of its training: mean and log variance of D targets, hidden share of REGIONS, occlusion."""
+    """An encoder with its training's heads: mean and log variance of D targets, hidden share of REGIONS, occlusion."""
 
     def __init__(self, encoder: OpenContext, n_targets: int) -> None:
         super().__init__()
@@ -114,7 +113,7 @@ def crop_input(crops: Tensor) -> Tensor:
 
 
 def augment(landmarks: Tensor, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise on landmarks, and per picture brightness, contrast, colour, grey or an erased box, as other cameras would differ."""
+    """Noise on landmarks; per picture brightness, contrast, colour, grey or an erased box, as cameras differ."""
     n = len(crop)
     landmarks = landmarks + 0.006 * torch.randn(landmarks.shape, generator=generator)
     gain = (

@@ -1,4 +1,4 @@
-"""What every training here shares: batches, a one-cycle rate, an average of the weights, a readable line of progress."""
+"""What every training here shares: batches, a one-cycle rate, an average of the weights, a line of progress."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ def train(
     seed: int = 0,
     log: Callable[[str], None] = print,
 ) -> tuple[nn.Module, History]:
-    """Minimise loss(indices into the training set) over the network's weights; returns the averaged network and the
-    history.
+    """Minimise loss(indices into the training set) over the network's weights; returns averaged network and history.
 
     `validate` gets the averaged network; it runs ten times over the training.
     """
@@ -78,7 +77,8 @@ def train(
             history.rows.append((step, running / done, held_out))
             left = (time.monotonic() - started) / step * (schedule.steps - step)
             log(
-                f"{name}: step {step}/{schedule.steps}, loss {running / done:.4f}, held out {held_out:.4f}, {left:.0f} s left"
+                f"{name}: step {step}/{schedule.steps}, loss {running / done:.4f}, held out {held_out:.4f}, "
+                f"{left:.0f} s left"
             )
             running = 0.0
     return average, history

@@ -111,8 +111,9 @@ class OpenTraining:
         n = self.head.n_shape
 
         identity = self._stage("identity_context", Supervised(OpenContext(), n), lambda: train_context(
-            self.head, training, held_out, training.betas, held_out.betas, importance[:n] + 0.02 * importance[:n].mean(),
-            self.plan.identity_context, name="identity context", seed=self.seed, log=self.log))  # fmt: skip
+            self.head, training, held_out, training.betas, held_out.betas,
+            importance[:n] + 0.02 * importance[:n].mean(), self.plan.identity_context,
+            name="identity context", seed=self.seed, log=self.log))  # fmt: skip
         weight = importance[n:] * normaliser.deviation**2
         expression = self._stage("expression_context", Supervised(OpenContext(), seen.shape[1]), lambda: train_context(
             self.head, training, held_out, seen, unseen, weight + 0.1 * weight.mean(),
@@ -172,15 +173,15 @@ class OpenTraining:
             ),
         }
         header = {
-            "name": "open", "version": "0.1.0", "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
+            "name": "open", "version": "0.1.0",
+            "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
             "candidates": 100, "hypotheses": 15, "expression_range": [0.0, 1.0],
         }  # fmt: skip
         write_manifest(folder, header, stages, {"*": _OPEN, "head.npz": _HEAD})
 
 
 def frontal_importance(head: HeadModel) -> np.ndarray:
-    """(S + E + 3,): squared displacement of the frontal vertices by one unit of each coefficient (m^2), jaw angles per
-    radian.
+    """(S + E + 3,): squared displacement (m^2) of the frontal vertices by one unit of a coefficient or a radian.
 
     Identity is measured mean-aligned, so what only shifts the face counts nothing there.
     """
@@ -196,7 +197,7 @@ def frontal_importance(head: HeadModel) -> np.ndarray:
 
 
 def _round_to_half(network: nn.Module) -> None:
-    """Round the weights to half precision, which is how the bundle stores them, so that graph and network stay equal."""
+    """Round the weights to half precision, as the bundle stores them, so that graph and network stay equal."""
     with torch.no_grad():
         for tensor in network.state_dict().values():
             if tensor.dtype == torch.float32:

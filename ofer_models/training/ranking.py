@@ -1,5 +1,4 @@
-"""OFER's IdRank training: candidates from the frozen IdGen, a softmax over their scores, cross-entropy against
-softmax(-error).
+"""OFER's IdRank training: candidates from the frozen IdGen, cross-entropy of their scores against softmax(-error).
 
 The network is trained in its folded form, on shape coefficients: with a neutral pose the vertices are affine in them
 and the first layer is linear, so both forms describe the same functions, and this one needs no meshes.
@@ -39,8 +38,7 @@ def train_rank(
     seed: int,
     log: Callable[[str], None] = print,
 ) -> tuple[FoldedRank, History]:
-    """Train on candidates of `faces` training pictures; the validation figure is the mean error in mm of the chosen
-    candidate.
+    """Train on candidates of `faces` training pictures; the validation figure is the mean error (mm) of those chosen.
 
     temperature in mm sharpens OFER's target softmax(-error / temperature); its own is 1 mm, wide for errors that differ
     by tenths.
@@ -71,7 +69,7 @@ def train_rank(
 
 
 def frontal_basis(head: HeadModel) -> Tensor:
-    """(S, 3 V') frontal shape directions in mm with each direction's mean displacement taken out (errors are mean-aligned)."""
+    """(S, 3 V') frontal shape directions in mm, each without its mean displacement (errors are mean-aligned)."""
     directions = head.shapedirs[head.masks["frontal"], :, : head.n_shape]
     centred = directions - directions.mean(0, keepdims=True)
     return torch.from_numpy(MILLIMETRES * centred.reshape(-1, head.n_shape).T.copy())
