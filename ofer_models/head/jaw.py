@@ -18,7 +18,7 @@ _SINE_ENTRIES = ((2, 1, 0.5), (1, 2, -0.5))  # of R(x, angle): sin(angle) = (R[2
 
 @dataclass(frozen=True)
 class JawFit:
-    """angle (rad) that equals jawOpen = 1, joint (3,), weights (V,) in 0..1, corrective (9, V, 3) of R - I in row order.
+    """angle (rad) that equals jawOpen = 1, joint (3,), weights (V,) in 0..1, corrective (9, V, 3) of R - I by rows.
 
     joint_share is the part of the displacement (root mean square) that joint and weights explain without it.
     """
