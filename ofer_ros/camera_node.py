@@ -78,6 +78,10 @@ class CameraNode(Node):
     def publish(self, frame: SourceFrame) -> None:
         """Send one picture, stamped now, with its camera_info."""
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._settings.frame_id)
+        # First the intrinsics: where pictures differ in size, a reader that caches them then has the right ones.
+        if self._infos is not None:
+            height, width = frame.bgr.shape[:2]
+            self._infos.publish(camera_info(header, width, height, self._settings.field_of_view))
         if self._settings.compressed:
             good, jpeg = cv2.imencode(".jpg", frame.bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
             if not good:
@@ -85,9 +89,6 @@ class CameraNode(Node):
             self._images.publish(compressed_image_bytes(jpeg.tobytes(), "jpeg", header))
         else:
             self._images.publish(image_bytes(frame.bgr, "bgr8", header))
-        if self._infos is not None:
-            height, width = frame.bgr.shape[:2]
-            self._infos.publish(camera_info(header, width, height, self._settings.field_of_view))
         if self._log is not None:
             line = {"stamp": stamp_key(header.stamp), "name": frame.name, "face_expected": frame.face_expected}
             self._log.write(json.dumps(line) + "\n")

@@ -38,7 +38,7 @@ class DemoError(RuntimeError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """source: as camera_node's.  seconds: end earlier than the source does (a webcam never ends).  rate: Hz."""
+    """source: as camera_node's.  seconds: repeat it for so long instead of showing it once.  rate: Hz."""
 
     source: str = "scene"
     out: Path = Path("out/demo")
@@ -70,15 +70,16 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
             {
                 "source": options.source,
                 "rate": options.rate,
-                "loop": False,
+                "loop": options.seconds is not None,
                 # ofer_node listens once it is active, the recorder once it is ready.
                 "wait_for_subscribers": 2,
                 "log_file": str(out / "frames.jsonl"),
             },
         )
         _wait(processes, options, out, console)
+        processes.stop("camera_node")
         time.sleep(_LAST_DIAGNOSTICS)
-        processes.stop("camera_node", "ofer_node")
+        processes.stop("ofer_node")
         processes.stop("recorder", patience=60.0)
         problems = {name: processes.problems(name) for name in ("camera_node", "ofer_node", "recorder")}
     summary = _summary(options, out)
@@ -188,12 +189,14 @@ def _print(summary: dict, problems: dict[str, list[str]], out: Path, console: Co
         ),
         "processed frames a second": f"{summary['fps']:.1f}",
         "stamp to FaceArray, ms": f"p50 {latency['p50']}, p95 {latency['p95']}",
-        "visible faces missed": f"{summary['frames_face_missed']} of {summary['frames_face_visible']}",
+        "frames with a face": f"{summary['frames_with_face']} of {summary['frames_processed']}",
         "tracks / identities": f"{summary['tracks']} / {summary['identity_revisions']}",
         "hypotheses a face": str(summary["hypotheses"]),
         "landmark error": "-" if error is None else f"{100 * error:.2f} % of the inter-ocular distance",
         "markers against decoded mesh": f"{check['largest_difference_m']:.1e} m in {check['messages']} messages",
     }
+    if summary["frames_face_visible"]:
+        rows["missed where one is visible"] = f"{summary['frames_face_missed']} of {summary['frames_face_visible']}"
     for name, value in rows.items():
         table.add_row(name, value)
     for picture, count in summary.get("faces_by_picture", {}).items():
@@ -215,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bundle", default=defaults.bundle, help="name in engines/ or folder (default: %(default)s)")
     parser.add_argument("--hypotheses", type=int, default=defaults.hypotheses, help="a face (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=defaults.rate, help="frames a second (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, help="end after this time (default: with the source; webcam: 30)")
+    parser.add_argument("--seconds", type=float, help="repeat the source for this long (default: once; webcam: 30 s)")
     try:
         run_demo(DemoOptions(**vars(parser.parse_args(argv))))
     except DemoError as error:

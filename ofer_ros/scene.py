@@ -28,6 +28,7 @@ _OCCLUDER_COLOR = (176, 128, 104)
 
 
 _MARGIN = 200  # px of blurred surroundings added on every side, so that panning never shows a hard edge
+_FEATHER = 20  # px over which the photograph fades into them
 
 
 @dataclass(frozen=True)
@@ -101,5 +102,7 @@ def _with_margin(photo: np.ndarray) -> np.ndarray:
     """The photograph with blurred surroundings. Mirrored ones would show a second face."""
     wide = cv2.copyMakeBorder(photo, *(4 * (_MARGIN,)), cv2.BORDER_REPLICATE)
     blurred = cv2.GaussianBlur(wide, (0, 0), 25)
-    blurred[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = photo
-    return blurred
+    sharp = np.zeros((*wide.shape[:2], 1), np.float32)
+    sharp[_MARGIN + _FEATHER : -_MARGIN - _FEATHER, _MARGIN + _FEATHER : -_MARGIN - _FEATHER] = 1
+    sharp = cv2.GaussianBlur(sharp, (0, 0), _FEATHER / 2)[..., None]
+    return (sharp * wide + (1 - sharp) * blurred).astype(np.uint8)
