@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.bundle.manifest import Bundle
+from ofer_models.bundle.manifest import Bundle, BundleError
 from ofer_models.engines.stages import StageSet
 from ofer_models.head.hypotheses import HypothesisDecoder
-from ofer_models.head.model import Identity
+from ofer_models.head.model import HeadModel, Identity, LandmarkEmbedding
 from ofer_models.identity import TrackIdentity, choose, view_quality, wants_new_identity
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
@@ -21,7 +21,8 @@ from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
 
-LANDMARKS = "mediapipe"
+N_POINTS = 468  # MediaPipe's points without the irises
+_EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
 _RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
 _SCORE_DEVIATION = 0.02  # reprojection noise, as a part of the inter-ocular distance, in a hypothesis' weight
 
@@ -93,7 +94,7 @@ class FacePipeline:
         self.timings: dict[str, float] = {}
         self._stages = StageSet(self.bundle, threads, steps)
         self._frontend = FaceFrontend(max_faces)
-        embedding = self.head.embeddings[LANDMARKS]
+        embedding, self._landmark_points = tracked_landmarks(self.head)
         corners = self.head.faces[embedding.triangle]
         used, inverse = np.unique(corners, return_inverse=True)
         self._landmark_corners = inverse.reshape(corners.shape)
@@ -205,11 +206,12 @@ class FacePipeline:
         identity = memory.identity.identity
         corners = self._decode_landmarks(identity, expressions, jaws)[:, self._landmark_corners]
         models = np.einsum("lc,hlcx->hlx", self._landmark_bary, corners)
-        seen = intrinsics.undistort(track.points[: models.shape[1], :2])
-        between_eyes = float(np.linalg.norm(seen[list(_LEFT_EYE)].mean(0) - seen[list(_RIGHT_EYE)].mean(0)))
+        points = intrinsics.undistort(track.points[:N_POINTS, :2])
+        between_eyes = float(np.linalg.norm(points[list(_LEFT_EYE)].mean(0) - points[list(_RIGHT_EYE)].mean(0)))
         between_eyes = max(
-            between_eyes, 0.35 * float(np.ptp(seen, axis=0).max()), 1e-3
+            between_eyes, 0.35 * float(np.ptp(points, axis=0).max()), 1e-3
         )  # profiles show both eyes at one place
+        seen = points[self._landmark_points]
         mean_pose = estimate_head_pose(seen, models.mean(0), intrinsics.K, memory.pose)
         errors = _reprojection(models, mean_pose, intrinsics.K, seen) / between_eyes
         scores = _weights(errors)
@@ -233,6 +235,20 @@ class FacePipeline:
         started = time.perf_counter()
         yield
         self.timings[name] = 1000 * (time.perf_counter() - started)
+
+
+def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
+    """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
+
+    FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Raises
+    BundleError when the head knows no such points.
+    """
+    for embedding in (head.embeddings[name] for name in _EMBEDDINGS if name in head.embeddings):
+        if embedding.points is not None:
+            return embedding, embedding.points
+        if len(embedding.triangle) == N_POINTS:
+            return embedding, np.arange(N_POINTS)
+    raise BundleError("the head model has no landmarks to find its pose by; run `ofer import` again with --landmarks")
 
 
 def _call(stage, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

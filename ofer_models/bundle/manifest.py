@@ -41,7 +41,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of kind `graph` (one ONNX file) or `sampler` (cond and step).
+    """One stage of kind `graph` (one ONNX file) or `sampler` (cond and step, and noise if the bundle brings its own).
 
     inputs and outputs: tensor name -> shape, where strings are free dimensions.
 
@@ -173,7 +173,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
     kind = entry["kind"]
-    if tuple(entry["files"]) != _PARTS[kind]:
+    parts = tuple(part for part in entry["files"] if (kind, part) != ("sampler", "noise"))
+    if parts != _PARTS[kind]:
         raise ValueError(f"stage {name} of kind {kind} needs the files {', '.join(_PARTS[kind])}")
     sampler = {}
     if kind == "sampler":

@@ -7,6 +7,7 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle, BundleError, StageSpec
 from ofer_models.diffusion.solvers import SolverTable, solver_table
 from ofer_models.engines.onnxruntime_backend import OnnxStage, StageError
+from ofer_models.engines.recorded_noise import RecordedNoise
 from ofer_models.engines.sampler import Sampler
 
 
@@ -17,6 +18,7 @@ class CoefficientSampler:
         self.spec = spec
         self.table: SolverTable = solver_table(spec.solver, steps or spec.steps, spec.spacing)
         self._sampler = Sampler(OnnxStage(spec.files["cond"], threads), OnnxStage(spec.files["step"], threads))
+        self._recorded = RecordedNoise(spec.files["noise"]) if "noise" in spec.files else None
         if self._sampler.n_coefficients != len(spec.mean):
             raise StageError(
                 f"{spec.files['step'].name} draws {self._sampler.n_coefficients} coefficients, "
@@ -28,7 +30,12 @@ class CoefficientSampler:
         return self._sampler.n_coefficients
 
     def __call__(self, context: np.ndarray, noise: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """context (F, C), noise (F, N, D), both float32; rng only for solvers that add noise on the way."""
+        """context (F, C), noise (F, N, D), both float32; rng only for solvers that add noise on the way.
+
+        A bundle that brings its own noise (made with --released-quirks) uses that instead of both.
+        """
+        if self._recorded:
+            noise, rng = self._recorded.start(noise.shape), self._recorded.stream()
         return self.spec.raw(self._sampler.sample(context, noise, self.table, rng))
 
 

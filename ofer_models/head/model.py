@@ -35,10 +35,14 @@ class HeadModelError(ValueError):
 
 @dataclass(frozen=True)
 class LandmarkEmbedding:
-    """Landmarks fixed to the surface: point l = sum over c of bary[l, c] * vertices[faces[triangle[l], c]]."""
+    """Landmarks fixed to the surface: point l = sum over c of bary[l, c] * vertices[faces[triangle[l], c]].
+
+    points (L,): which of MediaPipe's points lie at the same places; None where that is unknown or they are all of them.
+    """
 
     triangle: np.ndarray  # (L,) int64, index into the head's faces
     bary: np.ndarray  # (L, 3) float32, rows sum to 1
+    points: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ class HeadModel:
         }
         self.embeddings = {
             key.removesuffix("_triangle"): LandmarkEmbedding(
-                np.asarray(value, np.int64), np.asarray(arrays[key.removesuffix("_triangle") + "_bary"], np.float32)
+                np.asarray(value, np.int64),
+                np.asarray(arrays[key.removesuffix("_triangle") + "_bary"], np.float32),
+                arrays.get(key.removesuffix("_triangle") + "_points"),
             )
             for key, value in arrays.items()
             if key.endswith("_triangle")
