@@ -16,7 +16,7 @@ class CoefficientSampler:
 
     def __init__(self, spec: StageSpec, threads: int, steps: int | None = None) -> None:
         self.spec = spec
-        self.table: SolverTable = solver_table(spec.solver, steps or spec.steps, spec.spacing)
+        self.table: SolverTable = solver_table(spec.solver, spec.steps if steps is None else steps, spec.spacing)
         self._sampler = Sampler(OnnxStage(spec.files["cond"], threads), OnnxStage(spec.files["step"], threads))
         self._recorded = RecordedNoise(spec.files["noise"]) if "noise" in spec.files else None
         if self._sampler.n_coefficients != len(spec.mean):
@@ -52,8 +52,15 @@ class StageSet:
             }
             self.idgen = CoefficientSampler(bundle.stages["idgen"], threads, steps)
             self.expgen = CoefficientSampler(bundle.stages["expgen"], threads, steps)
-        except StageError as error:
+        except ValueError as error:  # a StageError, or a solver, spacing or step count that does not exist
             raise BundleError(f"bundle {bundle.name} at {bundle.path}: {error}") from None
+        wanted = {"idgen": bundle.n_shape, "expgen": bundle.n_expression + 3}
+        for name, count in wanted.items():
+            drawn = getattr(self, name).n_coefficients
+            if drawn != count:
+                raise BundleError(
+                    f"bundle {bundle.name} at {bundle.path}: {name} draws {drawn} coefficients, the head takes {count}"
+                )
         self.identity_context = loaded["identity_context"]
         self.idrank = loaded["idrank"]
         self.expression_context = loaded["expression_context"]

@@ -113,7 +113,8 @@ def expression_errors(
         context = stages.expression_context(**encoder_arrays(pictures, rows))["context"]
         noise = rng.standard_normal((len(context), count, stages.expgen.n_coefficients), dtype=np.float32)
         drawn = stages.expgen(context, noise, rng)
-        expressions, jaws = drawn[..., : head.n_expression], drawn[..., head.n_expression :]
+        expressions = drawn[..., : head.n_expression]
+        jaws = drawn[..., head.n_expression :] * bundle.jaw_scale
         if bundle.expression_range:
             expressions = np.clip(expressions, *bundle.expression_range)
         for i, row in enumerate(range(len(pictures))[rows]):

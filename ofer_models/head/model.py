@@ -17,16 +17,17 @@ import numpy as np
 
 NECK, JAW, LEFT_EYE, RIGHT_EYE = 1, 2, 3, 4
 
-_REQUIRED = (
-    "v_template",
-    "shapedirs",
-    "posedirs",
-    "J_regressor",
-    "kintree_table",
-    "lbs_weights",
-    "faces",
-    "expression_names",
-)
+# The arrays every head has, and their numbers of dimensions.
+_REQUIRED = {
+    "v_template": 2,
+    "shapedirs": 3,
+    "posedirs": 2,
+    "J_regressor": 2,
+    "kintree_table": 2,
+    "lbs_weights": 2,
+    "faces": 2,
+    "expression_names": 1,
+}
 
 
 class HeadModelError(ValueError):
@@ -80,6 +81,12 @@ class HeadModel:
             raise HeadModelError(
                 f"head model lacks {', '.join(missing)}; rebuild it with `ofer build-head` or `ofer import`"
             )
+        for name, dimensions in _REQUIRED.items():
+            shape = np.shape(arrays[name])
+            if len(shape) != dimensions or (0 in shape and name != "expression_names"):
+                raise HeadModelError(
+                    f"head model: {name} has shape {shape}, expected {dimensions} dimensions and none of them empty"
+                )
         self.sha256 = sha256
         self.v_template = np.ascontiguousarray(arrays["v_template"], np.float32)
         self.shapedirs = np.ascontiguousarray(arrays["shapedirs"], np.float32)
@@ -95,6 +102,7 @@ class HeadModel:
         # The jaw pitch that equals ARKit's jawOpen = 1, where the head was built with one.
         self.jaw_open_angle = float(arrays["jaw_open_angle"]) if "jaw_open_angle" in arrays else None
         self._check_shapes()
+        self._check_places(arrays)
         self.masks = {
             key.removeprefix("mask_"): np.asarray(value, np.int64)
             for key, value in arrays.items()
@@ -109,7 +117,6 @@ class HeadModel:
             for key, value in arrays.items()
             if key.endswith("_triangle")
         }
-        self._expression_joints = np.einsum("jv,vce->jce", self.joint_regressor, self.shapedirs[..., self.n_shape :])
 
     @classmethod
     def load(cls, path: str | Path) -> HeadModel:
@@ -122,7 +129,10 @@ class HeadModel:
             raise HeadModelError(f"{path} does not exist; `ofer build-head` makes the open head") from None
         except Exception as error:  # numpy and zipfile raise many types for a damaged archive
             raise HeadModelError(f"{path} cannot be read as an .npz archive ({error}); restore or rebuild it") from None
-        return cls(arrays, hashlib.sha256(path.read_bytes()).hexdigest())
+        try:
+            return cls(arrays, hashlib.sha256(path.read_bytes()).hexdigest())
+        except HeadModelError as error:
+            raise HeadModelError(f"{path}: {error}") from None
 
     @property
     def n_vertices(self) -> int:
@@ -130,17 +140,37 @@ class HeadModel:
 
     def _check_shapes(self) -> None:
         vertices, joints = self.v_template.shape[0], len(self.parents)
+        if self.n_shape < 0:
+            raise HeadModelError(
+                f"head model: {self.n_expression} expression_names for the {self.shapedirs.shape[2]} shapedirs"
+            )
         expected = {
+            "v_template": (self.v_template, (vertices, 3)),
             "shapedirs": (self.shapedirs, (vertices, 3, self.n_shape + self.n_expression)),
             "posedirs": (self.posedirs, (9 * (joints - 1), 3 * vertices)),
             "J_regressor": (self.joint_regressor, (joints, vertices)),
             "lbs_weights": (self.lbs_weights, (vertices, joints)),
         }
         for name, (array, shape) in expected.items():
-            if array.shape != shape or self.n_shape < 0:
+            if array.shape != shape:
                 raise HeadModelError(f"head model: {name} has shape {array.shape}, expected {shape}")
-        if self.faces.ndim != 2 or self.faces.shape[1] != 3 or self.faces.min() < 0 or self.faces.max() >= vertices:
+        if self.faces.shape[1] != 3 or self.faces.min() < 0 or self.faces.max() >= vertices:
             raise HeadModelError(f"head model: faces must be (F, 3) indices below {vertices}")
+        if any(not 0 <= parent < joint for joint, parent in enumerate(self.parents[1:].tolist(), start=1)):
+            raise HeadModelError("head model: kintree_table must list every joint after its parent")
+
+    def _check_places(self, arrays: dict[str, np.ndarray]) -> None:
+        """Masks must name vertices, and landmark embeddings triangles with three weights each."""
+        limits = {"mask_": self.n_vertices, "_triangle": len(self.faces)}
+        for name, array in arrays.items():
+            limit = next((n for part, n in limits.items() if name.startswith(part) or name.endswith(part)), None)
+            if limit is None:
+                continue
+            if np.ndim(array) != 1 or (np.size(array) and not 0 <= np.min(array) <= np.max(array) < limit):
+                raise HeadModelError(f"head model: {name} must be a list of indices below {limit}")
+            bary = name.removesuffix("_triangle") + "_bary"
+            if name.endswith("_triangle") and np.shape(arrays.get(bary)) != (len(array), 3):
+                raise HeadModelError(f"head model: {name} needs {bary} of shape ({len(array)}, 3)")
 
     def shaped(self, betas: np.ndarray, expression: np.ndarray | None = None) -> np.ndarray:
         """Vertices (..., V, 3) of betas (..., <= S) and expression (..., <= E) without any rotation; missing trailing

@@ -113,7 +113,7 @@ def crop_input(crops: Tensor) -> Tensor:
 
 
 def augment(landmarks: Tensor, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise on landmarks; per picture brightness, contrast, colour, grey or an erased box, as cameras differ."""
+    """Noise on landmarks; per picture brightness, contrast, colour, sometimes grey, as cameras differ."""
     n = len(crop)
     landmarks = landmarks + 0.006 * torch.randn(landmarks.shape, generator=generator)
     gain = (
