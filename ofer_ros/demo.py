@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ofer_ros.scene import FRAMES
 from ofer_ros.sources import SourceError, open_source
 
 _START_LIMIT = 90.0  # seconds until the first frame: three interpreters and the bundle's sessions on a slow machine
-_LAST_DIAGNOSTICS = 2.5  # seconds after the last frame in which ofer_node says its final numbers
+_LAST_DIAGNOSTICS = 2.0  # seconds after the last frame in which ofer_node says its final numbers
 _WEBCAM_SECONDS = 30.0
 _PACKAGES = ("rclpy", "numpy", "onnxruntime", "mediapipe", "opencv-contrib-python")
 
@@ -219,8 +220,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hypotheses", type=int, default=defaults.hypotheses, help="a face (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=defaults.rate, help="frames a second (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="repeat the source for this long (default: once; webcam: 30 s)")
+    options = DemoOptions(**vars(parser.parse_args(argv)))
+    # Ended from outside, the children must go as well: leave through the `with` block.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        run_demo(DemoOptions(**vars(parser.parse_args(argv))))
+        run_demo(options)
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

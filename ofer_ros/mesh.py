@@ -42,7 +42,7 @@ class MeshDecoder:
     def vertices(self, face: Face, row: int | None = None) -> np.ndarray:
         """Vertices (V', 3) float64 of hypothesis `row` (None: the selected one), metres, camera optical frame.
 
-        Raises ValueError when the coefficients do not fit the head.
+        Raises ValueError when the coefficients do not fit the head or anything is not finite.
         """
         shape, expression, jaw = coefficients(face, row)
         if shape.size != self.head.n_shape or expression.size != self.head.n_expression:
@@ -52,7 +52,10 @@ class MeshDecoder:
             )
         head_frame = self._decode(self._identity(shape), expression[None], jaw[None])[0]
         rotation, translation = pose_arrays(face.pose)
-        return head_frame @ rotation.T + translation
+        vertices = head_frame @ rotation.T + translation
+        if not np.isfinite(vertices).all():  # RViz would reject the whole marker
+            raise ValueError(f"face '{face.id}' has coefficients or a pose that are not finite")
+        return vertices
 
     def _identity(self, shape: np.ndarray) -> Identity:
         """A track's shape rarely changes: keep the bases of the last few."""

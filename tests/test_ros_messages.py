@@ -100,6 +100,13 @@ def test_coefficients_of_another_head_are_refused():
         MeshDecoder(HEAD).vertices(message)
 
 
+def test_a_face_that_is_not_finite_is_refused():
+    message = face_message(fake_face())
+    message.pose.position.z = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        MeshDecoder(HEAD).vertices(message)
+
+
 def test_head_model_tells_what_a_decoder_needs():
     message = head_model_message(SimpleNamespace(name="open", version="1"), HEAD, Header())
     assert (message.n_shape, message.n_expression) == (N_SHAPE, N_EXPRESSION) == (len(message.shape_names), 6)
