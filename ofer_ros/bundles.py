@@ -1,12 +1,10 @@
-"""Bundles by name, and the pipeline that a node's parameters describe."""
+"""Bundles by name or path, as parameters give them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ofer_models.bundle import Bundle, default_bundle
-from ofer_models.pipeline import FacePipeline
-from ofer_ros.parameters import OferSettings
 from ofer_ros.paths import share
 
 
@@ -21,16 +19,3 @@ def bundle_folder(name: str) -> Path:
 def load_bundle(name: str) -> Bundle:
     """Bundle of a name or path. Raises BundleError, in one line, when it is missing or damaged."""
     return Bundle.load(bundle_folder(name))
-
-
-def load_pipeline(settings: OferSettings) -> FacePipeline:
-    """The pipeline as the parameters say. Raises BundleError."""
-    return FacePipeline(
-        load_bundle(settings.bundle),
-        hypotheses=settings.hypotheses,
-        candidates=settings.candidates or None,
-        steps=settings.steps or None,
-        seed=settings.seed,
-        threads=settings.threads,
-        max_faces=settings.max_faces,
-    )

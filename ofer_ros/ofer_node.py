@@ -17,7 +17,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
-from ofer_ros.bundles import load_pipeline
+from ofer_models.pipeline import FacePipeline
+from ofer_ros.bundles import load_bundle
 from ofer_ros.calibration import Calibration
 from ofer_ros.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
 from ofer_ros.mailbox import Mailbox
@@ -33,6 +34,19 @@ NAME = "ofer_node"
 IMAGE_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # While raw images came within this time, compressed ones of the same camera are not looked at (transport: auto).
 _RAW_PREFERRED = 1.0
+
+
+def load_pipeline(settings: OferSettings) -> FacePipeline:
+    """The pipeline as the parameters say. Raises BundleError."""
+    return FacePipeline(
+        load_bundle(settings.bundle),
+        hypotheses=settings.hypotheses,
+        candidates=settings.candidates or None,
+        steps=settings.steps or None,
+        seed=settings.seed,
+        threads=settings.threads,
+        max_faces=settings.max_faces,
+    )
 
 
 class OferNode(ManagedNode):

@@ -21,11 +21,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker
 
-from ofer_ros.bundles import load_pipeline
 from ofer_ros.camera_node import camera_info
 from ofer_ros.images import image_to_rgb
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.observations import marker_difference
+from ofer_ros.ofer_node import load_pipeline
 
 pytestmark = pytest.mark.ros
 
