@@ -20,7 +20,8 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 _TEMPLATES_KEPT = 8
-# Bit patterns that no other field of the template holds.
+# Bit patterns that no other field of the template holds. Padding is not written by the serialiser and may hold pieces of
+# an earlier message: a mark must be longer than padding (7 bytes) to be unmistakable.
 _STAMP_MARK = (1234554321, 987654321)
 _ID_MARK = 1357986420
 _POINT_MARK = (1.2345e-3, 2.3456e-3, 3.4567e-3)
@@ -90,7 +91,7 @@ class _Template:
 
         total = len(counts) + n_deleted
         stamps = _places(small, struct.pack("<iI", *_STAMP_MARK), total)
-        ids = _places(small, struct.pack("<i", _ID_MARK), total)
+        ids = _places(small, struct.pack("<ii", _ID_MARK, Marker.TRIANGLE_LIST), total)
         points = _places(small, struct.pack("<3d", *_POINT_MARK), len(counts))
         colors = _places(small, struct.pack("<4f", *_COLOR_MARK), len(counts))
 
