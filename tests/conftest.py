@@ -1,0 +1,36 @@
+"""What tests share: the shared facts and tensors, the open head and the open bundle; each skips where it is absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OPEN = ROOT / "engines" / "open"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"the project's shared folder is not here: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def open_head():
+    from ofer_models.head import HeadModel
+
+    if not (OPEN / "head.npz").is_file():
+        pytest.skip(f"the open head is not built: {OPEN / 'head.npz'}")
+    return HeadModel.load(OPEN / "head.npz")
+
+
+@pytest.fixture(scope="session")
+def open_bundle():
+    from ofer_models.bundle import Bundle
+
+    if not (OPEN / "manifest.yaml").is_file():
+        pytest.skip(f"the open bundle is not trained: {OPEN / 'manifest.yaml'}")
+    return Bundle.load(OPEN)
