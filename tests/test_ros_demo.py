@@ -162,6 +162,15 @@ def test_a_short_demo_on_the_shipped_bundle(tmp_path):
     assert cv2.imread(str(tmp_path / "contact_sheet.png")) is not None
 
 
+@pytest.mark.long
+def test_memory_does_not_grow_over_two_minutes(tmp_path):
+    need_bundle()
+    run(DemoOptions(out=tmp_path, seconds=120.0))
+    memory = json.loads((tmp_path / "recorder.json").read_text())["memory_mb"]
+    assert len(memory) > 100
+    assert max(memory[20:]) - memory[20] < 10
+
+
 def test_photographs_through_the_demo(tmp_path):
     need_bundle()
     pictures = ROOT.parent / "shared" / "images"

@@ -110,6 +110,44 @@ def test_rviz_shows_the_topics_that_the_node_publishes():
     assert topics == {"ofer_node/markers", "ofer_node/overlay"}
 
 
+def readme_rows() -> list[list[str]]:
+    """Cells of every table row of the README."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def test_the_readme_s_parameter_table_is_that_of_the_node():
+    described = {}
+    for row in readme_rows():
+        for name in re.findall(r"`(\w+)`", row[0]):
+            described[name] = row[1]
+    defaults = yaml.safe_load((ROOT / "config" / "ofer.yaml").read_text())["/**/ofer_node"]["ros__parameters"]
+    for name, value in defaults.items():
+        assert described.get(name) == (str(value).lower() if isinstance(value, bool) else str(value)), name
+
+
+def test_the_readme_s_topic_table_is_that_of_the_node():
+    from ros_support import NodeHarness
+
+    with NodeHarness() as harness:
+        node = harness.node
+        harness.wait_for(lambda: node.count_subscribers("/image_raw/compressed"))
+        ours = node.get_publisher_names_and_types_by_node("ofer_node", "/")
+        ours += node.get_subscriber_names_and_types_by_node("ofer_node", "/")
+        ours += [item for item in node.get_service_names_and_types_by_node("ofer_node", "/") if "SetBool" in item[1][0]]
+    infrastructure = {"/rosout", "/parameter_events", "/ofer_node/transition_event"}
+    running = {
+        (name.replace("/ofer_node/", "~/").lstrip("/") if name != "/diagnostics" else name, kinds[0].split("/")[-1])
+        for name, kinds in ours
+        if name not in infrastructure
+    }
+    # TF has no type in its row: it is there only where tf2_ros is.
+    written = {
+        (row[0].strip("`"), row[1].split("/")[-1]) for row in readme_rows() if len(row) == 4 and "_msgs/" in row[1]
+    }
+    assert running == written | {("~/enable", "SetBool")}
+
+
 def test_launch_description():
     pytest.importorskip("launch_ros", reason="launch is not on the registry: ros-<distribution>-launch-ros")
     spec = importlib.util.spec_from_file_location("ofer_launch", ROOT / "launch" / "ofer.launch.py")
