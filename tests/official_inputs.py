@@ -1,4 +1,4 @@
-"""Files in the release's own formats with random numbers inside: checkpoints, FLAME's Python-2 pickle, landmarks, indices."""
+"""Files in the release's own formats with random numbers inside: checkpoints, FLAME's Python-2 pickle and the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class CscMatrix(Stored):
 class Python2Pickler(pickle._Pickler):
     """Writes what Python 2's cPickle wrote: protocol 2, byte strings for arrays and keys, old module names."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict[Any, Any]] = dict(pickle._Pickler.dispatch)
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         super().__init__(file, protocol=2)

@@ -135,6 +135,7 @@ def _table(array_type: type[CheckedArray]) -> dict[str, Any]:
     for builtins in ("builtins", "__builtin__"):
         table[f"{builtins}.set"] = _Builder(lambda items=(): set(items))
         table[f"{builtins}.frozenset"] = _Builder(lambda items=(): frozenset(items))
+        table[f"{builtins}.bytes"] = _Builder(_no_bytes)
         table[f"{builtins}.object"] = _Builder(_refuse_call("object"))
     for module in ("copyreg", "copy_reg"):
         table[f"{module}._reconstructor"] = _Builder(_reconstructor)
@@ -153,6 +154,13 @@ def _reconstructor(kind: Any, *_: Any) -> Record:
     if not (isinstance(kind, type) and issubclass(kind, Record)):
         raise UnsafePickleError("makes an object of something that is no class")
     return kind()
+
+
+def _no_bytes(*arguments: Any) -> bytes:
+    """How Python 3 writes the bytes of an empty array into old pickles."""
+    if arguments:
+        raise UnsafePickleError("calls bytes with arguments")
+    return b""
 
 
 def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
