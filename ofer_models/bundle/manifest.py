@@ -184,6 +184,8 @@ def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
             "mean": np.array(coefficients["mean"], np.float32),
             "deviation": np.array(coefficients["deviation"], np.float32),
         }  # fmt: skip
+        if sampler["mean"].ndim != 1 or sampler["mean"].shape != sampler["deviation"].shape:
+            raise ValueError(f"stage {name} needs as many means as deviations")
     return StageSpec(
         name, kind, {part: folder / file for part, file in entry["files"].items()},
         {key: tuple(value) for key, value in entry["inputs"].items()},

@@ -37,6 +37,9 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __getitem__(self, rows: slice) -> PictureSet:
+        return PictureSet(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
     @property
     def coefficients(self) -> np.ndarray:
         """(n, E + 3): expression, then jaw; what ExpGen draws."""
@@ -60,6 +63,8 @@ def generate(
         for start in range(0, count, SHARD)
     ]
     jobs = [job for job in jobs if not job[1].exists()]
+    if not jobs:
+        return
     # Fresh processes: MediaPipe's threads do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for _ in progress(pool.imap_unordered(_draw_shard, jobs), "drawing pictures", len(jobs)):
