@@ -169,37 +169,54 @@ def test_launch_description():
     assert all(text and text != "no description given" for text in arguments.values())
 
 
+def overlay_environment() -> dict[str, str]:
+    """The environment without this checkout and its messages: only ROS itself."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    prefix = environment["AMENT_PREFIX_PATH"].split(":")[-1]
+    return environment | {"AMENT_PREFIX_PATH": prefix, "CMAKE_PREFIX_PATH": prefix, "ROS_DOMAIN_ID": "99"}
+
+
+def colcon_build(checkout: Path, environment: dict[str, str], *arguments: str) -> None:
+    command = ["colcon", "build", *arguments, "--cmake-args", "-DBUILD_TESTING=OFF"]
+    command.append(f"-DPython3_EXECUTABLE={sys.executable}")
+    built = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=240)
+    assert built.returncode == 0, built.stdout + built.stderr
+
+
+def start_node(checkout: Path, environment: dict[str, str], bundle: str) -> str:
+    """What the installed ofer_node logs in a few seconds, started from elsewhere in an environment that sourced it."""
+    node = checkout / "install" / "ofer_ros" / "lib" / "ofer_ros" / "ofer_node"
+    script = f'. install/setup.sh && cd / && exec timeout -s INT 8 "{node}" --ros-args -p autostart:=true {bundle}'
+    started = subprocess.run(["sh", "-c", script], cwd=checkout, env=environment, capture_output=True, text=True)
+    assert started.returncode == 124, started.stderr  # it stayed until it was told to go
+    return started.stderr
+
+
 @pytest.mark.build
-def test_a_plain_colcon_build_in_a_checkout_finds_both_packages(tmp_path):
-    """In a sourced environment: `colcon build`, then the installed executable starts with the installed defaults."""
+def test_a_plain_colcon_build_in_a_checkout_finds_both_packages_and_installs_everything(tmp_path):
     if shutil.which("colcon") is None:
         pytest.skip("colcon is not installed")
     checkout = tmp_path / "checkout"
     ignore = shutil.ignore_patterns(".git", ".venv", "out", "build", "install", "log", "__pycache__", "tests")
     shutil.copytree(ROOT, checkout, ignore=ignore)
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH",)}
-    # Neither the checkout in use nor its messages may help.
-    prefix = environment["AMENT_PREFIX_PATH"].split(":")[-1]
-    environment |= {"AMENT_PREFIX_PATH": prefix, "CMAKE_PREFIX_PATH": prefix}
+    environment = overlay_environment()
     listed = subprocess.run(["colcon", "list", "-n"], cwd=checkout, env=environment, capture_output=True, text=True)
     assert listed.stdout.split() == ["ofer_msgs", "ofer_ros"]
-    built = subprocess.run(
-        ["colcon", "build", "--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={sys.executable}"],
-        cwd=checkout,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    node = checkout / "install" / "ofer_ros" / "lib" / "ofer_ros" / "ofer_node"
-    script = f'. install/setup.sh && cd / && exec timeout -s INT 8 "{node}"'
-    script += " --ros-args -p autostart:=true -p bundle:=/nowhere"
-    started = subprocess.run(
-        ["sh", "-c", script], cwd=checkout, env={**environment, "ROS_DOMAIN_ID": "99"}, capture_output=True, text=True
-    )
-    assert "no bundle at /nowhere" in started.stderr
-    assert started.returncode == 124, started.stderr  # it stayed until it was told to go
+    colcon_build(checkout, environment)
+    assert "no bundle at /nowhere" in start_node(checkout, environment, "-p bundle:=/nowhere")
+
+    # Installed by copying, and the checkout gone: nothing may have been left behind in it.
+    shutil.rmtree(checkout / "install" / "ofer_ros")
+    shutil.rmtree(checkout / "build" / "ofer_ros")
+    defaults = checkout / "colcon_defaults.yaml"
+    defaults.write_text(defaults.read_text().replace("symlink-install: true", "symlink-install: false"))
+    colcon_build(checkout, environment, "--packages-select", "ofer_ros")
+    for folder in ("ofer_ros", "ofer_models", "config", "launch", "engines"):
+        shutil.rmtree(checkout / folder)
     share = checkout / "install" / "ofer_ros" / "share" / "ofer_ros"
-    assert (share / "config" / "ofer.yaml").exists()
     assert (share / "launch" / "ofer.launch.py").exists()
+    words = start_node(checkout, environment, "")
+    if (ROOT / "engines" / "open" / "manifest.yaml").exists():
+        assert "bundle 'open'" in words
+    else:
+        assert f"no bundle at {share / 'engines' / 'open'}" in words
