@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -88,7 +89,9 @@ class OferNode(ManagedNode):
         except Exception as error:
             self._release()
             self._configure_problem = f"cannot configure: {error}"
-            self.get_logger().error(self._configure_problem)
+            # What a user can mend is one line; anything else is a bug and wants its traceback.
+            expected = isinstance(error, (ValueError, OSError))
+            self.get_logger().error(self._configure_problem + ("" if expected else f"\n{traceback.format_exc()}"))
             return TransitionCallbackReturn.FAILURE
         self._configure_problem = ""
         bundle = self._pipeline.bundle

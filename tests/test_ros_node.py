@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
+import shutil
 import threading
 import time
 
@@ -21,6 +22,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker
 
+from ofer_models.bundle import default_bundle
 from ofer_ros.camera_node import camera_info
 from ofer_ros.images import image_to_rgb
 from ofer_ros.mesh import MeshDecoder
@@ -254,12 +256,19 @@ def test_an_exception_in_a_transition_is_logged(capfd):
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["missing", "damaged"])
+@pytest.mark.parametrize("damage", ["missing", "manifest", "head", "graph"])
 def test_a_missing_or_damaged_bundle_is_one_line_and_the_node_stays(tmp_path, capfd, damage):
     folder = tmp_path / "bundle"
-    if damage == "damaged":
+    if damage == "manifest":
         folder.mkdir()
         (folder / "manifest.yaml").write_text("format: [")
+    elif damage != "missing":
+        shipped = default_bundle()
+        if not (shipped / "manifest.yaml").exists():
+            pytest.skip(f"the open bundle is not here: {shipped}")
+        shutil.copytree(shipped, folder)
+        file = folder / {"head": "head.npz", "graph": "expgen_step.onnx"}[damage]
+        file.write_bytes(file.read_bytes()[:-1000])
     with NodeHarness(make_pipeline=load_pipeline, start=False, bundle=str(folder)) as harness:
         assert not harness.change("configure")
         status = harness.status(lambda s: s.level == DiagnosticStatus.ERROR)
