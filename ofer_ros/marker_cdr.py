@@ -20,8 +20,8 @@ from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 _TEMPLATES_KEPT = 8
-# Bit patterns that no other field of the template holds. Padding is not written by the serialiser and may hold pieces of
-# an earlier message: a mark must be longer than padding (7 bytes) to be unmistakable.
+# Bit patterns that no other field of the template holds. Padding is not written by the serialiser and may hold pieces
+# of an earlier message: a mark must be longer than padding (7 bytes) to be unmistakable.
 _STAMP_MARK = (1234554321, 987654321)
 _ID_MARK = 1357986420
 _POINT_MARK = (1.2345e-3, 2.3456e-3, 3.4567e-3)
