@@ -37,7 +37,8 @@ class CameraNode(Node):
         declare(self, NAME, CameraSettings)
         self._settings = settings = read(self, CameraSettings)
         self._frames = self._open()
-        self._log = Path(settings.log_file).open("w") if settings.log_file else None
+        # By lines, so that a reader sees the frames as they are sent.
+        self._log = Path(settings.log_file).open("w", buffering=1) if settings.log_file else None
         self.finished = False
         self._waiting = settings.wait_for_subscribers > 0
         if settings.compressed:

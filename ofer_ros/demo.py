@@ -162,8 +162,8 @@ def _summary(options: DemoOptions, out: Path) -> dict:
     }
     if Path(options.source).is_dir():
         pictures: dict[str, int] = {}
-        for frame in processed:
-            pictures[frame["name"]] = max(pictures.get(frame["name"], 0), faces[frame["stamp"]])
+        for frame in frames:
+            pictures[frame["name"]] = max(pictures.get(frame["name"], 0), faces.get(frame["stamp"], 0))
         summary["faces_by_picture"] = pictures
     return summary
 
