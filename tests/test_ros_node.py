@@ -23,6 +23,7 @@ from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker
 
 from ofer_models.bundle import default_bundle
+from ofer_ros import transforms
 from ofer_ros.camera_node import camera_info
 from ofer_ros.images import image_to_rgb
 from ofer_ros.mesh import MeshDecoder
@@ -89,6 +90,27 @@ def test_all_faces_of_a_frame_are_published(harness):
     added = harness.wait_for(lambda: harness.markers and harness.markers[-1].markers)
     harness.wait_for(lambda: [m.id for m in harness.markers[-1].markers] == [0, 1, 2])
     assert added
+
+
+def test_transforms_are_broadcast_where_tf2_is_installed(monkeypatch):
+    sent = []
+
+    class Broadcaster:
+        def __init__(self, node):
+            self.sendTransform = sent.extend
+
+    monkeypatch.setattr(transforms, "TransformBroadcaster", Broadcaster)
+    with NodeHarness() as harness:
+        harness.pipeline.tracks = ["f1", "f2"]
+        message = image_message(stamp=1.0)
+        harness.send_and_wait(message)
+        harness.wait_for(lambda: len(sent) == 2)
+        assert [transform.child_frame_id for transform in sent] == ["face_f1", "face_f2"]
+        assert sent[0].header == message.header
+        harness.node.set_parameters([Parameter("publish_tf", value=False)])
+        harness.wait_for(lambda: not harness.node.settings.publish_tf)
+        harness.send_and_wait(image_message(stamp=2.0))
+        assert len(sent) == 2
 
 
 GOOD = np.full((48, 64, 3), 100, np.uint8)
