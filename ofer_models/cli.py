@@ -102,7 +102,7 @@ def train(
     work: Annotated[Path, typer.Option(help="Pictures and finished networks; a stopped run goes on from here.")] = Path(
         "out"
     ),
-    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 80_000,
+    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 36_000,
     seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
     smoke: Annotated[bool, typer.Option(help="Only see that every stage runs.")] = False,
@@ -138,6 +138,47 @@ def evaluate(
     figures = {f"identity_{name}": value for name, value in asdict(identity_errors(loaded, chosen)).items()}
     figures |= {f"expression_{name}": value for name, value in asdict(expression_errors(loaded, chosen)).items()}
     _report(f"bundle {loaded.name} {loaded.version} on {len(chosen)} held-out renderings (mm)", figures, json_file)
+
+
+@app.command("import")
+def import_command(
+    idgen: Annotated[Path, typer.Option(help="model_idgen_flame20.tar of the OFER release.")],
+    idrank: Annotated[Path, typer.Option(help="model_idrank.tar of the OFER release.")],
+    expgen: Annotated[Path, typer.Option(help="model_expgen_flame20.tar of the OFER release.")],
+    flame: Annotated[Path, typer.Option(help="generic_model.pkl of FLAME 2020.")],
+    landmarks: Annotated[Path | None, typer.Option(help="landmark_embedding.npy; found beside the others.")] = None,
+    front_indices: Annotated[Path | None, typer.Option(help="frontindices.npy; found beside the others.")] = None,
+    mediapipe: Annotated[
+        Path | None, typer.Option(help="mediapipe_landmark_embedding.npz of the FLAME site, if you have it.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="FLAME_masks.pkl of the FLAME site, if you have it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")] = Path("engines/official"),
+    qkv: Annotated[
+        str | None, typer.Option(help="training or demo: query/key/value maps, where the files do not tell.")
+    ] = None,
+    released_quirks: Annotated[
+        bool, typer.Option("--released-quirks", help="Repeat the release's output, its samplers and noise included.")
+    ] = False,
+) -> None:
+    """Make a bundle of the released OFER checkpoints and FLAME; runs no code from them. Needs `make train-env`."""
+    for module in ("torch", "onnx", "onnxscript"):
+        _require(module, module, "run `make train-env`")
+    from ofer_models.bundle import import_command as command
+    from ofer_models.bundle.official_files import OfficialFiles
+
+    files = OfficialFiles(idgen, idrank, expgen, flame, front_indices, landmarks, mediapipe, masks)
+    command.run(files, out, qkv, released_quirks, console)
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[Path | None, typer.Option(help="The bundle that must run; the shipped one by default.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """What works on this machine, what does not, and how to get it. Exit code 0 only if the bundle can run."""
+    from ofer_models.bundle import doctor as examination
+
+    raise SystemExit(examination.run(bundle, console, json_file))
 
 
 def _require(module: str, what: str, how: str) -> None:

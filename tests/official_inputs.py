@@ -25,8 +25,8 @@ from ofer_models.networks.rank import RankNetwork
 SMALL = OfficialSizes(
     HeadSizes(n_shape=6, n_expression=4, n_directions=12, n_frontal=8),
     NetworkSizes(
-        idgen=(6, (6, 4, 2), 12),
-        expgen=(7, (7, 4, 2), 22),
+        idgen=(6, (6, 8, 8), 12),  # a norm over very few channels is nearly a step, which no two programs share
+        expgen=(7, (7, 8, 8), 22),
         rank={"n_vertices": 8, "context": 22, "widths": (32, 16, 1)},
         arcface={"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "size": 32, "features": 12},
         farl={"size": 24, "patch": 8, "width": 24, "layers": 1, "heads": 4, "features": 10},

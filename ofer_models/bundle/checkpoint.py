@@ -67,6 +67,22 @@ class Checkpoint:
     role: Role
     states: dict[str, _State]
 
+    def check(self, sizes: NetworkSizes) -> None:
+        """Compare every tensor's name and shape with the networks, without copying any. Raises CheckpointError."""
+        with torch.device("meta"):
+            if self.role == "idrank":
+                nets: dict[str, nn.Module] = {"net": RankNetwork(**sizes.rank)}
+            else:
+                nets = {"net": Denoiser(*getattr(sizes, self.role))}
+            nets["arcface"] = ArcFace(**sizes.arcface)
+            if "farl" in self.states:
+                nets["farl"] = Farl(**sizes.farl)
+            for entry, net in nets.items():
+                state = self.states[entry]
+                if isinstance(net, Denoiser) and not any(".to_qkv." in name for name in state):
+                    state = state | {name: torch.empty(shape) for name, shape in _map_shapes(net).items()}
+                self._fit(net, entry, state)
+
     def denoiser(self, sizes: NetworkSizes, maps: _State) -> Denoiser:
         """IdGen or ExpGen with the query/key/value maps given (none where the file has its own)."""
         with torch.device("meta"):
@@ -92,11 +108,7 @@ class Checkpoint:
         return self._load(net, "farl", self.states["farl"])
 
     def _load(self, net: _Network, entry: str, state: _State) -> _Network:
-        net.to_empty(device="cpu")
-        try:
-            net.load_official(state)
-        except OfficialWeightsError as error:
-            raise CheckpointError(f"{self.path.name}, entry '{entry}': {error}") from None
+        self._fit(net.to_empty(device="cpu"), entry, state)
         bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
         if bad:
             raise CheckpointError(f"{self.path.name}, entry '{entry}': {bad[0]} holds numbers that are not finite")
@@ -104,6 +116,12 @@ class Checkpoint:
             if name.endswith("num_batches_tracked"):  # not in our table, and unused
                 buffer.zero_()
         return net.eval()
+
+    def _fit(self, net: nn.Module, entry: str, state: _State) -> None:
+        try:
+            net.load_official(state)
+        except OfficialWeightsError as error:
+            raise CheckpointError(f"{self.path.name}, entry '{entry}': {error}") from None
 
 
 @dataclass(frozen=True)
@@ -148,10 +166,7 @@ def find_maps(checkpoint: Checkpoint, sizes: NetworkSizes, wanted: replay.Scenar
     if any(".to_qkv." in name for name in state):
         return Maps("file", "the file carries its own maps", {})
     with torch.device("meta"):
-        slots = Denoiser(*getattr(sizes, role)).official_slots()
-    expected = {name: slot.shape for name, slot in slots.items() if ".to_qkv." in name}
-    # Everything else must fit first: comparing maps of another shape would be meaningless.
-    checkpoint.denoiser(sizes, {name: torch.zeros(shape) for name, shape in expected.items()})
+        expected = _map_shapes(Denoiser(*getattr(sizes, role)))
     for name, value in state.items():
         if name.endswith(_LEFT_OVER):
             shape = expected.get(name.replace(_LEFT_OVER, _LAST_MAP))
@@ -171,6 +186,11 @@ def find_maps(checkpoint: Checkpoint, sizes: NetworkSizes, wanted: replay.Scenar
             "--qkv training (what the weights were fitted to) or --qkv demo (what the released demo runs with)"
         )
     return Maps(scenario, evidence, replay.replay_maps(role, scenario))
+
+
+def _map_shapes(net: Denoiser) -> dict[str, tuple[int, ...]]:
+    """Official name -> shape of the query/key/value maps."""
+    return {name: slot.shape for name, slot in net.official_slots().items() if ".to_qkv." in name}
 
 
 def _difference(value: float) -> str:
@@ -212,6 +232,4 @@ def _check_role(path: Path, role: Role, net: _State, sizes: NetworkSizes) -> Non
     else:
         found = None
     if found not in (None, role):
-        raise CheckpointError(
-            f"{path.name} is a checkpoint of {_NAMES[found]}, but was given as --{role}; swap the files"
-        )
+        raise CheckpointError(f"{path.name} is {_NAMES[found]}'s checkpoint, but was given as --{role}; swap the files")

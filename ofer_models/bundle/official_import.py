@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ofer_models.bundle import flame
-from ofer_models.bundle.checkpoint import CheckpointError, Maps, NetworkSizes, find_maps, read_checkpoint
+from ofer_models.bundle.checkpoint import CheckpointError, Maps, NetworkSizes, Role, find_maps, read_checkpoint
 from ofer_models.bundle.export import Provenance, write_manifest
 from ofer_models.bundle.manifest import HEAD, MANIFEST, Bundle, sha256_of
 from ofer_models.bundle.official_files import LICENCE_OF, LICENCES, OfficialFiles, OfficialImportError, flame_version
@@ -28,12 +28,13 @@ from ofer_models.bundle.official_graphs import GraphError, Sampling, write_encod
 from ofer_models.networks.official_stages import IdentityContext, JointContext
 from ofer_models.networks.replay import Scenario
 
+ROLES: tuple[Role, ...] = ("idgen", "idrank", "expgen")
 CANDIDATES, HYPOTHESES = 100, 15
 JAW_SCALE = 0.5  # the release halves the jaw rotation that ExpGen draws
 FEW_STEPS = Sampling("ddim", "log_snr", 20)
 RELEASED = {"idgen": Sampling("released_ddim", "uniform", 251), "expgen": Sampling("ddpm", "uniform", 1000)}
 RELEASED_SEEDS = {"idgen": 37, "expgen": 363}
-STEPS = 8  # calls of `step` in one import
+STEPS = 9  # calls of `step` in one import
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,13 @@ class _Import:
                          "commercial_use": False} for role, path in self._files.items()}  # fmt: skip
         self._step("FLAME")
         head = self._head()
+        self._step("checking the checkpoints")  # all of them first: exporting takes minutes
+        networks = self._sizes.networks
+        for role in ROLES:
+            checkpoint = read_checkpoint(self._files[role], role, networks)
+            checkpoint.check(networks)
+            if role != "idrank":
+                self._maps[role] = find_maps(checkpoint, networks, self._qkv)
         self._idgen()
         self._expgen()
         self._idrank(head)
@@ -157,22 +165,20 @@ class _Import:
     def _idgen(self) -> None:
         self._step("IdGen: encoder")
         checkpoint = read_checkpoint(self._files["idgen"], "idgen", self._sizes.networks)
-        maps = self._maps["idgen"] = find_maps(checkpoint, self._sizes.networks, self._qkv)
         context = IdentityContext(checkpoint.arcface(self._sizes.networks))
         self._add("identity_context", write_encoder(context, self._folder / "identity_context.onnx", self._crops(1)))
         self._step("IdGen: denoiser")
-        net = checkpoint.denoiser(self._sizes.networks, maps.tensors)
+        net = checkpoint.denoiser(self._sizes.networks, self._maps["idgen"].tensors)
         self._add("idgen", write_sampler(net, self._folder, "idgen", *self._sampling("idgen")))
 
     def _expgen(self) -> None:
         self._step("ExpGen: encoders")
         checkpoint = read_checkpoint(self._files["expgen"], "expgen", self._sizes.networks)
-        maps = self._maps["expgen"] = find_maps(checkpoint, self._sizes.networks, self._qkv)
         context = JointContext(checkpoint.arcface(self._sizes.networks), checkpoint.farl(self._sizes.networks))
         path = self._folder / "expression_context.onnx"
         self._add("expression_context", write_encoder(context, path, self._crops(2)))
         self._step("ExpGen: denoiser")
-        net = checkpoint.denoiser(self._sizes.networks, maps.tensors)
+        net = checkpoint.denoiser(self._sizes.networks, self._maps["expgen"].tensors)
         self._add("expgen", write_sampler(net, self._folder, "expgen", *self._sampling("expgen")))
 
     def _idrank(self, head: dict[str, np.ndarray]) -> None:
