@@ -22,7 +22,7 @@ class OpenContext(nn.Module):
     The input statistics are buffers, set once from training data by `fit_inputs`.
     """
 
-    def __init__(self, context: int = CONTEXT, n_landmarks: int = 478, width: int = 256, dropout: float = 0.1) -> None:
+    def __init__(self, context: int = CONTEXT, n_landmarks: int = 478, width: int = 256, dropout: float = 0.2) -> None:
         super().__init__()
         features = 6 * n_landmarks
         self.register_buffer("landmark_mean", torch.zeros(features))

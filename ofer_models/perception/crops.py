@@ -42,6 +42,11 @@ _CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
 _CANONICAL = np.load(Path(__file__).with_name("canonical_face.npz"))["points"]
 
 
+def canonical_face() -> np.ndarray:
+    """(478, 3) points of the symmetric face that `frontalise` lays every face on; its unit and axes."""
+    return _CANONICAL.copy()
+
+
 def five_points(points: np.ndarray) -> np.ndarray:
     """(..., 5, 2) ArcFace points of mesh points (..., 478, >=2); on an upright face image left comes first."""
     return points[..., _FIVE_POINTS, :2].mean(axis=-2)

@@ -18,6 +18,7 @@ from ofer_models.head.model import HeadModel
 from ofer_models.networks.open_context import CONTEXT, OpenContext
 from ofer_models.synthesis.dataset import PictureSet
 from ofer_models.training.loop import History, Schedule, train
+from ofer_models.training.mirror import Mirror
 
 REGIONS = ("brows", "eyes", "mouth", "face")
 
@@ -32,6 +33,11 @@ class Normaliser:
     @classmethod
     def fit(cls, coefficients: np.ndarray) -> Normaliser:
         return cls(coefficients.mean(0).astype(np.float32), np.maximum(coefficients.std(0), 1e-3).astype(np.float32))
+
+    def symmetric(self, mirror: Mirror) -> Normaliser:
+        """The same for both sides, so that mirroring commutes with it."""
+        order, sign = mirror.coefficient_order.numpy(), mirror.coefficient_sign.numpy()
+        return Normaliser((self.mean + self.mean[order] * sign) / 2, (self.deviation + self.deviation[order]) / 2)
 
     def encode(self, raw: np.ndarray) -> np.ndarray:
         return ((raw - self.mean) / self.deviation).astype(np.float32)
@@ -65,10 +71,12 @@ def region_hidden(head: HeadModel, pictures: PictureSet) -> np.ndarray:
 def train_context(
     head: HeadModel,
     training: PictureSet,
-    held_out: PictureSet,
+    validation: PictureSet,
     targets: np.ndarray,
-    held_out_targets: np.ndarray,
+    validation_targets: np.ndarray,
     importance: np.ndarray,
+    mirror: Mirror,
+    mirror_targets: Callable[[Tensor], Tensor],
     schedule: Schedule,
     *,
     name: str,
@@ -89,9 +97,12 @@ def train_context(
     generator = torch.Generator().manual_seed(seed)
 
     def loss(index: Tensor) -> Tensor:
-        points, crop = augment(landmarks[index].float(), crop_input(crops[index]), generator)
+        points, crop, target = landmarks[index].float(), crop_input(crops[index]), truth[index]
+        if torch.rand((), generator=generator) < 0.5:  # whole batches: half of them in the mirror
+            points, crop, target = mirror.landmarks(points), crop.flip(3), mirror_targets(target)
+        points, crop = augment(points, crop, generator)
         mean, log_variance, hidden_guess, occlusion_guess = network(points, crop)
-        square = (mean - truth[index]) ** 2
+        square = (mean - target) ** 2
         log_variance = log_variance.clamp(-6, 2)
         likelihood = (square.detach() * torch.exp(-log_variance) + log_variance).mean()
         seen = F.binary_cross_entropy_with_logits(hidden_guess, hidden[index])
@@ -99,9 +110,9 @@ def train_context(
         return (square * weight).mean() + 0.05 * likelihood + 0.1 * (seen + cover)
 
     def validate(average: Supervised) -> float:
-        guess = predict(average, held_out)[0]
+        guess = predict(average, validation)[0]
         return float(
-            (((guess - held_out_targets) ** 2) * weight.numpy()).mean() / (held_out_targets**2 * weight.numpy()).mean()
+            (((guess - validation_targets) ** 2) * weight.numpy()).mean() / (validation_targets**2 * weight.numpy()).mean()
         )
 
     return train(network, loss, len(training), schedule, validate=validate, name=name, seed=seed, log=log)

@@ -58,6 +58,7 @@ def train(
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, schedule.rate, total_steps=schedule.steps, pct_start=0.1)
     average = copy.deepcopy(network).eval()
     history, started, running = History(), time.monotonic(), 0.0
+    best, best_loss = average, float("inf")
     every = max(1, schedule.steps // 10)
     network.train()
     generator = torch.Generator().manual_seed(seed)
@@ -75,13 +76,15 @@ def train(
                 held_out = validate(average)
             done = (step - 1) % every + 1
             history.rows.append((step, running / done, held_out))
+            if held_out < best_loss:
+                best, best_loss = copy.deepcopy(average), held_out
             left = (time.monotonic() - started) / step * (schedule.steps - step)
             log(
                 f"{name}: step {step}/{schedule.steps}, loss {running / done:.4f}, held out {held_out:.4f}, "
                 f"{left:.0f} s left"
             )
             running = 0.0
-    return average, history
+    return best, history
 
 
 @torch.no_grad()

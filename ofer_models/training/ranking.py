@@ -32,8 +32,8 @@ def train_rank(
     held_out: np.ndarray,
     schedule: Schedule,
     *,
-    candidates: int = 60,
-    faces: int = 4000,
+    candidates: int = 40,
+    faces: int = 2500,
     temperature: float = 0.25,
     seed: int,
     log: Callable[[str], None] = print,
@@ -76,7 +76,7 @@ def frontal_basis(head: HeadModel) -> Tensor:
 
 
 def _candidates(idgen: Denoiser, contexts: Tensor, count: int, seed: int, batch: int = 100) -> Tensor:
-    generator, table = torch.Generator().manual_seed(seed), solver_table("ddim", 20, "log_snr")
+    generator, table = torch.Generator().manual_seed(seed), solver_table("ddim", 10, "log_snr")
     return torch.cat([draw(idgen, part, count, table, generator) for part in contexts.split(batch)])
 
 
