@@ -176,6 +176,8 @@ def doctor(
     json_file: JsonFile = None,
 ) -> None:
     """What works on this machine, what does not, and how to get it. Exit code 0 only if the bundle can run."""
+    for module in ("numpy", "yaml"):  # what the doctor itself needs
+        _require(module, module, "run `make demo`")
     from ofer_models.bundle import doctor as examination
 
     raise SystemExit(examination.run(bundle, console, json_file))

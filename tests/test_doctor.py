@@ -1,0 +1,186 @@
+"""`ofer doctor`: what it finds out about bundles and machine, and that its exit code follows from trying."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from official_inputs import SMALL, flame_arrays, write_flame
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ofer_models.bundle import doctor, machine
+from ofer_models.bundle.export import Provenance, write_manifest
+from ofer_models.bundle.flame import read_model
+from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES
+from ofer_models.cli import app
+
+OPEN = Path(__file__).resolve().parents[1] / "engines" / "open"
+FREE = Provenance("made here", "Apache-2.0", True)
+
+
+def write_bundle(folder: Path, **licences: Provenance) -> Path:
+    """A bundle that is complete by its manifest; its graphs are no graphs. licences: by file stem."""
+    folder.mkdir(parents=True)
+    arrays = read_model(write_flame(folder / "flame.pkl", flame_arrays(SMALL.head.n_directions)), SMALL.head)
+    (folder / "flame.pkl").unlink()
+    np.savez(folder / HEAD, **arrays)
+    stages = {}
+    for name in STAGES:
+        parts = ("cond", "step") if name.endswith("gen") else ("graph",)
+        files = {part: f"{name}_{part}.onnx" for part in parts}
+        for file in files.values():
+            (folder / file).write_text(file)
+        stages[name] = {"kind": "sampler" if len(parts) == 2 else "graph", "files": files, "inputs": {}, "outputs": {},
+                        "solver": "ddim", "spacing": "uniform", "steps": 3,
+                        "coefficients": {"mean": [0.0], "deviation": [1.0]}}  # fmt: skip
+    header = {"name": "toy", "version": "7", "n_shape": 6, "n_expression": 4, "candidates": 2, "hypotheses": 2}
+    provenance = {"*": FREE} | {f"{stem}.npz" if stem == "head" else f"{stem}.onnx": p for stem, p in licences.items()}
+    write_manifest(folder, header, stages, provenance)
+    return folder
+
+
+@pytest.fixture
+def neighbours(tmp_path, monkeypatch) -> Path:
+    """An engines folder of one's own: the shipped bundle is elsewhere."""
+    monkeypatch.setenv("OFER_BUNDLE", str(tmp_path / "engines" / "toy"))
+    return tmp_path / "engines"
+
+
+def test_a_whole_bundle_is_reported_with_the_licence_of_every_file(neighbours):
+    closed = Provenance("FLAME", "non-commercial research only", False)
+    report = doctor.report_on(write_bundle(neighbours / "toy", head=closed))
+    assert (report.title, report.error, len(report.files)) == ("toy 7", "", 8)
+    assert report.files["head.npz"] == {
+        "origin": "FLAME", "licence": "non-commercial research only", "commercial_use": False}  # fmt: skip
+    assert not report.commercial
+    assert doctor.report_on(write_bundle(neighbours / "free")).commercial
+
+
+def damage_byte(folder: Path) -> None:
+    path = folder / "idrank_graph.onnx"
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize("damage, message", [
+    (damage_byte, "idrank_graph.onnx is damaged or changed"),
+    (lambda folder: (folder / "idgen_step.onnx").unlink(), "idgen_step.onnx is missing"),
+    (lambda folder: (folder / MANIFEST).unlink(), "manifest.yaml is missing"),
+    (lambda folder: (folder / MANIFEST).write_text("format: 1\nfiles: 3"), "not a complete manifest"),
+    (lambda folder: (folder / MANIFEST).write_text("{]"), "not readable YAML"),
+])  # fmt: skip
+def test_damaged_bundles_are_named_with_a_remedy(neighbours, damage, message):
+    folder = write_bundle(neighbours / "toy")
+    damage(folder)
+    report = doctor.report_on(folder)
+    assert message in report.error and "\n" not in report.error
+    assert "git checkout" in report.remedy
+    examination = doctor.examine()
+    assert not examination.runs and message in examination.verdict
+
+
+def test_matching_hashes_are_not_enough_to_run(neighbours):
+    examination = doctor.examine(write_bundle(neighbours / "toy"))
+    assert examination.bundles[0].error == "" and not examination.runs
+    assert "toy 7 cannot run" in examination.verdict
+
+
+def test_engines_older_than_their_graphs_are_named(neighbours):
+    folder = write_bundle(neighbours / "toy")
+    for name, age in (("old.engine", 1000), ("new.engine", -1000)):
+        (folder / name).write_text("compiled")
+        stamp = (folder / "idrank_graph.onnx").stat().st_mtime - age
+        os.utime(folder / name, (stamp, stamp))
+    report = doctor.report_on(folder)
+    assert (report.engines, report.stale_engines, report.remedy) == (2, ("old.engine",), "ofer build")
+
+
+def test_neighbouring_bundles_are_listed_and_a_missing_official_one_is_explained(neighbours):
+    write_bundle(neighbours / "toy"), write_bundle(neighbours / "other")
+    examination = doctor.examine()
+    assert [report.path.name for report in examination.bundles] == ["toy", "other"]
+    assert any("FLAME website" in line and "ofer import --idgen" in line for line in examination.remedies)
+
+
+@pytest.mark.parametrize("versions, expected", [
+    ({"mediapipe": "0.10.21", "numpy": "1.26.4", "protobuf": "4.25.3"}, []),
+    ({"mediapipe": "0.10.21", "numpy": "2.1.0"}, ["numpy 2.1.0"]),
+    ({"mediapipe": "0.10.21", "protobuf": "5.29.1"}, ["protobuf 5.29.1"]),
+    ({"mediapipe": "0.10.30", "numpy": "2.1.0", "protobuf": "6.0"}, ["mediapipe 0.10.30"]),
+    ({"mediapipe": "1.0", "numpy": "1.26"}, ["mediapipe 1.0"]),
+    ({"opencv-python": "4.9", "opencv-contrib-python": "4.11"}, ["opencv-contrib-python and opencv-python"]),
+    ({"onnxruntime": "1.20", "onnxruntime-gpu": "1.20"}, ["onnxruntime and onnxruntime-gpu"]),
+    ({}, []),
+])  # fmt: skip
+def test_known_clashes(versions, expected):
+    found = machine.clashes(versions, cv_bridge=False)
+    assert [finding.name for finding in found] == expected
+    assert all(finding.state == "problem" and finding.remedy.startswith("pip ") for finding in found)
+
+
+def test_cv_bridge_clashes_with_numpy_2_only():
+    assert machine.clashes({"numpy": "1.26.4"}, cv_bridge=True) == []
+    (found,) = machine.clashes({"numpy": "2.0.1"}, cv_bridge=True)
+    assert "cv_bridge" in found.detail and found.remedy == 'pip install "numpy<2"'
+
+
+def test_a_gpu_is_found_by_the_drivers_own_tool(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA Test 9000, 555.42, 8192 MiB'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (gpu,) = [finding for finding in machine.examine() if finding.name == "GPU"]
+    assert gpu.state == "ok" and "NVIDIA Test 9000" in gpu.detail
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    (gpu,) = [finding for finding in machine.examine() if finding.name == "GPU"]
+    assert gpu.state == "note" and "driver" in gpu.remedy
+
+
+def test_missing_packages_are_problems_with_the_command(monkeypatch):
+    monkeypatch.setitem(machine.REQUIRED, "nosuchpackage", ("nosuchpackage", "testing"))
+    (found,) = [finding for finding in machine.examine() if finding.name == "nosuchpackage"]
+    assert found.state == "problem" and "requirements/run.txt" in found.remedy
+
+
+@pytest.fixture
+def open_bundle() -> Path:
+    if not (OPEN / MANIFEST).is_file():
+        pytest.skip("engines/open has no manifest yet: the bundle is being trained")
+    return OPEN
+
+
+def no_network(*_, **__):
+    raise AssertionError("the doctor opened a connection")
+
+
+def test_the_shipped_bundle_runs_without_a_network(open_bundle, tmp_path, monkeypatch):
+    monkeypatch.delenv("OFER_BUNDLE", raising=False)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    result = CliRunner().invoke(app, ["doctor", "--json", str(tmp_path / "report.json")])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["runs"] is True and "can run here" in report["verdict"]
+    assert report["bundles"][0]["commercial_use"] is True
+    assert {finding["name"] for finding in report["machine"]} >= {"Python", "ROS 2", "GPU", "TensorRT", "ONNX Runtime"}
+
+
+def test_the_exit_code_is_one_for_a_bundle_that_cannot_run(open_bundle, tmp_path):
+    folder = tmp_path / "open"
+    shutil.copytree(open_bundle, folder)
+    stage = next(folder.glob("expgen_step.onnx"))
+    stage.write_bytes(stage.read_bytes()[:-100])
+    result = CliRunner().invoke(app, ["doctor", "--bundle", str(folder)])
+    assert result.exit_code == 1
+    assert "expgen_step.onnxisdamagedorchanged" in "".join(result.output.split())
+
+
+def test_the_report_is_one_screen(open_bundle):
+    screen = io.StringIO()
+    doctor.show(doctor.examine(open_bundle), Console(file=screen, width=120))
+    assert 8 <= len(screen.getvalue().splitlines()) <= 40
