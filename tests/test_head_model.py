@@ -286,6 +286,13 @@ def test_mis_shaped_arrays_are_named(name, tmp_path):
     assert str(path) in message and name.split("_")[0] in message
 
 
+def test_mediapipes_points_of_an_embedding():
+    head = HeadModel(random_arrays() | {"few_points": np.array([33, 263, 4])})
+    assert head.embeddings["few"].points.tolist() == [33, 263, 4] and HEAD.embeddings["few"].points is None
+    with pytest.raises(HeadModelError, match="few_points"):
+        HeadModel(random_arrays() | {"few_points": np.arange(4)})
+
+
 @pytest.mark.parametrize("name", [n for n in random_arrays() if not n.startswith(("mask_", "few_triangle"))])
 def test_missing_arrays_are_named(name):
     arrays = random_arrays()

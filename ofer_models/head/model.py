@@ -171,6 +171,9 @@ class HeadModel:
             bary = name.removesuffix("_triangle") + "_bary"
             if name.endswith("_triangle") and np.shape(arrays.get(bary)) != (len(array), 3):
                 raise HeadModelError(f"head model: {name} needs {bary} of shape ({len(array)}, 3)")
+            points = name.removesuffix("_triangle") + "_points"
+            if name.endswith("_triangle") and points in arrays and np.shape(arrays[points]) != (len(array),):
+                raise HeadModelError(f"head model: {points} must name one of MediaPipe's points for each of {name}")
 
     def shaped(self, betas: np.ndarray, expression: np.ndarray | None = None) -> np.ndarray:
         """Vertices (..., V, 3) of betas (..., <= S) and expression (..., <= E) without any rotation; missing trailing
