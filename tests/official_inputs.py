@@ -16,6 +16,7 @@ from ofer_models.bundle.checkpoint import NetworkSizes
 from ofer_models.bundle.flame import HeadSizes
 from ofer_models.bundle.official_files import OfficialFiles
 from ofer_models.bundle.official_import import OfficialSizes
+from ofer_models.head.model import HeadModel
 from ofer_models.networks import replay
 from ofer_models.networks.arcface import ArcFace
 from ofer_models.networks.denoiser import Denoiser
@@ -146,8 +147,26 @@ def encoder_states(sizes: NetworkSizes, seed: int) -> dict[str, dict[str, torch.
         arcface, farl = ArcFace(**sizes.arcface).official_slots(), Farl(**sizes.farl).official_slots()
     counters = {name.replace("running_mean", "num_batches_tracked"): torch.tensor(7)
                 for name in arcface if name.endswith("running_mean")}  # fmt: skip
-    text = {"logit_scale": torch.tensor(2.0), "ln_final.weight": torch.ones(4), "text_projection": torch.ones(4, 4)}
+    text = text_tower(12) if not sizes.farl else text_tower(1, width=8, words=20)
     return {"arcface": recipe_state(arcface, seed) | counters, "farl": recipe_state(farl, seed) | text}
+
+
+def text_tower(layers: int, width: int = 512, words: int = 49408) -> dict[str, torch.Tensor]:
+    """CLIP's other half, which OFER's files carry along."""
+    shapes = {
+        "logit_scale": (), "positional_embedding": (77, width), "text_projection": (width, width),
+        "token_embedding.weight": (words, width), "ln_final.weight": (width,), "ln_final.bias": (width,),
+    }  # fmt: skip
+    for i in range(layers):
+        block = {
+            "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,),
+            "attn.out_proj.weight": (width, width), "attn.out_proj.bias": (width,),
+            "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
+            "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,),
+            "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
+        }  # fmt: skip
+        shapes |= {f"transformer.resblocks.{i}.{name}": shape for name, shape in block.items()}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
 def denoiser_state(size: tuple[int, tuple[int, ...], int], seed: int) -> dict[str, torch.Tensor]:
@@ -202,6 +221,30 @@ def write_official(
     np.save(folder / "landmark_embedding.npy", np.array(tables, dtype=object), allow_pickle=True)
     paths = {role: folder / name for role, name in names.items()}
     return OfficialFiles(**paths, flame=folder / "FLAME2020" / "generic_model.pkl")
+
+
+def head_like_arrays(head: HeadModel, n_vertices: int = 5023, n_faces: int = 9976) -> dict[str, np.ndarray]:
+    """FLAME's fields in full size with the shape of another, smaller head: surplus vertices and triangles repeat
+    others.
+    """
+    more, again = n_vertices - head.n_vertices, n_faces - len(head.faces)
+    arrays = flame_arrays(400, n_vertices)
+    arrays["v_template"] = np.concatenate([head.v_template, head.v_template[:more]]).astype(np.float64)
+    arrays["f"] = np.concatenate([head.faces, head.faces[:again]]).astype(np.uint32)
+    arrays["weights"] = np.concatenate([head.lbs_weights, head.lbs_weights[:more]]).astype(np.float64)
+    padding = np.zeros((len(head.parents), more))
+    arrays["J_regressor"] = np.concatenate([head.joint_regressor, padding], 1).astype(np.float64)
+    arrays["shapedirs"] *= 0.02  # coefficients from random networks are large
+    arrays["posedirs"] *= 0.02
+    return arrays
+
+
+def write_full_size(folder: Path, head: HeadModel) -> OfficialFiles:
+    """Official files in full size, without maps as the released ones; head gives a face's geometry and landmarks."""
+    tables = landmark_tables(9976)
+    embedding = head.embeddings["landmarks68"]
+    tables["full_lmk_faces_idx"], tables["full_lmk_bary_coords"] = embedding.triangle[None], embedding.bary[None]
+    return write_official(folder, OfficialSizes(), head_like_arrays(head), tables, released=True)
 
 
 def write_small(folder: Path) -> OfficialFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import cast, get_args
 
@@ -26,10 +27,10 @@ def run(files: OfficialFiles, out: Path, qkv: str | None, released_quirks: bool,
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("starting", total=STEPS, completed=-1)
+        bar, done = progress.add_task("starting", total=STEPS), count()
 
         def step(text: str) -> None:
-            progress.update(bar, description=text, advance=1)
+            progress.update(bar, description=text, completed=next(done))
 
         report = import_official(
             files, out, qkv=cast("Scenario | None", qkv), released_quirks=released_quirks, step=step
