@@ -111,9 +111,8 @@ def train_context(
 
     def validate(average: Supervised) -> float:
         guess = predict(average, validation)[0]
-        return float(
-            (((guess - validation_targets) ** 2) * weight.numpy()).mean() / (validation_targets**2 * weight.numpy()).mean()
-        )
+        square = weight.numpy() * (guess - validation_targets) ** 2
+        return float(square.mean() / (weight.numpy() * validation_targets**2).mean())
 
     return train(network, loss, len(training), schedule, validate=validate, name=name, seed=seed, log=log)
 

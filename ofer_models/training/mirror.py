@@ -16,7 +16,9 @@ _JAW_SIGN = (1.0, -1.0, -1.0)  # pitch stays, yaw and roll turn
 
 @dataclass(frozen=True)
 class Mirror:
-    """What a mirror does: order (478,) of the landmarks, betas' = betas @ shape (S, S), coefficients' = coefficients[order] * sign."""
+    """What a mirror does: landmarks change places by landmark_order (478,), betas' = betas @ shape (S, S), and
+    coefficients' (E + 3,) = coefficients[coefficient_order] * coefficient_sign.
+    """
 
     landmark_order: Tensor
     shape: Tensor
