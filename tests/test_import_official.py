@@ -272,6 +272,11 @@ DAMAGED = {
     "a mis-shaped tensor": (
         changed("idrank", lambda c: c["farl"].update({"visual.proj": torch.zeros(3, 4)})),
         r"'farl'.*1 mis-shaped: visual\.proj is 3x4, should be 24x10"),
+    "a sparse tensor": (
+        changed("idgen", lambda c: c["net"].update({"time_mlp.1.weight": torch.eye(512).to_sparse()})),
+        "'net': a tensor cannot be read"),
+    "names that are numbers": (
+        changed("expgen", lambda c: c["farl"].update({3: torch.zeros(1)})), "no state dict 'farl'"),
     "a missing entry": (
         changed("expgen", lambda c: c.pop("farl")), "no state dict 'farl', which ExpGen needs"),
     "numbers that are not finite": (

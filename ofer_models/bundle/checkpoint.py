@@ -122,6 +122,9 @@ class Checkpoint:
             net.load_official(state)
         except OfficialWeightsError as error:
             raise CheckpointError(f"{self.path.name}, entry '{entry}': {error}") from None
+        except RuntimeError as error:  # sparse, quantised or otherwise no plain numbers
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{self.path.name}, entry '{entry}': a tensor cannot be read ({reason})") from None
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ def read_checkpoint(path: str | Path, role: Role, sizes: NetworkSizes) -> Checkp
         state = content.get(entry)
         if entry == "net" and isinstance(state, Mapping):
             _check_role(path, role, state, sizes)
-        if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        if not isinstance(state, Mapping) or not all(
+            isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+        ):
             found = ", ".join(map(str, content)) or "nothing"
             raise CheckpointError(
                 f"{path.name} has no state dict '{entry}', which {_NAMES[role]} needs (it has: {found})"
