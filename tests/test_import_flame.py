@@ -55,6 +55,7 @@ def _skinned(arrays: dict[str, np.ndarray], coefficients: np.ndarray, jaw: np.nd
     ({"posedirs": np.zeros((40, 3, 35))}, "posedirs has the shape"),
     ({"v_template": np.full((40, 3), np.nan)}, "v_template holds numbers that are not finite"),
     ({"f": np.full((5, 3), 40)}, "triangles name vertices outside"),
+    ({"f": np.zeros((0, 3), int)}, "triangles name vertices outside"),
     ({"weights": "none"}, "weights holds no numbers"),
     ({"J_regressor": None}, "it lacks J_regressor"),
 ])  # fmt: skip

@@ -81,7 +81,7 @@ def read_model(path: str | Path, sizes: HeadSizes = HeadSizes()) -> dict[str, np
         if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise FlameError(f"{path.name}: {name} holds numbers that are not finite; download it again")
     faces = arrays["f"].astype(np.int64)
-    if not 0 <= faces.min() <= faces.max() < vertices:
+    if not (len(faces) and 0 <= faces.min() <= faces.max() < vertices):
         raise FlameError(f"{path.name}: triangles name vertices outside 0..{vertices - 1}; download it again")
     used = sizes.n_shape + sizes.n_expression
     kinematics = arrays["kintree_table"].astype(np.int64)
@@ -135,7 +135,7 @@ def read_mediapipe(path: str | Path, n_faces: int) -> dict[str, np.ndarray]:
     triangle, bary, points = (
         _field(table, name, path) for name in ("lmk_face_idx", "lmk_b_coords", "landmark_indices")
     )
-    if triangle.ndim != 1 or bary.shape != (len(triangle), 3) or points.shape != triangle.shape:
+    if triangle.ndim != 1 or not len(triangle) or bary.shape != (len(triangle), 3) or points.shape != triangle.shape:
         raise FlameError(f"{path.name}: triangles, weights and indices of the landmarks are of different number")
     if not 0 <= points.min() <= points.max() < 468:
         raise FlameError(f"{path.name}: landmark_indices are not MediaPipe's 0..467")
