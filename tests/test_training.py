@@ -46,13 +46,16 @@ def symmetric_head(seed: int = 0) -> HeadModel:
         a, b = rng.normal(0, 0.01, (2, HALF, 3))
         return both(a, b), both(b, a)
 
-    identity = [direction for _ in range(SHAPES // 2) for direction in pair()]
+    # Mixed, so that the mirror's matrix is no mere exchange of columns.
+    identity = np.stack([direction for _ in range(SHAPES // 2) for direction in pair()], -1) @ rng.normal(
+        0, 0.5, (SHAPES, SHAPES)
+    )
     brow_left, brow_right = pair()
     smile = rng.normal(0, 0.01, (HALF, 3))
     weights = rng.uniform(0, 1, (HALF, 5)) * [1, 1, 1, 0, 0]
     arrays = {
         "v_template": both(left, left),
-        "shapedirs": np.stack([*identity, brow_left, both(smile, smile), brow_right], axis=-1),
+        "shapedirs": np.stack([*np.moveaxis(identity, -1, 0), brow_left, both(smile, smile), brow_right], axis=-1),
         "posedirs": np.zeros((36, 6 * HALF)),
         "J_regressor": np.full((5, 2 * HALF), 1 / (2 * HALF)),
         "kintree_table": np.array([[-1, 0, 1, 1, 1], [0, 1, 2, 3, 4]]),
