@@ -235,7 +235,7 @@ def test_distance_follows_the_focal_length(pipeline, picture):
         assert face.metric
         distances.append(face.translation[2])
         eyes = face.landmarks[[[33, 133], [362, 263]], :2].mean(1)
-        assert face.translation[2] == pytest.approx(focal * 0.063 / np.linalg.norm(eyes[1] - eyes[0]), rel=0.25)
+        assert face.translation[2] == pytest.approx(focal * 0.063 / np.linalg.norm(eyes[1] - eyes[0]), rel=0.35)
     assert distances[1] / distances[0] == pytest.approx(2, rel=0.1)
     assert distances[2] / distances[1] == pytest.approx(2, rel=0.05)
 
