@@ -212,7 +212,7 @@ def test_a_plain_colcon_build_in_a_checkout_finds_both_packages_and_installs_eve
     defaults.write_text(defaults.read_text().replace("symlink-install: true", "symlink-install: false"))
     colcon_build(checkout, environment, "--packages-select", "ofer_ros")
     for folder in ("ofer_ros", "ofer_models", "config", "launch", "engines"):
-        shutil.rmtree(checkout / folder)
+        shutil.rmtree(checkout / folder, ignore_errors=True)  # a clone without the bundle has no engines
     share = checkout / "install" / "ofer_ros" / "share" / "ofer_ros"
     assert (share / "launch" / "ofer.launch.py").exists()
     words = start_node(checkout, environment, "")
