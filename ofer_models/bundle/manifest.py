@@ -46,6 +46,7 @@ class StageSpec:
     inputs and outputs: tensor name -> shape, where strings are free dimensions.
 
     Sampler stages draw coefficients normalised by mean and deviation (D,): raw = normal * deviation + mean.
+    temperature scales the starting noise: 1 draws from the learned distribution, less stays nearer to its middle.
     """
 
     name: str
@@ -56,6 +57,7 @@ class StageSpec:
     solver: str = ""
     spacing: str = ""
     steps: int = 0
+    temperature: float = 1.0
     mean: np.ndarray | None = None
     deviation: np.ndarray | None = None
 
@@ -181,6 +183,7 @@ def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
         coefficients = entry["coefficients"]
         sampler = {
             "solver": entry["solver"], "spacing": entry["spacing"], "steps": int(entry["steps"]),
+            "temperature": float(entry.get("temperature", 1.0)),
             "mean": np.array(coefficients["mean"], np.float32),
             "deviation": np.array(coefficients["deviation"], np.float32),
         }  # fmt: skip

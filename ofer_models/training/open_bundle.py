@@ -171,7 +171,7 @@ class OpenTraining:
         export_encoder(identity.encoder, folder / "identity_context.onnx", example, ["context"], True)
         visibility = VisibilityContext(expression.encoder, expression.occlusion)
         export_encoder(visibility, folder / "expression_context.onnx", example, ["context", "occlusion"], True)
-        sampler = {"solver": "ddim", "spacing": "log_snr", "half_weights": True}
+        sampler = {"solver": "dpmpp_2m", "spacing": "log_snr", "half_weights": True}
         ones = np.ones(self.head.n_shape)
         stages = {
             "identity_context": graph_entry(folder / "identity_context.onnx"),
