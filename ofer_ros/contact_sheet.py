@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ofer_models.drawing.overlay import draw_mesh
+from ofer_models.drawing.shading import Shader
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import Face
 from ofer_ros.mesh import MeshDecoder
-from ofer_ros.overlay import draw_mesh
-from ofer_ros.shading import Shader
 
 _TILE = 180  # px
 _HYPOTHESES = 6

@@ -6,12 +6,12 @@ import numpy as np
 from rclpy.serialization import serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
 
+from ofer_models.drawing.shading import SKIN, Shader
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_ros.geometry import seconds
 from ofer_ros.marker_cdr import LayoutError, MarkerEncoder, MarkerStyle, TriangleMarker, marker_array
 from ofer_ros.mesh import MeshDecoder
-from ofer_ros.shading import SKIN, Shader
 
 MESH_NAMESPACE = "mesh"
 LIFETIME = 2.0  # seconds; RViz drops a mesh by itself when the node dies

@@ -9,12 +9,9 @@ import numpy as np
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
+from ofer_models.head.conventions import HEAD_AXES, JAW_CONVENTION, UNITS, shape_names
 from ofer_msgs.msg import Face, FaceArray, HeadModel
 from ofer_ros.geometry import pose_message
-
-UNITS = "metres; angles in radians"
-HEAD_AXES = "x to the person's left, y up, z out of the face"
-JAW_CONVENTION = "axis-angle rotation of the jaw joint, rad; positive x opens the mouth"
 
 
 def face_message(face) -> Face:
@@ -85,7 +82,7 @@ def head_model_message(bundle, head, header: Header) -> HeadModel:
         n_expression=head.n_expression,
         n_vertices=len(head.v_template),
         n_triangles=len(head.faces),
-        shape_names=[f"shape_{i}" for i in range(head.n_shape)],
+        shape_names=shape_names(head.n_shape),
         expression_names=list(head.expression_names),
         units=UNITS,
         head_axes=HEAD_AXES,

@@ -11,13 +11,13 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from ofer_models.drawing.overlay import draw_label, draw_landmarks, draw_mesh
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.cdr import image_bytes
 from ofer_ros.markers import MeshMarkers, delete_all
 from ofer_ros.messages import face_array_message, head_model_message
-from ofer_ros.overlay import draw_label, draw_landmarks, draw_mesh
 from ofer_ros.parameters import OferSettings
 from ofer_ros.statistics import RateCap, timed
 from ofer_ros.transforms import FaceTransforms

@@ -15,6 +15,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from ros_support import N_EXPRESSION, N_SHAPE, fake_face, synthetic_head
 from std_msgs.msg import Header
 
+from ofer_models.drawing.overlay import draw_label, draw_landmarks, draw_mesh
+from ofer_models.drawing.shading import Shader
 from ofer_models.head.model import rotation_matrices
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import FaceArray
@@ -22,8 +24,6 @@ from ofer_ros import messages, transforms
 from ofer_ros.geometry import matrix_from_quaternion, pose_arrays, pose_message, quaternion_from_matrix
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.messages import coefficients, face_array_message, face_message, head_model_message
-from ofer_ros.overlay import draw_label, draw_landmarks, draw_mesh
-from ofer_ros.shading import Shader
 
 pytestmark = pytest.mark.ros
 HEAD = synthetic_head()

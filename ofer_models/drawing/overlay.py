@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ofer_models.drawing.shading import SKIN, Shader, face_normals
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_ros.shading import SKIN, Shader, face_normals
 
 _SHIFT = 3  # fractional bits of the coordinates handed to OpenCV
 _OPACITY = 0.7
@@ -15,12 +15,17 @@ _TEXT_COLOR = (255, 230, 90)
 
 
 def draw_mesh(
-    image: np.ndarray, vertices: np.ndarray, shader: Shader, intrinsics: Intrinsics, opacity: float = _OPACITY
+    image: np.ndarray,
+    vertices: np.ndarray,
+    shader: Shader,
+    intrinsics: Intrinsics,
+    opacity: float = _OPACITY,
+    colors: np.ndarray | None = None,
 ) -> None:
     """Blend a shaded mesh into `image` (H, W, 3) uint8 in place.
 
-    vertices (V, 3) in the camera optical frame. Triangles that face away are left out, the rest is painted from far to
-    near: enough for a head, and no depth buffer is needed.
+    vertices (V, 3) in the camera optical frame; colors (V, 3) RGB in 0..1, the colour of skin by default. Triangles
+    that face away are left out, the rest is painted from far to near: enough for a head, and no depth buffer is needed.
     """
     if len(vertices) == 0 or vertices[:, 2].min() <= 1e-3:
         return  # at or behind the camera: nothing sensible to draw
@@ -41,8 +46,9 @@ def draw_mesh(
         return
     painted = window.copy()
     corners = np.round((pixels - (left, top))[visible] * (1 << _SHIFT)).astype(np.int32)
-    colors = (255 * shade[visible].mean(axis=1)[:, None] * SKIN).tolist()
-    for corner, color in zip(corners, colors, strict=True):
+    paint = SKIN if colors is None else colors[visible].mean(axis=1)
+    filled = (255 * shade[visible].mean(axis=1)[:, None] * paint).tolist()
+    for corner, color in zip(corners, filled, strict=True):
         cv2.fillConvexPoly(painted, corner, color, cv2.LINE_8, _SHIFT)
     cv2.addWeighted(painted, opacity, window, 1.0 - opacity, 0.0, dst=window)
 

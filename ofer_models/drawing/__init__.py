@@ -1,0 +1,1 @@
+"""Meshes, landmarks and labels drawn onto pictures with OpenCV alone."""
