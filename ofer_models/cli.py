@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -138,6 +139,40 @@ def evaluate(
     figures = {f"identity_{name}": value for name, value in asdict(identity_errors(loaded, chosen)).items()}
     figures |= {f"expression_{name}": value for name, value in asdict(expression_errors(loaded, chosen)).items()}
     _report(f"bundle {loaded.name} {loaded.version} on {len(chosen)} held-out renderings (mm)", figures, json_file)
+
+
+@app.command()
+def reconstruct(
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or patterns such as 'a/*.jpg'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder in it a picture.")],
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle; the shipped one by default.")] = None,
+    mesh_format: Annotated[str, typer.Option("--format", help="Meshes as ply, obj or glb.")] = "ply",
+    millimetres: Annotated[
+        bool, typer.Option("--millimetres", help="Meshes and landmarks in mm, as OFER's release writes them.")
+    ] = False,
+    now_landmarks: Annotated[
+        bool, typer.Option("--now-landmarks", help="Beside every mesh its seven landmarks, as the NoW challenge wants.")
+    ] = False,
+    hypotheses: Annotated[int, typer.Option(min=1, help="Expressions a face.")] = 15,
+    candidates: Annotated[int, typer.Option(min=1, help="Head shapes drawn and ranked a face.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds and pictures give equal files.")] = 0,
+) -> None:
+    """Meshes, coefficients and a sheet of every face in pictures; fails if a picture cannot be read or has no face."""
+    for module in ("cv2", "mediapipe", "onnxruntime"):
+        _require(module, module, "run `make demo`")
+    if mesh_format not in ("ply", "obj", "glb"):
+        raise typer.BadParameter(f"{mesh_format!r} is none of ply, obj, glb", param_hint="--format")
+    from ofer_models.bundle.manifest import default_bundle
+    from ofer_models.reconstruction import command
+    from ofer_models.reconstruction.reconstruct import Output
+
+    output = Output(out, mesh_format, millimetres, now_landmarks)  # type: ignore[arg-type]
+    raise SystemExit(
+        command.run(
+            images, bundle or default_bundle(), output, hypotheses=hypotheses, candidates=candidates, seed=seed,
+            threads=len(os.sched_getaffinity(0)), console=console, progress=_progress,
+        )
+    )  # fmt: skip
 
 
 @app.command("import")

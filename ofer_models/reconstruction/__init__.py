@@ -1,0 +1,1 @@
+"""`ofer reconstruct`: pictures in; meshes, coefficients and a sheet of every face out."""
