@@ -22,14 +22,15 @@ def find_pictures(arguments: Iterable[str], outside: Path | None = None) -> tupl
     Folders and patterns give the files with a picture's suffix, by name, leaving out those under `outside`: results
     of an earlier run are no input.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     problems: dict[str, str] = {}
     for argument in arguments:
         try:
-            found |= dict.fromkeys(_expand(argument, outside))
+            for picture in _expand(argument, outside):
+                found.setdefault(picture.resolve(), picture)  # links lead to one picture more than once
         except PictureError as error:
             problems[argument] = str(error)
-    return list(found), problems
+    return list(found.values()), problems
 
 
 def _expand(argument: str, outside: Path | None) -> list[Path]:

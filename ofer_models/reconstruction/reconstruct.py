@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ofer_models.bundle.manifest import BundleError
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.coefficients import arrays, document
@@ -68,7 +67,7 @@ def reconstruct(pictures: Iterable[Path], pipeline: FacePipeline, output: Output
         problem = ""
         try:
             faces = _one(picture, folder, pipeline, output, seed)
-        except (PictureError, BundleError) as error:
+        except ValueError as error:  # PictureError, and what the pipeline refuses, such as more samples than noise
             problem = str(error)
         except OSError as error:
             problem = f"results cannot be written ({error})"
