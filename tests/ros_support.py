@@ -170,7 +170,8 @@ class RosSession:
 
     def __init__(self) -> None:
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=free_domain())
+        self.domain = free_domain()
+        rclpy.init(context=self.context, domain_id=self.domain)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.client = Node("client", context=self.context)
         self.executor.add_node(self.client)
