@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -31,7 +32,7 @@ def main() -> None:
     try:
         app()
     except (BundleError, HeadModelError, FileNotFoundError) as error:
-        console.print(f"[red]ofer:[/red] {error}", highlight=False)
+        console.print(f"[red]ofer:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 
@@ -103,7 +104,7 @@ def train(
     work: Annotated[Path, typer.Option(help="Pictures and finished networks; a stopped run goes on from here.")] = Path(
         "out"
     ),
-    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 36_000,
+    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 90_000,
     seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
     smoke: Annotated[bool, typer.Option(help="Only see that every stage runs.")] = False,
@@ -222,7 +223,7 @@ def _require(module: str, what: str, how: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(module) is None:
-        console.print(f"[red]ofer:[/red] this command needs {what}: {how}", highlight=False)
+        console.print(f"[red]ofer:[/red] this command needs {what}: {how}", highlight=False, soft_wrap=True)
         raise SystemExit(1)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from official_inputs import SMALL, as_released, denoiser_state, dump_python2, encoder_states, write_small
+from official_inputs import (
+    SMALL,
+    as_released,
+    denoiser_state,
+    dump_python2,
+    encoder_states,
+    flame_arrays,
+    write_flame,
+    write_small,
+)
 from recipe import relative_error
 
 from ofer_models.bundle.checkpoint import CheckpointError, NetworkSizes, find_maps, read_checkpoint
@@ -258,6 +269,43 @@ def without_indices(files: OfficialFiles, folder: Path) -> OfficialFiles:
     return OfficialFiles(**moved)
 
 
+def written(files: OfficialFiles, role: str, folder: Path, content: bytes) -> OfficialFiles:
+    (folder / f"model_{role}.tar").write_bytes(content)
+    return replace(files, **{role: folder / f"model_{role}.tar"})
+
+
+def saved_the_old_way(files: OfficialFiles, folder: Path) -> OfficialFiles:
+    torch.save({"net": TouchOnLoad()}, folder / "old.tar", _use_new_zipfile_serialization=False)
+    return replace(files, expgen=folder / "old.tar")
+
+
+def archive(files: OfficialFiles, folder: Path) -> OfficialFiles:
+    with tarfile.open(folder / "model_idgen.tar", "w") as tar:
+        tar.add(files.idgen, "model_idgen.tar")
+    return replace(files, idgen=folder / "model_idgen.tar")
+
+
+def hostile_landmarks(files: OfficialFiles, folder: Path) -> OfficialFiles:
+    np.save(folder / "landmarks.npy", np.array({"a": TouchOnLoad()}, dtype=object), allow_pickle=True)
+    return replace(files, landmarks=folder / "landmarks.npy")
+
+
+def hostile_masks(files: OfficialFiles, folder: Path) -> OfficialFiles:
+    (folder / "masks.pkl").write_bytes(pickle.dumps({"face": TouchOnLoad()}))
+    return replace(files, masks=folder / "masks.pkl")
+
+
+def hostile_mediapipe(files: OfficialFiles, folder: Path) -> OfficialFiles:
+    np.savez(folder / "mp.npz", lmk_face_idx=np.array([TouchOnLoad()], dtype=object))
+    return replace(files, mediapipe=folder / "mp.npz")
+
+
+def joints_in_a_circle(files: OfficialFiles, folder: Path) -> OfficialFiles:
+    arrays = flame_arrays(SMALL.head.n_directions)
+    arrays["kintree_table"][0, 1:3] = 2, 1
+    return replace(files, flame=write_flame(folder / "joints.pkl", arrays))
+
+
 DAMAGED = {
     "swapped files": (swap, r"is IdRank's checkpoint, but was given as --idgen; swap the files"),
     "a truncated tar": (truncate, r"model_idgen\.tar is damaged or cut short"),
@@ -283,7 +331,22 @@ DAMAGED = {
         changed("idgen", lambda c: c["net"]["init_conv.bias"].fill_(float("nan"))), "not finite"),
     "mixed versions": (mixed_versions, r"mixed FLAME versions .*flame2020.*flame2023\.pkl is flame2023"),
     "no frontal indices": (without_indices, "give --front-indices"),
-    "no such file": (lambda files, folder: replace(files, expgen=folder / "x.tar"), "--expgen: .* does not exist"),
+    "no such file": (lambda files, folder: replace(files, expgen=folder / "x.tar"), "--expgen: .* is not there"),
+    "a folder": (lambda files, folder: replace(files, flame=folder), "--flame: .* is not there, or no file"),
+    "an empty file": (lambda files, folder: written(files, "idrank", folder, b""), r"model_idrank\.tar is damaged"),
+    "a hostile plain pickle": (
+        lambda files, folder: written(files, "idgen", folder, pickle.dumps({"net": TouchOnLoad()})),
+        r"refused: it asks for \w+\.system"),
+    "a hostile old-style checkpoint": (
+        lambda files, folder: saved_the_old_way(files, folder), r"refused: it asks for \w+\.system"),
+    "an archive": (archive, "an archive, not torch's format"),
+    "complex numbers": (
+        changed("expgen", lambda c: c["net"].update({"init_conv.bias": torch.zeros(7, dtype=torch.complex64)})),
+        "'net': init_conv.bias holds complex numbers"),
+    "hostile landmarks": (hostile_landmarks, r"landmarks\.npy refused: it asks for \w+\.system"),
+    "hostile masks": (hostile_masks, r"masks\.pkl refused: it asks for \w+\.system"),
+    "hostile MediaPipe landmarks": (hostile_mediapipe, r"mp\.npz cannot be read as an \.npz of numbers"),
+    "joints in a circle": (joints_in_a_circle, r"joints\.pkl and the files for it make no head: .*kintree_table"),
 }  # fmt: skip
 
 
@@ -298,8 +361,7 @@ def test_damaged_and_hostile_files_are_refused_and_leave_nothing_behind(files, t
     with pytest.raises(OfficialImportError, match=message) as caught:
         import_official(given, tmp_path / "bundles" / "official", sizes=SMALL)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "bundles").exists() or not os.listdir(tmp_path / "bundles")
-    assert not (tmp_path / "was_run").exists()
+    assert os.listdir(tmp_path) == ["given"]  # neither a bundle nor a folder for it
 
 
 def test_a_failed_import_leaves_the_old_bundle_as_it_was(files, imported, tmp_path):

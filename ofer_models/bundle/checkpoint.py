@@ -8,6 +8,9 @@ and training state that is of no use here.
 from __future__ import annotations
 
 import math
+import re
+import tarfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofer_models.bundle.safe_pickle import refused_name
+from ofer_models.bundle.pickle_standins import UnsafePickleError
+from ofer_models.bundle.safe_pickle import read_pickle, refused_name
 from ofer_models.networks import replay
 from ofer_models.networks.arcface import ArcFace
 from ofer_models.networks.denoiser import Denoiser
@@ -118,6 +122,9 @@ class Checkpoint:
         return net.eval()
 
     def _fit(self, net: nn.Module, entry: str, state: _State) -> None:
+        unreal = next((name for name, tensor in state.items() if tensor.is_complex()), None)
+        if unreal:  # torch would drop the imaginary part
+            raise CheckpointError(f"{self.path.name}, entry '{entry}': {unreal} holds complex numbers")
         try:
             net.load_official(state)
         except OfficialWeightsError as error:
@@ -216,15 +223,27 @@ def _torch_load(path: Path) -> Any:
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         numbers.append((np.core.multiarray.scalar, f"{module}.scalar"))
     try:
-        with torch.serialization.safe_globals(numbers):
+        with torch.serialization.safe_globals(numbers), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, which are the sender's choice
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many types for a damaged file
-        name = refused_name(error)
-        if "GLOBAL" in str(error):
-            reason = f"refused: it asks for {name}, which no checkpoint needs; nothing of it was run"
+        name = "an archive, not torch's format" if tarfile.is_tarfile(path) else refused_name(error)
+        asked = name if "GLOBAL" in str(error) else _asked_for(path)
+        if asked:
+            reason = f"refused: it asks for {asked}, which no checkpoint needs; nothing of it was run"
         else:
             reason = f"is damaged or cut short, or no checkpoint ({name[:120]}); download it again"
         raise CheckpointError(f"{path.name} {reason}") from None
+
+
+def _asked_for(path: Path) -> str:
+    """What a pickle that torch cannot even read would have called, if it is a pickle at all."""
+    try:
+        read_pickle(path)
+    except UnsafePickleError as error:
+        found = re.search(r"it asks for (\S+),", str(error))
+        return found.group(1) if found else ""
+    return ""
 
 
 def _check_role(path: Path, role: Role, net: _State, sizes: NetworkSizes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ofer_models.bundle import machine
@@ -21,7 +22,8 @@ from ofer_models.bundle.machine import Finding
 from ofer_models.bundle.manifest import MANIFEST, Bundle, BundleError, default_bundle
 
 OFFICIAL_PAGES = (
-    "weights: the OFER repository's page (prathebaselva/OFER), `Pretrained weights`; "
+    "weights: the OFER repository's page (prathebaselva/OFER), `Pretrained weights`; frontindices.npy and "
+    "landmark_embedding.npy: its data folder, put beside the weights; "
     "head: the FLAME website (flame.is.tue.mpg.de), `FLAME 2020`, after registration"
 )
 _OFFICIAL_COMMAND = (
@@ -164,19 +166,20 @@ def show(examination: Examination, console: Console) -> None:
     """Print the report."""
     table = Table(title="this machine", title_justify="left", show_header=False, box=None, padding=(0, 1))
     for finding in examination.machine:
-        table.add_row(_MARKS[finding.state], finding.name, finding.detail)
+        table.add_row(_MARKS[finding.state], finding.name, escape(finding.detail))
     console.print(table, highlight=False)
     table = Table(title="bundles", title_justify="left", show_header=False, box=None, padding=(0, 1))
     for report in examination.bundles:
-        table.add_row(_MARKS["problem" if report.error else "ok"], report.title, report.error or _whole(report))
+        state = _MARKS["problem" if report.error else "ok"]
+        table.add_row(state, escape(report.title), escape(report.error or _whole(report)))
         for licence, commercial, names in _licences(report):
             use = "commercial use" if commercial else "[yellow]no commercial use[/yellow]"
-            table.add_row("", f"  {use}", f"{licence}: {names}")
+            table.add_row("", f"  {use}", escape(f"{licence}: {names}"))
     console.print(table, highlight=False)
     for remedy in examination.remedies:
-        console.print(f"[yellow]to do[/yellow] {remedy}", highlight=False)
+        console.print(f"[yellow]to do[/yellow] {escape(remedy)}", highlight=False, soft_wrap=True)
     mark = "[green]yes[/green]" if examination.runs else "[red]no[/red]"
-    console.print(f"{mark}: {examination.verdict}", highlight=False)
+    console.print(f"{mark}: {escape(examination.verdict)}", highlight=False, soft_wrap=True)
 
 
 def _whole(report: BundleReport) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -40,12 +41,12 @@ def run(files: OfficialFiles, out: Path, qkv: str | None, released_quirks: bool,
 
 
 def _show(report: ImportReport, console: Console) -> None:
-    table = Table(title=str(report.path), show_header=False)
+    table = Table(title=escape(str(report.path)), show_header=False)
     for name, maps in report.maps.items():
-        table.add_row(f"{name}: query/key/value maps", f"{maps.source} ({maps.evidence})")
+        table.add_row(f"{name}: query/key/value maps", f"{maps.source} ({escape(maps.evidence)})")
     for name, difference in report.differences.items():
         table.add_row(f"{name}: graph against network", f"{difference:.1e} of the largest value")
     console.print(table)
     for remark in report.remarks:
-        console.print(f"[yellow]note:[/yellow] {remark}", highlight=False)
-    console.print(f"check it with `ofer doctor --bundle {report.path}`", highlight=False)
+        console.print(f"[yellow]note:[/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
+    console.print(f"check it with `ofer doctor --bundle {escape(str(report.path))}`", highlight=False, soft_wrap=True)

@@ -49,7 +49,7 @@ class OfficialFiles:
         given = {item.name: Path(path) for item in fields(self) if (path := getattr(self, item.name))}
         for role, path in given.items():
             if not path.is_file():
-                raise OfficialImportError(f"--{role.replace('_', '-')}: {path} does not exist")
+                raise OfficialImportError(f"--{role.replace('_', '-')}: {path} is not there, or no file")
         folders = dict.fromkeys(path.parent for path in given.values())
         for role, name in _FOUND_BESIDE.items():
             beside = next((folder / name for folder in folders if (folder / name).is_file()), None)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ofer_models.bundle.export import Provenance, write_manifest
 from ofer_models.bundle.manifest import HEAD, MANIFEST, Bundle, sha256_of
 from ofer_models.bundle.official_files import LICENCE_OF, LICENCES, OfficialFiles, OfficialImportError, flame_version
 from ofer_models.bundle.official_graphs import GraphError, Sampling, write_encoder, write_rank, write_sampler
+from ofer_models.head.model import HeadModel, HeadModelError
 from ofer_models.networks.official_stages import IdentityContext, JointContext
 from ofer_models.networks.replay import Scenario
 
@@ -75,14 +77,10 @@ def import_official(
     _check_destination(out)
     try:
         present = files.present()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-import-", dir=out.parent))
-        try:
+        with _work_folder(out) as work:
             report = _Import(present, work, qkv, released_quirks, step, sizes or OfficialSizes()).run()
             _ = Bundle.load(work).head  # nothing takes its place that the run time would refuse
             _replace(out, work)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     except (CheckpointError, flame.FlameError, GraphError) as error:
         raise OfficialImportError(str(error)) from None
     except OSError as error:
@@ -159,6 +157,10 @@ class _Import:
             self._remarks.append("without landmark_embedding.npy (--landmarks) heads cannot be placed before a camera")
         if "mediapipe" in self._files:
             arrays |= flame.read_mediapipe(self._files["mediapipe"], n_faces)
+        try:
+            HeadModel(arrays)
+        except HeadModelError as error:
+            raise flame.FlameError(f"{self._files['flame'].name} and the files for it make no head: {error}") from None
         np.savez(self._folder / HEAD, **arrays)
         return arrays
 
@@ -229,6 +231,21 @@ def _check_destination(out: Path) -> None:
     """Refuse to replace anything that is not a bundle."""
     if out.exists() and not (out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))):
         raise OfficialImportError(f"{out} exists and is no bundle; choose another --out")
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out`; it and whatever had to be made for it are gone afterwards, unless `out` came to be."""
+    made = [folder for folder in out.parents if not folder.exists()]  # the innermost first
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-import-", dir=out.parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # not empty: the bundle is there
+            for folder in made:
+                folder.rmdir()
 
 
 def _replace(out: Path, work: Path) -> None:

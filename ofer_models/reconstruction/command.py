@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ofer_models.bundle.manifest import BundleError
@@ -40,21 +41,25 @@ def run(
             work = reconstruct(pictures, pipeline, output, seed)
             results = list(progress(work, "pictures", len(pictures)))
         except (BundleError, ReconstructError) as error:
-            console.print(f"[red]ofer:[/red] {error}", highlight=False)
-            return 1
+            return _refuse(str(error), console)
         except OSError as error:
-            console.print(f"[red]ofer:[/red] {output.folder} cannot be used for results ({error})", highlight=False)
-            return 1
+            return _refuse(f"{output.folder} cannot be used for results ({error})", console)
     _show(results, output.folder, console)
     failed = problems | {str(result.picture): result.problem for result in results if result.problem}
     for name, problem in failed.items():
-        console.print(f"[red]failed[/red] {name}: {problem}", highlight=False)
+        console.print(f"[red]failed[/red] {escape(f'{name}: {problem}')}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _refuse(reason: str, console: Console) -> int:
+    console.print(f"[red]ofer:[/red] {escape(reason)}", highlight=False, soft_wrap=True)
+    return 1
 
 
 def _show(results: list[PictureResult], folder: Path, console: Console) -> None:
     """A row for each face; scores are probabilities."""
-    table = Table(title=f"{sum(len(result.faces) for result in results)} faces of {len(results)} pictures in {folder}")
+    found = sum(len(result.faces) for result in results)
+    table = Table(title=escape(f"{found} faces of {len(results)} pictures in {folder}"))
     table.add_column("picture", overflow="fold")
     table.add_column("face", no_wrap=True)
     for heading in ("identity", "selected", "occlusion", "spread", "time"):
@@ -63,7 +68,7 @@ def _show(results: list[PictureResult], folder: Path, console: Console) -> None:
         for number, item in enumerate(result.faces):
             face = item.face
             table.add_row(
-                result.folder.name if number == 0 else "", item.name, f"{face.identity_score:.2f}",
+                escape(result.folder.name) if number == 0 else "", item.name, f"{face.identity_score:.2f}",
                 f"{face.selected} ({face.scores[face.selected]:.2f})", f"{face.occlusion:.2f}",
                 f"{item.face_spread_mm:.2f} mm", f"{result.seconds:.1f} s" if number == 0 else "",
             )  # fmt: skip
