@@ -239,3 +239,38 @@ def test_shared_photographs():
         if not tracks:
             missed.append(path.stem)
     assert missed == ["occluded_05"]
+
+
+def test_a_cut_to_another_scene_starts_new_ids(frontend, picture):
+    """A face at the same place, but in another picture, is somebody else."""
+    frame, _ = view(picture)
+    rng = np.random.default_rng(0)
+    other = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    mask = cv2.ellipse(np.zeros((480, 640), np.uint8), (320, 240), (95, 120), 0, 0, 360, 255, -1) > 0
+    other[mask] = frame[mask]
+    ids = [[track.id for track in frontend(shown, i / RATE)] for i, shown in enumerate([frame] * 3 + [other] * 3)]
+    assert ids == [["f1"]] * 3 + [["f2"]] * 3
+
+
+@pytest.mark.parametrize("change", ["darker", "blank frame", "flash"])
+def test_light_and_lost_frames_are_no_cut(frontend, picture, change):
+    frame, _ = view(picture)
+    odd = {
+        "darker": (0.4 * frame).astype(np.uint8),
+        "blank frame": np.zeros_like(frame),
+        "flash": cv2.add(frame, (90, 90, 90, 0)),
+    }[change]
+    for i, shown in enumerate([frame, frame, odd, odd, frame, frame]):
+        tracks = frontend(shown, i / RATE)
+    assert [track.id for track in tracks if track.visible] == ["f1"]
+
+
+def test_photographs_in_a_row_are_different_people(frontend):
+    if not PHOTOGRAPHS:
+        pytest.skip("../shared/images is not here")
+    seen: list[set[str]] = []
+    for index, file in enumerate(PHOTOGRAPHS):
+        rgb = np.ascontiguousarray(cv2.imread(str(file))[..., ::-1])
+        visible = [frontend(rgb, (5 * index + i) / RATE) for i in range(5)]
+        seen.append({track.id for tracks in visible for track in tracks if track.visible})
+    assert all(not a & b for i, a in enumerate(seen) for b in seen[:i]), "an id went from one photograph to another"
