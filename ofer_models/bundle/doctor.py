@@ -31,6 +31,7 @@ _OFFICIAL_COMMAND = (
     "--flame generic_model.pkl"
 )
 _MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]-[/yellow]", "problem": "[red]no[/red]"}
+_SHIPPED = Path(__file__).resolve().parents[2] / "engines"  # of a checkout
 _COMPILED = (".engine", ".trt")
 
 
@@ -119,13 +120,18 @@ def report_on(folder: Path) -> BundleReport:
     try:
         _ = Bundle.load(folder).head
     except BundleError as error:
-        if manifest.get("name") == "official":
-            remedy = _OFFICIAL_COMMAND
-        else:
-            remedy = f"git checkout -- {folder}, or make it: ofer train --out {folder}"
-        return BundleReport(folder, title, str(error), remedy, **listed)
+        return BundleReport(folder, title, str(error), _remedy(folder, manifest), **listed)
     remedy = "ofer build" if stale else ""
     return BundleReport(folder, title, "", remedy, **listed, engines=len(engines), stale_engines=stale)
+
+
+def _remedy(folder: Path, manifest: dict[str, Any]) -> str:
+    """The command that brings a bundle back."""
+    if "official" in (manifest.get("name"), folder.name):
+        return f"{_OFFICIAL_COMMAND} --out {folder}"
+    if _SHIPPED in folder.resolve().parents:
+        return f"git checkout -- {folder}"
+    return f"ofer train --out {folder} makes an open bundle there; the shipped one is --bundle {_SHIPPED / 'open'}"
 
 
 def try_out(folder: Path) -> str:

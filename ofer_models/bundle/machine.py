@@ -68,9 +68,9 @@ def installed_versions(version: Callable[[str], str] = metadata.version) -> dict
 
 
 def clashes(versions: Mapping[str, str], cv_bridge: bool | None = None) -> list[Finding]:
-    """Combinations of installed versions that are known to fail; versions by distribution name.
+    """Combinations of installed versions that are known to fail (problems) or to be fragile (notes).
 
-    cv_bridge: whether ROS's cv_bridge can be imported (looked up by default).
+    versions: by distribution name; cv_bridge: whether ROS's cv_bridge can be imported (looked up by default).
     """
     if cv_bridge is None:
         cv_bridge = importlib.util.find_spec("cv_bridge") is not None
@@ -94,8 +94,11 @@ def clashes(versions: Mapping[str, str], cv_bridge: bool | None = None) -> list[
     for family, kept in ((_OPENCV, "opencv-contrib-python"), (_ONNXRUNTIME, None)):
         present = [name for name in family if name in versions]
         if len(present) > 1:
-            surplus = [name for name in present if name != (kept or present[-1])]
-            clash(" and ".join(present), "overwrite each other's files", f"pip uninstall {' '.join(surplus)}")
+            kept = kept or present[-1]
+            surplus = " ".join(name for name in present if name != kept)
+            # A note, since it often works all the same: trying the bundle out decides. Uninstalling takes shared files.
+            remedy = f"pip uninstall -y {surplus} && pip install --force-reinstall --no-deps {kept}=={versions[kept]}"
+            found.append(Finding(" and ".join(present), "note", "overwrite each other's files", remedy))
     return found
 
 
