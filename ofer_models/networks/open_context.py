@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONTEXT = 256
-_CHANNELS = (16, 32, 64, 96, 128)
+_CHANNELS = (24, 48, 80, 112, 144)
 
 
 class OpenContext(nn.Module):

@@ -49,15 +49,15 @@ class Plan:
     rank_faces: int
 
     @classmethod
-    def full(cls, pictures: int = 36_000) -> Plan:
+    def full(cls, pictures: int = 90_000) -> Plan:
         return cls(
             pictures, 2_000,
-            identity_context=Schedule(2_400, 128, 1.5e-3, 1e-2),
-            expression_context=Schedule(3_000, 128, 1.5e-3, 1e-2),
-            idgen=Schedule(3_500, 256, 1e-3, 1e-2),
-            expgen=Schedule(5_000, 256, 1e-3, 1e-2),
-            idrank=Schedule(3_000, 64, 5e-4, 1e-2),
-            rank_faces=2_500,
+            identity_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
+            expression_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
+            idgen=Schedule(6_000, 256, 1e-3, 1e-2),
+            expgen=Schedule(6_000, 256, 1e-3, 1e-2),
+            idrank=Schedule(4_000, 64, 5e-4, 1e-2),
+            rank_faces=6_000,
         )  # fmt: skip
 
     @classmethod
@@ -124,7 +124,8 @@ class OpenTraining:
             importance[:n] + 0.02 * importance[:n].mean(), mirror, lambda betas: betas @ mirror.shape,
             self.plan.identity_context, name="identity context", seed=self.seed, log=self.log))  # fmt: skip
         targets = normaliser.encode(pictures.coefficients)
-        weight = importance[n:] * normaliser.deviation**2
+        # Amplitudes, not squares: brows, lids and gaze move few millimetres and mean much.
+        weight = np.sqrt(importance[n:]) * normaliser.deviation
         expression = self._stage("expression_context", Supervised(OpenContext(), targets.shape[1]), lambda: train_context(
             self.head, pictures[:first], pictures[first:][:_VALIDATED], targets[:first], targets[first:][:_VALIDATED],
             weight + 0.1 * weight.mean(), mirror, mirror.coefficients,
