@@ -28,6 +28,7 @@ SYSTEM = {
     "onnxruntime": "python3-onnxruntime-pip",
     "rich": "python3-rich",
     "skimage": "python3-skimage",
+    "tf2_ros": "tf2_ros_py",
     "typer": "python3-typer",
     "yaml": "python3-yaml",
 }

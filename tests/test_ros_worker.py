@@ -205,3 +205,20 @@ def test_camera_info_of_another_camera_is_told_and_not_used():
     camera.update(camera_info(image_message().header, 1280, 720, 60.0))
     assert not camera.intrinsics(640, 480).metric
     assert "it is for 1280 x 720, the image is 640 x 480" in logged[0]
+
+
+def test_each_size_keeps_its_camera_info():
+    camera, logged = calibration()
+    header = image_message().header
+    for width, height, degrees in ((640, 480, 90.0), (300, 450, 60.0), (320, 240, 60.0)):
+        camera.update(camera_info(header, width, height, degrees))
+    assert camera.intrinsics(640, 480).K[0, 0] == pytest.approx(320), "not the scaled one of the newer size"
+    assert camera.intrinsics(300, 450).metric
+    assert not logged
+    camera.update(camera_info(header, 640, 480, 60.0))
+    assert camera.intrinsics(640, 480).K[0, 0] == pytest.approx(320 / np.tan(np.radians(30)))
+    for side in range(50, 60):
+        camera.update(camera_info(header, side, 2 * side, 60.0))
+    assert len(camera._calibrated) == 8
+    camera.update(CameraInfo(width=640, height=480))
+    assert not camera.intrinsics(640, 480).metric
