@@ -11,17 +11,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 import yaml
-from torch import nn
 
 from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, FileRecord, sha256_of
 from ofer_models.networks.denoiser import Denoiser
 from ofer_models.networks.export import export_rank, export_sampler
-from ofer_models.networks.onnx_graph import save_model
 from ofer_models.networks.rank import FoldedRank
-
-ENCODER_OPSET = 18
 
 
 @dataclass(frozen=True)
@@ -31,19 +26,6 @@ class Provenance:
     origin: str
     licence: str
     commercial_use: bool
-
-
-def export_encoder(
-    network: nn.Module, path: Path, inputs: dict[str, torch.Tensor], outputs: list[str], half_weights: bool
-) -> None:
-    """Write an encoder as one ONNX graph with a free first dimension `F`; inputs are example tensors by name."""
-    network.eval()
-    face = torch.export.Dim("F", min=1, max=64)
-    program = torch.onnx.export(
-        network, tuple(inputs.values()), dynamo=True, opset_version=ENCODER_OPSET, input_names=list(inputs),
-        output_names=outputs, dynamic_shapes={name: {0: face} for name in inputs}, verbose=False,
-    )  # fmt: skip
-    save_model(program.model_proto, path, half_weights)
 
 
 def graph_entry(path: Path) -> dict[str, Any]:

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ofer_models.bundle.export import Provenance, export_encoder, graph_entry, write_manifest, write_rank, write_sampler
+from ofer_models.bundle.export import Provenance, graph_entry, write_manifest, write_rank, write_sampler
 from ofer_models.head.model import HeadModel
 from ofer_models.networks.open_context import CONTEXT, OpenContext, VisibilityContext
 from ofer_models.networks.rank import FoldedRank
+from ofer_models.networks.trace import export_module
 from ofer_models.synthesis import dataset
 from ofer_models.training.context import Normaliser, Supervised, predict, train_context
 from ofer_models.training.diffusion import make_denoiser, train_denoiser
@@ -67,6 +68,20 @@ class Plan:
         return cls(1_000, 1_000, tiny, tiny, tiny, tiny, tiny, rank_faces=40)
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What one encoder and its sampler learn: normalised targets (n, D), how much an error in each counts (D,), the
+    least that counts (a part of the mean), and what a mirror does to targets.
+    """
+
+    name: str
+    sampler: str
+    targets: np.ndarray
+    importance: np.ndarray
+    least_importance: float
+    in_mirror: Callable[[torch.Tensor], torch.Tensor]
+
+
 class OpenTraining:
     """One training run in a working folder."""
 
@@ -109,8 +124,8 @@ class OpenTraining:
     def run(self, progress: Callable, bundle: Path) -> None:
         """Everything, in order, then the bundle's files.
 
-        The encoders learn from one part of the pictures, the diffusion and ranking from another: contexts of pictures that
-        an encoder has learned from promise more than new ones hold. The held-out set takes no part.
+        The encoders learn from one part of the pictures, the diffusion and ranking from another: contexts of pictures
+        that an encoder has learned from promise more than new ones hold. The held-out set takes no part.
         """
         self.draw_pictures(progress)
         pictures = dataset.load(self.work / "pictures" / "train", self.plan.pictures)
@@ -119,30 +134,55 @@ class OpenTraining:
         normaliser = Normaliser.fit(pictures.coefficients).symmetric(mirror)
         importance = frontal_importance(self.head)
         n = self.head.n_shape
-        identity = self._stage("identity_context", Supervised(OpenContext(), n), lambda: train_context(
-            self.head, pictures[:first], pictures[first:][:_VALIDATED], pictures.betas[:first], pictures.betas[first:][:_VALIDATED],
-            importance[:n] + 0.02 * importance[:n].mean(), mirror, lambda betas: betas @ mirror.shape,
-            self.plan.identity_context, name="identity context", seed=self.seed, log=self.log))  # fmt: skip
-        targets = normaliser.encode(pictures.coefficients)
+        shape = _Task("identity", "idgen", pictures.betas, importance[:n], 0.02, lambda betas: betas @ mirror.shape)
         # Amplitudes, not squares: brows, lids and gaze move few millimetres and mean much.
-        weight = np.sqrt(importance[n:]) * normaliser.deviation
-        expression = self._stage("expression_context", Supervised(OpenContext(), targets.shape[1]), lambda: train_context(
-            self.head, pictures[:first], pictures[first:][:_VALIDATED], targets[:first], targets[first:][:_VALIDATED],
-            weight + 0.1 * weight.mean(), mirror, mirror.coefficients,
-            self.plan.expression_context, name="expression context", seed=self.seed, log=self.log))  # fmt: skip
+        moved = np.sqrt(importance[n:]) * normaliser.deviation
+        face = _Task("expression", "expgen", normaliser.encode(pictures.coefficients), moved, 0.1, mirror.coefficients)
+        identity, expression = (self._encoder(task, pictures, first, mirror) for task in (shape, face))
         rest = pictures[first:]
-        identity_contexts, shapes = _both_ways(identity, rest, rest.betas, mirror, lambda betas: betas @ mirror.shape)
-        idgen = self._stage("idgen", make_denoiser(n, CONTEXT), lambda: train_denoiser(
-            identity_contexts[_VALIDATED:], shapes[_VALIDATED:], identity_contexts[:_VALIDATED], shapes[:_VALIDATED],
-            self.plan.idgen, name="idgen", seed=self.seed, log=self.log))  # fmt: skip
-        expression_contexts, faces = _both_ways(expression, rest, targets[first:], mirror, mirror.coefficients)
-        expgen = self._stage("expgen", make_denoiser(targets.shape[1], CONTEXT), lambda: train_denoiser(
-            expression_contexts[_VALIDATED:], faces[_VALIDATED:], expression_contexts[:_VALIDATED], faces[:_VALIDATED],
-            self.plan.expgen, name="expgen", seed=self.seed, log=self.log))  # fmt: skip
-        rank = self._stage("idrank", FoldedRank(n, CONTEXT, WIDTHS), lambda: train_rank(
-            self.head, idgen, identity_contexts[_VALIDATED:], shapes[_VALIDATED:], identity_contexts[:_RANKED],
-            shapes[:_RANKED], self.plan.idrank, faces=self.plan.rank_faces, seed=self.seed, log=self.log))  # fmt: skip
+        samples = _both_ways(identity, rest, shape.targets[first:], mirror, shape.in_mirror)
+        idgen = self._sampler(shape, samples)
+        expgen = self._sampler(face, _both_ways(expression, rest, face.targets[first:], mirror, face.in_mirror))
+        rank = self._ranking(idgen, samples)
         self._export(bundle, identity, expression, idgen, expgen, rank, normaliser)
+
+    def _encoder(self, task: _Task, pictures: dataset.PictureSet, first: int, mirror: Mirror) -> Supervised:
+        """A context encoder, trained on the first part of the pictures and watched on the beginning of the rest."""
+        watched = slice(first, first + _VALIDATED)
+        schedule = {"identity": self.plan.identity_context, "expression": self.plan.expression_context}[task.name]
+
+        def work() -> tuple[nn.Module, History]:
+            return train_context(
+                self.head, pictures[:first], pictures[watched], task.targets[:first], task.targets[watched],
+                task.importance + task.least_importance * task.importance.mean(), mirror, task.in_mirror, schedule,
+                name=f"{task.name} context", seed=self.seed, log=self.log,
+            )  # fmt: skip
+
+        return self._stage(f"{task.name}_context", Supervised(OpenContext(), task.targets.shape[1]), work)
+
+    def _sampler(self, task: _Task, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
+        """A denoiser for contexts and targets, watched on the first of them."""
+        contexts, targets = samples
+        schedule = {"idgen": self.plan.idgen, "expgen": self.plan.expgen}[task.sampler]
+
+        def work() -> tuple[nn.Module, History]:
+            return train_denoiser(
+                contexts[_VALIDATED:], targets[_VALIDATED:], contexts[:_VALIDATED], targets[:_VALIDATED], schedule,
+                name=task.sampler, seed=self.seed, log=self.log,
+            )  # fmt: skip
+
+        return self._stage(task.sampler, make_denoiser(targets.shape[1], CONTEXT), work)
+
+    def _ranking(self, idgen: nn.Module, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
+        contexts, betas = samples
+
+        def work() -> tuple[nn.Module, History]:
+            return train_rank(
+                self.head, idgen, contexts[_VALIDATED:], betas[_VALIDATED:], contexts[:_RANKED], betas[:_RANKED],
+                self.plan.idrank, faces=self.plan.rank_faces, seed=self.seed, log=self.log,
+            )  # fmt: skip
+
+        return self._stage("idrank", FoldedRank(self.head.n_shape, CONTEXT, WIDTHS), work)
 
     def _stage(self, name: str, network: nn.Module, work: Callable[[], tuple[nn.Module, History]]) -> nn.Module:
         """The trained network: loaded when an earlier run saved it, else trained and saved with its history."""
@@ -168,10 +208,11 @@ class OpenTraining:
         normaliser: Normaliser,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        example = {"landmarks": torch.zeros(2, 478, 6), "crop112": torch.zeros(2, 3, 112, 112)}
-        export_encoder(identity.encoder, folder / "identity_context.onnx", example, ["context"], True)
+        inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
+        export_module(identity.encoder, folder / "identity_context.onnx", inputs, ["context"], half_weights=True)
         visibility = VisibilityContext(expression.encoder, expression.occlusion)
-        export_encoder(visibility, folder / "expression_context.onnx", example, ["context", "occlusion"], True)
+        outputs = ["context", "occlusion"]
+        export_module(visibility, folder / "expression_context.onnx", inputs, outputs, half_weights=True)
         sampler = {"solver": "dpmpp_2m", "spacing": "log_snr", "half_weights": True}
         ones = np.ones(self.head.n_shape)
         stages = {
