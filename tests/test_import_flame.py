@@ -151,3 +151,38 @@ def test_mediapipes_embedding_names_its_points(tmp_path):
 
 def test_the_default_sizes_are_flames():
     assert HeadSizes() == HeadSizes(n_shape=300, n_expression=50, n_directions=400, n_frontal=1785)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["model", "landmarks", "mediapipe"])
+def test_whatever_bytes_change_the_refusal_is_one_line(tmp_path, arrays, kind):
+    tables = {"lmk_face_idx": np.arange(5), "lmk_b_coords": np.full((5, 3), 1 / 3), "landmark_indices": np.arange(5)}
+    path = tmp_path / "file.npz"
+    if kind == "model":
+        path, reader = write_flame(tmp_path / "file.pkl", arrays), lambda: read(path, SIZES)
+    elif kind == "landmarks":
+        path, reader = _save(tmp_path / "file.npy", landmark_tables(80)), lambda: read_landmarks(path, 80)
+    else:
+        np.savez(path, **tables)
+        reader = lambda: read_mediapipe(path, 80)  # noqa: E731
+    reader()
+    good, rng, refused = path.read_bytes(), np.random.default_rng(4), 0
+    structure = [i for i, byte in enumerate(good) if 32 <= byte < 123]  # opcodes, names and headers rather than numbers
+    for _ in range(400):
+        damaged = bytearray(good)
+        for place in rng.choice(structure, rng.integers(1, 5)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged if rng.random() < 0.9 else damaged[: rng.integers(len(damaged))])
+        try:
+            reader()
+        except FlameError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 40
+
+
+def test_a_header_that_is_no_header_is_refused(tmp_path):
+    raw = b"\x93NUMPY\x01\x00" + (8).to_bytes(2, "little") + b"{'descr("
+    (tmp_path / "f.npy").write_bytes(raw)
+    with pytest.raises(FlameError, match=r"f\.npy is not an \.npy file"):
+        read_frontal(tmp_path / "f.npy", 40, SIZES)

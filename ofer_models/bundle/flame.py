@@ -9,7 +9,6 @@ types. Fields: Li et al. 2017 and the files.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def read_mediapipe(path: str | Path, n_faces: int) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             table = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive can raise nearly every type
         raise FlameError(f"{path} cannot be read as an .npz of numbers ({_line(error)}); download it again") from None
     triangle, bary, points = (
         _field(table, name, path) for name in ("lmk_face_idx", "lmk_b_coords", "landmark_indices")

@@ -73,14 +73,14 @@ def read_object_npy(path: str | Path) -> Any:
             version = np.lib.format.read_magic(file)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = reader(file)
-        except (ValueError, EOFError) as error:
-            raise UnsafePickleError(f"{path.name} is not an .npy file ({error}); download it again") from None
+        except Exception as error:  # a damaged header can raise nearly every type
+            raise UnsafePickleError(f"{path.name} is not an .npy file ({_line(error)}); download it again") from None
         if not dtype.hasobject:
             file.seek(0)
             try:
                 return np.load(file, allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise UnsafePickleError(f"{path.name} is damaged ({error}); download it again") from None
+            except Exception as error:
+                raise UnsafePickleError(f"{path.name} is damaged ({_line(error)}); download it again") from None
         if shape != ():
             raise UnsafePickleError(f"{path.name} refused: it stores a numpy array of Python objects; nothing was run")
         content = _load(file, path.name, objects_allowed=True)
@@ -93,8 +93,11 @@ def _load(file: BinaryIO, name: str, objects_allowed: bool = False) -> Any:
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{name} refused: it {error}; nothing of it was run") from None
     except Exception as error:  # a damaged pickle can raise nearly every type
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsafePickleError(f"{name} is not a readable pickle ({reason}); download it again") from None
+        raise UnsafePickleError(f"{name} is not a readable pickle ({_line(error)}); download it again") from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class _Unpickler(pickle.Unpickler):
