@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-Dims = Sequence[int | str]
+from ofer_models.engines.sampler import Sampler
+from ofer_models.engines.tensors import Dims, GraphSpec, StageError, check_call
 
-
-class StageError(ValueError):
-    """A graph is not what its manifest says, or was called with something else; the message names the tensor."""
+__all__ = ["OnnxRuntimeBackend", "OnnxStage", "StageError"]
+PREFERRED = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", "CPUExecutionProvider")
 
 
 class OnnxStage:
@@ -50,55 +50,44 @@ class OnnxStage:
         self.inputs = self._tensors(self._session.get_inputs())
         self.outputs = self._tensors(self._session.get_outputs())
         self._output_names = list(self.outputs)
-        for kind, promised, found in (("input", inputs, self.inputs), ("output", outputs, self.outputs)):
-            if promised is not None:
-                self._compare(kind, promised, found)
+        GraphSpec(self.path, inputs, outputs).compare(self.path.name, self.inputs, self.outputs)
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         """Run the graph on float32 arrays by input name; returns its outputs by name.
 
         Raises StageError, naming the tensor, for a missing, unknown, wrongly typed or wrongly shaped input.
         """
-        if arrays.keys() != self.inputs.keys():
-            self._refuse_names("input", self.inputs.keys(), arrays.keys())
-        symbols: dict[str, int] = {}
-        for name, dims in self.inputs.items():
-            array = arrays[name]
-            if array.dtype != np.float32:
-                raise self._error(f"input {name!r} is {array.dtype}, should be float32")
-            if len(dims) != array.ndim or not all(
-                symbols.setdefault(dim, size) == size if isinstance(dim, str) else dim == size
-                for dim, size in zip(dims, array.shape, strict=True)
-            ):
-                known = ", ".join(f"{dim} = {size}" for dim, size in symbols.items())
-                raise self._error(f"input {name!r} is {array.shape}, should be {_text(dims)} ({known})")
+        check_call(self.path.name, self.inputs, arrays)
         return dict(zip(self._output_names, self._session.run(self._output_names, arrays), strict=True))
 
     def _tensors(self, nodes: Sequence[onnxruntime.NodeArg]) -> dict[str, tuple[int | str, ...]]:
         for node in nodes:
             if node.type != "tensor(float)":
-                raise self._error(f"{node.name!r} is {node.type}, should be tensor(float)")
+                raise StageError(f"{self.path.name}: {node.name!r} is {node.type}, should be tensor(float)")
         return {node.name: tuple(node.shape) for node in nodes}
 
-    def _compare(self, kind: str, promised: Mapping[str, Dims], found: Mapping[str, Dims]) -> None:
-        if promised.keys() != found.keys():
-            self._refuse_names(kind, promised.keys(), found.keys())
-        for name, dims in promised.items():
-            fits = len(dims) == len(found[name]) and all(
-                isinstance(a, str) == isinstance(b, str) and (isinstance(a, str) or a == b)
-                for a, b in zip(dims, found[name], strict=True)
-            )
-            if not fits:
-                raise self._error(f"{kind} {name!r} is {_text(found[name])}, the manifest says {_text(dims)}")
 
-    def _refuse_names(self, kind: str, wanted: Sequence[str], given: Sequence[str]) -> None:
-        missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-        parts = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise self._error(f"{kind}s do not match: {'; '.join(parts)}")
+class OnnxRuntimeBackend:
+    """The default: every graph a session, on the best provider that the installed build has."""
 
-    def _error(self, message: str) -> StageError:
-        return StageError(f"{self.path.name}: {message}")
+    name = "onnxruntime"
+
+    def __init__(self, threads: int = 1, providers: Sequence[str] | None = None) -> None:
+        """threads per stage; providers in order of preference, by default those of PREFERRED that are installed."""
+        self._threads = threads
+        self.providers = tuple(providers or preferred_providers(onnxruntime.get_available_providers()))
+
+    def load(self, graph: GraphSpec) -> OnnxStage:
+        """The graph, ready to call. Raises StageError."""
+        return OnnxStage(
+            graph.path, self._threads, inputs=graph.inputs, outputs=graph.outputs, providers=self.providers
+        )
+
+    def sampler(self, cond: GraphSpec, step: GraphSpec) -> Sampler:
+        """The loop over both graphs; a session loop is as fast as a Loop in the graph, and takes any K."""
+        return Sampler(self.load(cond), self.load(step))
 
 
-def _text(dims: Dims) -> str:
-    return f"({', '.join(map(str, dims))})"
+def preferred_providers(available: Sequence[str]) -> list[str]:
+    """The providers to ask for: a GPU's first, the CPU always last."""
+    return [name for name in PREFERRED if name in available]

@@ -8,12 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from ofer_models.diffusion.solvers import SolverTable
+from ofer_models.engines.tensors import StageError
 
 
 class Stage(Protocol):
     """Any runtime's callable on named float32 arrays."""
 
     inputs: Mapping[str, tuple[int | str, ...]]
+    outputs: Mapping[str, tuple[int | str, ...]]
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]: ...
 
@@ -22,6 +24,12 @@ class Sampler:
     """Draws coefficients for faces from contexts: `cond` and `step` are the stages that `networks.export` writes."""
 
     def __init__(self, cond: Stage, step: Stage) -> None:
+        """Raises StageError when the two do not belong together."""
+        made, taken = cond.outputs["modulation"][-1], step.inputs["modulation"][-1]
+        if made != taken:
+            raise StageError(
+                f"cond makes a 'modulation' of {made} numbers a step, step takes {taken}: they are not of one network"
+            )
         self._cond, self._step = cond, step
 
     @property

@@ -6,18 +6,20 @@ import numpy as np
 
 from ofer_models.bundle.manifest import Bundle, BundleError, StageSpec
 from ofer_models.diffusion.solvers import SolverTable, solver_table
-from ofer_models.engines.onnxruntime_backend import OnnxStage, StageError
+from ofer_models.engines.backend import Backend, graph_specs, open_backend
 from ofer_models.engines.recorded_noise import RecordedNoise
-from ofer_models.engines.sampler import Sampler
+from ofer_models.engines.tensors import StageError
 
 
 class CoefficientSampler:
     """Draws coefficients (F, N, D), in the head model's units, from contexts and starting noise."""
 
-    def __init__(self, spec: StageSpec, threads: int, steps: int | None = None) -> None:
+    def __init__(self, spec: StageSpec, backend: Backend, steps: int | None = None) -> None:
+        """steps overrides the manifest's. Raises StageError naming what does not fit together."""
         self.spec = spec
         self.table: SolverTable = solver_table(spec.solver, spec.steps if steps is None else steps, spec.spacing)
-        self._sampler = Sampler(OnnxStage(spec.files["cond"], threads), OnnxStage(spec.files["step"], threads))
+        graphs = graph_specs(spec)
+        self._sampler = backend.sampler(graphs["cond"], graphs["step"])
         self._recorded = RecordedNoise(spec.files["noise"]) if "noise" in spec.files else None
         if self._sampler.n_coefficients != len(spec.mean):
             raise StageError(
@@ -42,18 +44,19 @@ class CoefficientSampler:
 
 
 class StageSet:
-    """The five stages of a bundle on ONNX Runtime."""
+    """The five stages of a bundle on one of the runtimes; `backend` names the one in use."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1, steps: int | None = None) -> None:
-        """threads per stage; steps overrides both samplers' step count. Raises BundleError naming what fails."""
+    def __init__(self, bundle: Bundle, threads: int = 1, steps: int | None = None, backend: str = "auto") -> None:
+        """threads per stage; steps overrides both samplers' step count; backend: see `engines.backend.open_backend`.
+
+        Raises BundleError naming what fails.
+        """
         graphs = {name: spec for name, spec in bundle.stages.items() if spec.kind == "graph"}
         try:
-            loaded = {
-                name: OnnxStage(spec.files["graph"], threads, inputs=spec.inputs, outputs=spec.outputs)
-                for name, spec in graphs.items()
-            }
-            self.idgen = CoefficientSampler(bundle.stages["idgen"], threads, steps)
-            self.expgen = CoefficientSampler(bundle.stages["expgen"], threads, steps)
+            runtime = open_backend(backend, bundle, threads)
+            loaded = {name: runtime.load(graph_specs(spec)["graph"]) for name, spec in graphs.items()}
+            self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps)
+            self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps)
         except ValueError as error:  # a StageError, or a solver, spacing or step count that does not exist
             raise BundleError(f"bundle {bundle.name} at {bundle.path}: {error}") from None
         wanted = {"idgen": bundle.n_shape, "expgen": bundle.n_expression + 3}
@@ -63,6 +66,7 @@ class StageSet:
                 raise BundleError(
                     f"bundle {bundle.name} at {bundle.path}: {name} draws {drawn} coefficients, the head takes {count}"
                 )
+        self.backend = runtime.name
         self.identity_context = loaded["identity_context"]
         self.idrank = loaded["idrank"]
         self.expression_context = loaded["expression_context"]

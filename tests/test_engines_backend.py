@@ -1,0 +1,121 @@
+"""The choice of a runtime, and what every runtime promises: refuse at load what the manifest does not say."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ofer_models.bundle.manifest import BundleError
+from ofer_models.engines.backend import BACKENDS, graph_specs, open_backend
+from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, preferred_providers
+from ofer_models.engines.stages import StageSet
+from ofer_models.engines.tensors import StageError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def altered(bundle, stage, **changes):
+    """The bundle with one stage's record changed."""
+    stages = bundle.stages | {stage: dataclasses.replace(bundle.stages[stage], **changes)}
+    return dataclasses.replace(bundle, stages=stages)
+
+
+def test_auto_is_onnxruntime_where_nothing_is_compiled(open_bundle):
+    assert StageSet(open_bundle).backend == "onnxruntime"
+    assert StageSet(open_bundle, backend="onnxruntime").backend == "onnxruntime"
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones(open_bundle):
+    with pytest.raises(BundleError, match="unknown backend 'openvino', use one of auto, tensorrt, onnxruntime, torch"):
+        StageSet(open_bundle, backend="openvino")
+
+
+def test_providers_are_taken_in_order_and_only_where_installed():
+    assert preferred_providers(["AzureExecutionProvider", "CPUExecutionProvider"]) == ["CPUExecutionProvider"]
+    both = ["CPUExecutionProvider", "CUDAExecutionProvider"]
+    assert preferred_providers(both) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+@pytest.mark.parametrize(
+    ("stage", "changes", "said"),
+    [
+        ("idrank", {"inputs": {"betas": ("F", "N", 7), "context": ("F", 256)}}, "idrank.onnx: input 'betas'"),
+        ("expression_context", {"inputs": {"landmarks": ("F", 478, 6)}}, "unknown crop112"),
+        ("identity_context", {"outputs": {"features": ("F", 256)}}, "missing features; unknown context"),
+        ("expgen", {"inputs": {"context": ("F", 9), "noise": ("F", "N", 53)}}, "expgen_cond.onnx: input 'context'"),
+        ("idgen", {"inputs": {"context": ("F", 256), "noise": ("F", "N", 9)}}, "idgen_step.onnx: input 'x'"),
+    ],
+)
+def test_a_tensor_that_differs_from_the_manifest_is_named_at_load(open_bundle, name, stage, changes, said):
+    with pytest.raises(BundleError, match=said):
+        StageSet(altered(open_bundle, stage, **changes), backend=name)
+
+
+def test_graphs_of_two_networks_are_no_sampler(open_bundle):
+    backend = OnnxRuntimeBackend()
+    one, other = (graph_specs(open_bundle.stages[name]) for name in ("expgen", "idgen"))
+    with pytest.raises(StageError, match="'modulation'"):
+        backend.sampler(other["cond"], one["step"])
+
+
+def test_torch_gives_what_onnxruntime_gives_at_every_stage(open_bundle):
+    """Two programs that share nothing but the file: whole stages, samplers in full."""
+    rng = np.random.default_rng(0)
+    for stage in ("identity_context", "idrank", "expression_context"):
+        spec = graph_specs(open_bundle.stages[stage])["graph"]
+        ours, reference = OnnxRuntimeBackend().load(spec), open_backend("torch", open_bundle).load(spec)
+        assert reference.inputs == ours.inputs and reference.outputs == ours.outputs
+        for faces, samples in ((1, 1), (3, 5)):
+            sizes = {"F": faces, "N": samples}
+            arrays = {
+                name: rng.standard_normal([sizes.get(d, d) for d in dims]).astype(np.float32)
+                for name, dims in ours.inputs.items()
+            }
+            expected, found = reference(**arrays), ours(**arrays)
+            for name, array in expected.items():
+                assert np.abs(found[name] - array).max() <= 1e-4 * np.abs(array).max(), (stage, name)
+    ours, reference = (StageSet(open_bundle, steps=5, backend=name) for name in ("onnxruntime", "torch"))
+    for name in ("idgen", "expgen"):
+        context = rng.standard_normal((2, 256)).astype(np.float32)
+        noise = rng.standard_normal((2, 3, getattr(ours, name).n_coefficients)).astype(np.float32)
+        expected, found = getattr(reference, name)(context, noise), getattr(ours, name)(context, noise)
+        assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max(), name
+
+
+def test_a_torch_stage_refuses_wrong_calls_and_unknown_operators(open_bundle, tmp_path):
+    from ofer_models.engines.tensors import GraphSpec
+    from ofer_models.networks.onnx_graph import Graph, save_model
+
+    backend = open_backend("torch", open_bundle)
+    stage = backend.load(graph_specs(open_bundle.stages["idrank"])["graph"])
+    with pytest.raises(StageError, match="missing betas"):
+        stage(context=np.zeros((1, 256), np.float32))
+    g = Graph("odd")
+    g.op("Det", g.input("x", ("F", 2, 2)), name="y")
+    g.output("y", ("F",))
+    save_model(g.model(), tmp_path / "odd.onnx")
+    with pytest.raises(StageError, match=r"odd\.onnx: .*Det"):
+        backend.load(GraphSpec(tmp_path / "odd.onnx"))
+    (tmp_path / "odd.onnx").write_bytes(b"no graph")
+    with pytest.raises(StageError, match=r"odd\.onnx"):
+        backend.load(GraphSpec(tmp_path / "odd.onnx"))
+
+
+@pytest.mark.parametrize("name", ["auto", "onnxruntime"])
+def test_the_default_imports_no_torch_and_no_tensorrt(open_bundle, name):
+    code = (
+        "import sys; from ofer_models.bundle.manifest import Bundle; from ofer_models.engines.stages import StageSet;"
+        f"StageSet(Bundle.load({str(open_bundle.path)!r}), backend={name!r});"
+        "sys.exit(bool({'torch', 'onnx', 'tensorrt', 'tensorrt_rtx'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_name_is_known():
+    assert BACKENDS == ("auto", "tensorrt", "onnxruntime", "torch")
