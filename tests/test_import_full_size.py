@@ -20,7 +20,7 @@ from recipe import relative_error
 from ofer_models.bundle.checkpoint import NetworkSizes, find_maps, read_checkpoint
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines.onnxruntime_backend import OnnxStage
+from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, OnnxStage
 from ofer_models.engines.stages import CoefficientSampler
 from ofer_models.head.model import HeadModel
 from ofer_models.networks.official_stages import JointContext
@@ -112,7 +112,7 @@ def test_twenty_steps_equal_the_torch_network(files, imported, name):
     generator = torch.Generator().manual_seed(4)
     context = torch.nn.functional.normalize(torch.randn(2, net.n_context, generator=generator), dim=-1)
     noise = torch.randn(2, 4, net.n_coefficients, generator=generator)
-    found = CoefficientSampler(spec, threads=1)(context.numpy(), noise.numpy())
+    found = CoefficientSampler(spec, OnnxRuntimeBackend())(context.numpy(), noise.numpy())
     assert relative_error(found, sample(net, context, noise, table)) <= 1e-3
 
 
