@@ -82,7 +82,8 @@ def import_official(
             _ = Bundle.load(work).head  # nothing takes its place that the run time would refuse
             _replace(out, work)
     except (CheckpointError, flame.FlameError, GraphError) as error:
-        raise OfficialImportError(str(error)) from None
+        # Names out of a hostile file must not reach a terminal as line ends or control codes.
+        raise OfficialImportError("".join(c if c.isprintable() else "?" for c in str(error))) from None
     except OSError as error:
         raise OfficialImportError(f"import stopped: {error}") from None
     return ImportReport(out, *report)
