@@ -321,7 +321,8 @@ DAMAGED = {
         changed("idrank", lambda c: c["farl"].update({"visual.proj": torch.zeros(3, 4)})),
         r"'farl'.*1 mis-shaped: visual\.proj is 3x4, should be 24x10"),
     "a name that speaks to the terminal": (
-        changed("idgen", lambda c: c["net"].update({"sur\n\x1b[2Jprise": torch.zeros(1)})), r"unknown: sur\?\?\[2Jprise"),
+        changed("idgen", lambda c: c["net"].update({"sur\n\x1b[2Jprise": torch.zeros(1)})),
+        r"unknown: sur\?\?\[2Jprise"),
     "a sparse tensor": (
         changed("idgen", lambda c: c["net"].update({"time_mlp.1.weight": torch.eye(512).to_sparse()})),
         "'net': a tensor cannot be read"),
