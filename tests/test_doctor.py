@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from ofer_models.bundle import doctor, machine
 from ofer_models.bundle.export import Provenance, write_manifest
 from ofer_models.bundle.flame import read_model
-from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES
+from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES, sha256_of
 from ofer_models.cli import app
+from ofer_models.engines import engine_cache
+from ofer_models.engines.engine_cache import EngineKey
 
 OPEN = Path(__file__).resolve().parents[1] / "engines" / "open"
 FREE = Provenance("made here", "Apache-2.0", True)
@@ -97,14 +99,20 @@ def test_matching_hashes_are_not_enough_to_run(neighbours):
     assert "toy 7 cannot run" in examination.verdict
 
 
-def test_engines_older_than_their_graphs_are_named(neighbours):
+def test_engines_that_do_not_belong_to_their_graphs_are_named(neighbours):
     folder = write_bundle(neighbours / "toy")
-    for name, age in (("old.engine", 1000), ("new.engine", -1000)):
-        (folder / name).write_text("compiled")
-        stamp = (folder / "idrank_graph.onnx").stat().st_mtime - age
-        os.utime(folder / name, (stamp, stamp))
+
+    def compiled(graph: str, sha256: str) -> Path:
+        key = EngineKey(graph, sha256, "tensorrt_rtx", "1.2", ("sm86",), "fp16", {"F": (1, 1, 4)})
+        return engine_cache.write(folder, key, b"plan", {}, 1.0)
+
+    compiled("idrank_graph.onnx", sha256_of(folder / "idrank_graph.onnx"))
+    assert (doctor.report_on(folder).stale_engines, doctor.report_on(folder).remedy) == ((), "")
+    old = compiled("idgen_step.onnx", 64 * "0")
     report = doctor.report_on(folder)
-    assert (report.engines, report.stale_engines, report.remedy) == (2, ("old.engine",), "ofer build")
+    assert report.engines == 2
+    assert report.stale_engines == (f"{old.name} is stale: it was built from another idgen_step.onnx",)
+    assert report.remedy.startswith(f"ofer build --bundle {folder}: {old.name} is stale")
 
 
 def test_neighbouring_bundles_are_listed_and_a_missing_official_one_is_explained(neighbours):

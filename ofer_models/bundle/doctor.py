@@ -20,6 +20,7 @@ from rich.table import Table
 from ofer_models.bundle import machine
 from ofer_models.bundle.machine import Finding
 from ofer_models.bundle.manifest import MANIFEST, Bundle, BundleError, default_bundle
+from ofer_models.engines import engine_cache
 
 OFFICIAL_PAGES = (
     "weights: the OFER repository's page (prathebaselva/OFER), `Pretrained weights`; frontindices.npy and "
@@ -32,7 +33,6 @@ _OFFICIAL_COMMAND = (
 )
 _MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]-[/yellow]", "problem": "[red]no[/red]"}
 _SHIPPED = Path(__file__).resolve().parents[2] / "engines"  # of a checkout
-_COMPILED = (".engine", ".trt")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BundleReport:
     """What is known of one bundle: error is empty when it is complete and its hashes are right.
 
     files: name -> origin, licence, commercial_use (inputs likewise: the files an imported bundle was made of).
-    engines: number of compiled ones; stale_engines are older than the graphs they were built from.
+    engines: number of compiled ones; stale_engines do not belong to the graphs beside them, each with the reason.
     """
 
     path: Path
@@ -114,14 +114,14 @@ def report_on(folder: Path) -> BundleReport:
     manifest = _manifest(folder)
     title = f"{manifest.get('name', folder.name)} {manifest.get('version', '')}".strip()
     listed = {"files": _listed(manifest, "files"), "inputs": _listed(manifest, "inputs")}
-    engines = sorted(path for path in folder.glob("*") if path.suffix in _COMPILED)
-    graphs = [path.stat().st_mtime for path in folder.glob("*.onnx")]
-    stale = tuple(path.name for path in engines if graphs and path.stat().st_mtime < max(graphs))
+    engines = engine_cache.entries(folder)
+    refused = {entry.path.name: entry.refuse(folder / (entry.key.graph if entry.key else "")) for entry in engines}
+    stale = tuple(f"{name} {reason}" for name, reason in refused.items() if reason)
     try:
         _ = Bundle.load(folder).head
     except BundleError as error:
         return BundleReport(folder, title, str(error), _remedy(folder, manifest), **listed)
-    remedy = "ofer build" if stale else ""
+    remedy = f"ofer build --bundle {folder}: {'; '.join(stale)}" if stale else ""
     return BundleReport(folder, title, "", remedy, **listed, engines=len(engines), stale_engines=stale)
 
 
@@ -191,7 +191,7 @@ def show(examination: Examination, console: Console) -> None:
 def _whole(report: BundleReport) -> str:
     engines = f"{report.engines} compiled engines" if report.engines else "no compiled engines"
     if report.stale_engines:
-        engines += f", {len(report.stale_engines)} older than their graphs"
+        engines += f", {len(report.stale_engines)} of them not of these graphs"
     return f"{report.path}: {len(report.files)} files, hashes right, {engines}"
 
 
