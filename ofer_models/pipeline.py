@@ -78,8 +78,10 @@ class FacePipeline:
         seed: int = 0,
         threads: int = 1,
         max_faces: int = 4,
+        backend: str = "auto",
     ) -> None:
         """hypotheses H, candidates N and steps default to the bundle's. Equal seeds and frames give equal faces.
+        backend: auto, tensorrt, onnxruntime or torch (`engines.backend`).
 
         Raises BundleError when the bundle cannot be used and ValueError for counts below one.
         """
@@ -92,7 +94,7 @@ class FacePipeline:
                 f"hypotheses and candidates must be at least 1, got {self.hypotheses} and {self.candidates}"
             )
         self.timings: dict[str, float] = {}
-        self._stages = StageSet(self.bundle, threads, steps)
+        self._stages = StageSet(self.bundle, threads, steps, backend)
         self._frontend = FaceFrontend(max_faces)
         embedding, self._landmark_points = tracked_landmarks(self.head)
         corners = self.head.faces[embedding.triangle]

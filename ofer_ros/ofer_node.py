@@ -47,6 +47,7 @@ def load_pipeline(settings: OferSettings) -> FacePipeline:
         seed=settings.seed,
         threads=settings.threads,
         max_faces=settings.max_faces,
+        backend=settings.backend,
     )
 
 

@@ -43,6 +43,10 @@ class OferSettings:
     seed: int = setting("seed of all noise: equal frames give equal faces", 0, 2**31 - 1)
     max_faces: int = setting("most faces tracked at once", 1, 16)
     threads: int = setting("threads of the inference engine", 1, 64)
+    backend: str = setting(
+        "inference engine; auto: tensorrt where a GPU and engines made by `ofer build` are present, else onnxruntime",
+        choices=("auto", "tensorrt", "onnxruntime", "torch"),
+    )
     transport: str = setting(
         "image topics to listen to; auto: image_raw, and image_raw/compressed while image_raw is silent",
         choices=("auto", "raw", "compressed"),
