@@ -120,6 +120,9 @@ def _wait(processes: Processes, options: DemoOptions, out: Path, console: Consol
             for name in ("ofer_node", "recorder"):
                 if processes.status(name) is not None:
                     raise DemoError(f"{name} ended early: {_last_words(processes, name)}")
+            errors = processes.problems("ofer_node", "[ERROR]") if first_frame is None else []
+            if errors:  # it stays, for a user to mend the cause; here nobody will
+                raise DemoError(f"ofer_node does not start: {errors[0]} [{processes.log_file('ofer_node')}]")
             now = time.monotonic()
             sent = frames.read_text().count("\n") if frames.exists() else 0
             if first_frame is None and sent:
@@ -155,6 +158,7 @@ def _summary(options: DemoOptions, out: Path) -> dict:
         "bundle": options.bundle,
         "frames_sent": len(frames),
         **recorded["summary"],
+        "frames_compared": len(processed),
         "frames_with_face": sum(faces[frame["stamp"]] > 0 for frame in processed),
         "frames_face_visible": len(expected),
         "frames_face_missed": sum(faces[frame["stamp"]] == 0 for frame in expected),
@@ -190,7 +194,7 @@ def _print(summary: dict, problems: dict[str, list[str]], out: Path, console: Co
         ),
         "processed frames a second": f"{summary['fps']:.1f}",
         "stamp to FaceArray, ms": f"p50 {latency['p50']}, p95 {latency['p95']}",
-        "frames with a face": f"{summary['frames_with_face']} of {summary['frames_processed']}",
+        "frames with a face": f"{summary['frames_with_face']} of {summary['frames_compared']} received back",
         "tracks / identities": f"{summary['tracks']} / {summary['identity_revisions']}",
         "hypotheses a face": str(summary["hypotheses"]),
         "landmark error": "-" if error is None else f"{100 * error:.2f} % of the inter-ocular distance",

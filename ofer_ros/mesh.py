@@ -7,6 +7,7 @@ from collections import OrderedDict
 import numpy as np
 
 from ofer_models.head import HeadModel, HypothesisDecoder, Identity
+from ofer_models.head.region import region_triangles
 from ofer_msgs.msg import Face
 from ofer_ros.geometry import pose_arrays
 from ofer_ros.messages import coefficients
@@ -29,11 +30,7 @@ class MeshDecoder:
         if region not in REGIONS:
             raise ValueError(f"mesh region '{region}' is not one of {', '.join(REGIONS)}")
         self.head = head
-        inside = np.ones(head.n_vertices, bool)
-        if region == "face":
-            inside[:] = False
-            inside[head.masks["face"]] = True
-        triangles = head.faces[inside[head.faces].all(axis=1)]
+        triangles = region_triangles(head, "face") if region == "face" else head.faces
         self.vertex_indices, corners = np.unique(triangles, return_inverse=True)
         self.triangles = corners.reshape(-1, 3).astype(np.int32)
         self._decode = HypothesisDecoder(head, self.vertex_indices)

@@ -13,7 +13,7 @@ from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.bundles import load_bundle
 from ofer_ros.managed_node import run
 from ofer_ros.markers import MeshMarkers
-from ofer_ros.outputs import FACES, LATCHED, MARKERS
+from ofer_ros.outputs import LATCHED, MARKERS
 from ofer_ros.parameters import MeshSettings, declare, read
 from ofer_ros.problems import ProblemLog
 
@@ -37,7 +37,7 @@ class MeshNode(Node):
         self._mismatch = ""
         self._markers = self.create_publisher(MarkerArray, "~/markers", MARKERS)
         self.create_subscription(HeadModelMessage, "head_model", self._on_head_model, LATCHED)
-        self.create_subscription(FaceArray, "faces", self._on_faces, FACES)
+        self.create_subscription(FaceArray, "faces", self._on_faces, MARKERS)
 
     def _on_head_model(self, message: HeadModelMessage) -> None:
         fits = message.head_sha256 == self._head.sha256

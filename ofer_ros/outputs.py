@@ -26,7 +26,8 @@ from ofer_ros.worker import Result
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # A reader that falls behind wants the newest mesh, never a queue of old ones.
 MARKERS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-FACES = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+# A second of small messages: a reader that pauses gets them all.
+FACES = QoSProfile(depth=30, reliability=ReliabilityPolicy.RELIABLE)
 OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -77,7 +78,8 @@ class FaceOutputs:
         for face, sent in zip(result.faces, message.faces, strict=True):
             draw_mesh(image, self._meshes.decoder.vertices(sent), self._meshes.shader, result.intrinsics)
             draw_landmarks(image, face.landmarks)
-            draw_label(image, face.roi, f"{face.id}  rev {face.identity_revision}  H {len(face.expressions)}")
+            hidden = f"{100 * face.occlusion:.0f} % hidden"
+            draw_label(image, face.roi, f"{face.id}  {hidden}  {len(face.expressions)} hypotheses")
         return image
 
     def clear(self) -> None:

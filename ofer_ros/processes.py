@@ -58,10 +58,10 @@ class Processes:
                 except subprocess.TimeoutExpired:
                     continue
 
-    def problems(self, name: str) -> list[str]:
-        """Lines of a log that warn, fail or end a traceback."""
+    def problems(self, name: str, *marks: str) -> list[str]:
+        """Lines of a log with one of `marks`; without any given, those that warn, fail or end a traceback."""
         lines = self.log_file(name).read_text(errors="replace").splitlines()
-        marks = ("[WARN]", "[ERROR]", "[FATAL]", "Error:", "error:")
+        marks = marks or ("[WARN]", "[ERROR]", "[FATAL]", "Error:", "error:")
         return [line for line in lines if any(mark in line for mark in marks)]
 
 

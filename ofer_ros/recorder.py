@@ -27,14 +27,14 @@ from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.bundles import load_bundle
-from ofer_ros.contact_sheet import Moment, contact_sheet
+from ofer_ros.contact_sheet import Moment, choose_moments, contact_sheet
 from ofer_ros.diagnostics import values_of
 from ofer_ros.geometry import seconds, stamp_key
 from ofer_ros.images import ImageError, compressed_to_rgb, image_to_rgb
 from ofer_ros.managed_node import run
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.observations import Observations, marker_difference
-from ofer_ros.outputs import LATCHED
+from ofer_ros.outputs import FACES, LATCHED
 from ofer_ros.parameters import RecorderSettings, declare, read
 from ofer_ros.video import TimedVideo
 
@@ -70,15 +70,13 @@ class Recorder(Node):
         self._moments: list[tuple[np.ndarray, FaceArray, CameraInfo | None]] = []
         self._last_moment, self._moment_every = float("-inf"), _MOMENT_EVERY
         node = settings.node
-        self._hear(Image, "image_raw", partial(self._on_image, Image), _IMAGE_QOS)
-        compressed = partial(self._on_image, CompressedImage)
-        self._hear(CompressedImage, "image_raw/compressed", compressed, _IMAGE_QOS)
-        self._hear(CameraInfo, "camera_info", self._on_info, _IMAGE_QOS)
-        self._hear(FaceArray, f"{node}/faces", self._on_faces, _QOS)
-        self._hear(MarkerArray, f"{node}/markers", self._on_markers, _QOS)
-        self._hear(HeadModelMessage, f"{node}/head_model", None, LATCHED)
-        self._hear(Image, f"{node}/overlay", self._on_overlay, _QOS)
+        self._hears_images = False
         self._hear(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QOS)
+        self._hear(FaceArray, f"{node}/faces", self._on_faces, FACES)
+        self._hear(MarkerArray, f"{node}/markers", self._on_markers, _QOS)
+        self._hear(Image, f"{node}/overlay", self._on_overlay, _QOS)
+        # Last of the node's topics: discovery goes in order, so once this one arrives the others are connected too.
+        self._hear(HeadModelMessage, f"{node}/head_model", self._on_head_model, LATCHED)
 
     def _hear(self, kind: type, topic: str, callback: Callable | None, qos: QoSProfile) -> None:
         """Subscribe to serialised messages: most are only counted, and unpacking a mesh costs 30 ms."""
@@ -90,6 +88,16 @@ class Recorder(Node):
                 callback(data)
 
         self.create_subscription(kind, topic, received, qos, raw=True)
+
+    def _on_head_model(self, data: bytes) -> None:
+        """Now listen to the images: a camera that waits for its listeners then shows nothing that would be missed."""
+        if self._hears_images:
+            return
+        self._hears_images = True
+        self._hear(CameraInfo, "camera_info", self._on_info, _IMAGE_QOS)
+        self._hear(Image, "image_raw", partial(self._on_image, Image), _IMAGE_QOS)
+        compressed = partial(self._on_image, CompressedImage)
+        self._hear(CompressedImage, "image_raw/compressed", compressed, _IMAGE_QOS)
 
     def _on_image(self, kind: type, data: bytes) -> None:
         # The stamp is the first field behind the 4-byte header of every stamped message.
@@ -164,7 +172,7 @@ class Recorder(Node):
     def _write_sheet(self) -> None:
         if not self._moments:
             return
-        chosen = np.unique(np.linspace(0, len(self._moments) - 1, _SHEET_ROWS).round().astype(int))
+        chosen = choose_moments([message.faces[0].occlusion for _, message, _ in self._moments], _SHEET_ROWS)
         start = seconds(self._moments[0][1].header.stamp)
         moments = []
         for index in chosen:

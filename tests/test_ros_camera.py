@@ -19,6 +19,7 @@ from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.camera_node import CameraNode, camera_info
+from ofer_ros.contact_sheet import COLUMNS, TILE
 from ofer_ros.images import compressed_to_rgb, image_to_rgb
 from ofer_ros.mesh_node import MeshNode
 from ofer_ros.outputs import LATCHED, MARKERS
@@ -227,7 +228,7 @@ def test_the_recorder_counts_checks_and_leaves_its_files(tmp_path):
     assert summary["marker_check"]["largest_difference_m"] < 1e-5
     assert len(content["faces_by_stamp"]) == 5
     assert cv2.VideoCapture(str(tmp_path / "overlay.mp4")).read()[1].shape == (240, 320, 3)
-    assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[1] == 9 * 180
+    assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[1] == COLUMNS * TILE
 
 
 def test_a_head_model_message_is_enough_to_know_the_arrays(tmp_path):

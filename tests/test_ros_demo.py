@@ -20,6 +20,7 @@ from std_msgs.msg import Header
 from ofer_models.bundle import BundleError, default_bundle
 from ofer_ros import demo
 from ofer_ros.bundles import bundle_folder, load_bundle
+from ofer_ros.contact_sheet import choose_moments
 from ofer_ros.demo import DemoError, DemoOptions, run_demo
 from ofer_ros.messages import face_array_message
 from ofer_ros.observations import Observations
@@ -203,3 +204,19 @@ def test_each_demo_has_a_domain_of_its_own(monkeypatch, tmp_path):
         run(DemoOptions(out=tmp_path))
     assert 1 <= int(seen["ROS_DOMAIN_ID"]) <= 101
     assert seen["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+
+
+def test_the_sheet_shows_the_run_from_end_to_end_and_what_hides_most():
+    occlusions = np.zeros(15)
+    occlusions[[6, 8, 9]] = 0.2, 0.5, 0.4
+    assert choose_moments(occlusions, 6) == [0, 6, 7, 8, 9, 14]
+    assert choose_moments([0.1, 0.2], 6) == [0, 1]
+    assert choose_moments([0.3], 6) == [0]
+
+
+def test_a_node_that_cannot_start_ends_the_demo_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "_check", lambda options: None)
+    started = time.monotonic()
+    with pytest.raises(DemoError, match="no bundle at /nowhere"):
+        run(DemoOptions(out=tmp_path, bundle="/nowhere"))
+    assert time.monotonic() - started < demo._START_LIMIT / 2

@@ -131,6 +131,35 @@ def test_the_overlay_mesh_lies_where_the_head_projects():
     assert abs(columns.mean() - pixels[:, 0].mean()) < 8
 
 
+def square(corner_colors: np.ndarray) -> np.ndarray:
+    """A square of two triangles, 0.2 m wide, 1 m in front of a camera with 100 px of focal length, in these colours."""
+    vertices = np.array([[-0.1, -0.1, 1], [0.1, -0.1, 1], [0.1, 0.1, 1], [-0.1, 0.1, 1]])
+    camera = Intrinsics(np.array([[100.0, 0, 19.5], [0, 100, 19.5], [0, 0, 1]]), 40, 40)
+    image = np.zeros((40, 40, 3), np.uint8)
+    shader = Shader(np.array([[0, 2, 1], [0, 3, 2]]), 4)
+    draw_mesh(image, vertices, shader, camera, opacity=1.0, colors=corner_colors)
+    return image / (255 * shader.brightness(vertices)[0])
+
+
+def test_colours_run_evenly_from_vertex_to_vertex():
+    ramp = np.zeros((4, 3), np.float32)
+    ramp[[1, 2], 0] = 1  # red grows to the right
+    ramp[[2, 3], 2] = 1  # blue grows downwards
+    image = square(ramp)
+    inside = np.arange(11, 28)
+    expected = (inside - 9.5) / 20
+    np.testing.assert_allclose(image[inside][:, inside, 0], np.tile(expected, (17, 1)), atol=0.01)
+    np.testing.assert_allclose(image[inside][:, inside, 2], np.tile(expected[:, None], (1, 17)), atol=0.01)
+    assert not image[..., 1].any()
+
+
+def test_the_outline_is_soft_and_nothing_is_painted_beyond_it():
+    image = square(np.ones((4, 3), np.float32))[..., 0]
+    assert image[20, 20] == pytest.approx(1, abs=0.01)
+    assert 0.2 < image[20, 10] < 0.8
+    assert not image[:9].any() and not image[:, 31:].any()
+
+
 @pytest.mark.parametrize("shift", [(0, 0, -2.0), (5.0, 0, 0), (0, 0, -0.6)])
 def test_a_mesh_behind_or_beside_the_camera_draws_nothing(shift):
     decoder = MeshDecoder(HEAD)

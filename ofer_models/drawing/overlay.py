@@ -10,6 +10,7 @@ from ofer_models.perception.intrinsics import Intrinsics
 
 _SHIFT = 3  # fractional bits of the coordinates handed to OpenCV
 _OPACITY = 0.7
+_SLIVER = 0.05  # px^2, twice the area
 _LANDMARK_COLOR = (80, 230, 80)
 _TEXT_COLOR = (255, 230, 90)
 
@@ -44,13 +45,35 @@ def draw_mesh(
     window = image[top:bottom, left:right]
     if window.size == 0 or len(visible) == 0:
         return
-    painted = window.copy()
-    corners = np.round((pixels - (left, top))[visible] * (1 << _SHIFT)).astype(np.int32)
-    paint = SKIN if colors is None else colors[visible].mean(axis=1)
-    filled = (255 * shade[visible].mean(axis=1)[:, None] * paint).tolist()
-    for corner, color in zip(corners, filled, strict=True):
-        cv2.fillConvexPoly(painted, corner, color, cv2.LINE_8, _SHIFT)
-    cv2.addWeighted(painted, opacity, window, 1.0 - opacity, 0.0, dst=window)
+    index = np.full(window.shape[:2], -1, np.int32)
+    corners = pixels[visible] - (left, top)
+    for number, corner in enumerate(np.round(corners * (1 << _SHIFT)).astype(np.int32)):
+        cv2.fillConvexPoly(index, corner, number, cv2.LINE_8, _SHIFT)
+    row, column = np.nonzero(index >= 0)
+    drawn = index[row, column]
+    paint = shade[visible][..., None] * (1.0 if colors is None else colors[visible])
+    surface = _planes(corners, paint.astype(np.float32))[drawn]
+    color = surface[:, 0] * column[:, None] + surface[:, 1] * row[:, None] + surface[:, 2]
+    color = np.clip(255 * color * (SKIN if colors is None else 1), 0, 255)
+    # Pixels of the outline are covered in part.
+    cover = opacity * cv2.blur((index >= 0).astype(np.float32), (3, 3))[row, column, None]
+    window[row, column] = np.round(window[row, column] * (1 - cover) + cover * color).astype(np.uint8)
+
+
+def _planes(corners: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values (F, 3, C) at triangles' corners (F, 3, 2) px as planes (F, 3, C): slope to the right, slope down, value at
+    (0, 0). A sliver, in which the slope means nothing, has its mean.
+    """
+    a, b, c = corners.transpose(1, 0, 2)
+    u, v = b - a, c - a
+    area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+    good = np.abs(area) > _SLIVER
+    area = np.where(good, area, 1)[:, None]
+    along_u, along_v = values[:, 1] - values[:, 0], values[:, 2] - values[:, 0]
+    right = (along_u * v[:, 1:] - along_v * u[:, 1:]) / area * good[:, None]
+    down = (along_v * u[:, :1] - along_u * v[:, :1]) / area * good[:, None]
+    origin = np.where(good[:, None], values[:, 0], values.mean(axis=1)) - right * a[:, :1] - down * a[:, 1:]
+    return np.stack([right, down, origin], axis=1).astype(np.float32)
 
 
 def draw_landmarks(image: np.ndarray, points: np.ndarray, color: tuple[int, int, int] = _LANDMARK_COLOR) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-SKIN = np.array([0.72, 0.74, 0.78], np.float32)  # RGB of the lit mesh
-_AMBIENT = 0.25
+SKIN = np.array([0.66, 0.78, 0.92], np.float32)  # RGB of the lit mesh
+_AMBIENT = 0.3
 # Towards the light in the camera optical frame: from the camera, a little from its upper left.
 _LIGHT = np.array([-0.35, -0.45, -0.82], np.float32) / np.linalg.norm([-0.35, -0.45, -0.82])
 
