@@ -8,6 +8,7 @@ pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import io
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from ofer_ros.demo import DemoError, DemoOptions, run_demo
 from ofer_ros.messages import face_array_message
 from ofer_ros.observations import Observations
 from ofer_ros.processes import Processes, _yaml
+from ofer_ros.scene import Scene
+from ofer_ros.video import TimedVideo
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,22 +175,41 @@ def test_memory_does_not_grow_over_two_minutes(tmp_path):
     assert max(memory[20:]) - memory[20] < 10
 
 
-def test_photographs_through_the_demo(tmp_path):
+# A profile with the mouth wide open at a pumpkin: neither of MediaPipe's detectors sees it.
+MISSED = {"occluded_05.jpg"}
+
+
+def test_the_ten_photographs_through_camera_node(tmp_path):
     need_bundle()
     pictures = ROOT.parent / "shared" / "images"
     if not pictures.is_dir():
         pytest.skip("../shared/images is not here")
     chosen = tmp_path / "pictures"
-    chosen.mkdir()
-    for file in sorted(pictures.glob("*.jpg"))[:3]:
-        (chosen / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(pictures, chosen)
     cv2.imwrite(str(chosen / "wall.png"), np.full((200, 300, 3), 120, np.uint8))
     summary = run(DemoOptions(source=str(chosen), out=tmp_path / "out"))
     found = summary["faces_by_picture"]
-    assert len(found) == 4
-    assert found["wall.png"] == 0
-    assert sum(count > 0 for count in found.values()) >= 2
-    assert summary["failures"] == 0
+    assert len(found) == 11
+    assert {name for name, count in found.items() if count == 0} == MISSED | {"wall.png"}
+    assert summary["failures"] == summary["bad_images"] == 0
+    assert summary["tracks"] == summary["identity_revisions"] == 9, "each photograph shows somebody else"
+    assert summary["marker_check"]["messages"] > 0
+    assert summary["marker_check"]["largest_difference_m"] < 1e-5
+    assert not (tmp_path / "out" / "logs" / "ofer_node.log").read_text().count("[WARN]")
+
+
+def test_a_video_through_the_demo(tmp_path):
+    need_bundle()
+    video = TimedVideo(tmp_path / "film.mp4", 30.0)
+    scene = Scene()
+    for index in range(60):
+        video.add(scene(index).rgb[..., ::-1], index / 30)
+    video.close()
+    summary = run(DemoOptions(source=str(tmp_path / "film.mp4"), out=tmp_path / "out"))
+    assert summary["frames_sent"] == 60
+    assert summary["frames_with_face"] == summary["frames_compared"] > 5
+    assert summary["tracks"] == 1
+    assert summary["frames_face_visible"] == 0, "of a film nobody knows"
 
 
 def test_each_demo_has_a_domain_of_its_own(monkeypatch, tmp_path):
