@@ -109,5 +109,6 @@ def _draw_bar(tile: np.ndarray, limit: float) -> None:
     rows = np.linspace(255, 0, bottom - top).astype(np.uint8)
     tile[top:bottom, left:right] = _LUT[rows][:, None]
     for text, row in ((f"{limit:.1f} mm", top - 8), ("0", bottom + 14)):
-        place = (min(left - 18, left), row) if text != "0" else (left + 1, row)
+        (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.36, 1)
+        place = (tile.shape[1] - 6 - max(width, tile.shape[1] - right), row)
         cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (255, 255, 255), 1, cv2.LINE_AA)
