@@ -68,7 +68,10 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle. candidates is N, heads drawn and ranked a track; hypotheses is H, expressions a frame."""
+    """A checked bundle. candidates is N, heads drawn and ranked a track; hypotheses is H, expressions a frame.
+
+    rank_alone: IdRank's best candidate is the identity, as in OFER; otherwise the landmarks seen have a say.
+    """
 
     path: Path
     name: str
@@ -81,6 +84,7 @@ class Bundle:
     jaw_scale: float
     stages: dict[str, StageSpec]
     files: dict[str, FileRecord]
+    rank_alone: bool = False
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
@@ -97,6 +101,7 @@ class Bundle:
                 candidates=int(manifest["candidates"]), hypotheses=int(manifest["hypotheses"]),
                 expression_range=(float(bounds[0]), float(bounds[1])) if bounds else None,
                 jaw_scale=float(manifest.get("jaw_scale", 1.0)), stages=stages, files=files,
+                rank_alone=bool(manifest.get("rank_alone", False)),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise BundleError(
