@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ofer_models.engines import commands as engine_commands
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
     help="OFER for ROS 2: several plausible 3D heads for every face in view. "
@@ -22,6 +24,7 @@ app = typer.Typer(
 )  # fmt: skip
 console = Console()
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+engine_commands.register(app)
 
 
 def main() -> None:

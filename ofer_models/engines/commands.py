@@ -1,0 +1,134 @@
+"""`ofer build`, `ofer bench` and `ofer sampling`. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+console = Console()
+BundleOption = Annotated[Path | None, typer.Option(help="Folder of the bundle; the shipped one by default.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("build")(build_command)
+
+
+def build_command(
+    bundle: BundleOption = None,
+    backend: Annotated[str, typer.Option(help="tensorrt: the installed `tensorrt` or `tensorrt_rtx`.")] = "tensorrt",
+    precision: Annotated[str, typer.Option(help="fp16 (products only; sensitive parts stay fp32) or fp32.")] = "fp16",
+    batch: Annotated[str, typer.Option(help="Faces in a batch, least..most.")] = "1..8",
+    gpu: Annotated[
+        str, typer.Option(help="current, or sm75, sm80, sm86, sm89, sm120, sm121; several with commas, in one engine.")
+    ] = "current",
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be repeated.")] = None,
+    all_stages: Annotated[
+        bool, typer.Option("--all", help="Build all anew, also what is there and fits.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Graphs built at the same time.")] = len(os.sched_getaffinity(0)),
+    show: Annotated[bool, typer.Option("--list", help="List the engines that are there, build nothing.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove engines that no graph can use, or of another version.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Compile a bundle's stages with TensorRT. The node never does: it refuses a missing or stale engine."""
+    from ofer_models.bundle.manifest import Bundle, BundleError, default_bundle
+    from ofer_models.engines.tensors import StageError
+
+    loaded = Bundle.load(bundle or default_bundle())
+    try:
+        if backend != "tensorrt":
+            raise StageError(f"backend {backend!r} needs no building; only tensorrt compiles")
+        if prune:
+            _prune(loaded)
+        elif show:
+            _list(loaded, json_file)
+        else:
+            _build(loaded, precision, batch, gpu, stage or [], all_stages, jobs, json_file)
+    except StageError as error:
+        raise BundleError(str(error)) from None
+
+
+def _build(
+    bundle: Any, precision: str, batch: str, gpu: str, stages: list[str], force: bool, jobs: int, json_file: Path | None
+) -> None:
+    from ofer_models.engines import build
+
+    gpus = tuple(dict.fromkeys(part.strip() for part in gpu.split(",")))
+    order = build.Order(bundle, precision, build.parse_faces(batch), gpus, tuple(stages), jobs, force)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[doing]}"))
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(graph: str, doing: str, share: float) -> None:
+            if graph not in tasks:
+                tasks[graph] = bars.add_task(graph, total=1.0, doing=doing)
+            bars.update(tasks[graph], completed=share, doing=doing[:40])
+
+        built = build.build(order, progress)
+    table = Table("graph", "engine", "seconds", "MB", title=f"{bundle.name} {bundle.version}, {precision}, {gpu}")
+    for one in built:
+        seconds = f"{one.seconds:.1f}" if one.seconds else "was there"
+        table.add_row(one.graph, one.path.name, seconds, f"{one.size / 1e6:.1f}")
+    console.print(table)
+    if json_file:
+        rows = [{"graph": one.graph, "engine": one.path.name, "seconds": one.seconds, "bytes": one.size}
+                for one in built]  # fmt: skip
+        content = {"bundle": str(bundle.path), "precision": precision, "engines": rows}
+        json_file.write_text(json.dumps(content, indent=2))
+
+
+def _list(bundle: Any, json_file: Path | None) -> None:
+    from ofer_models.engines import build, engine_cache
+    from ofer_models.engines.tensors import StageError
+
+    try:
+        here = build.here()
+    except StageError:
+        here = None  # no GPU: only the files can be judged
+    graphs, rows = build.graphs_of(bundle), []
+    for entry in engine_cache.entries(bundle.path):
+        key = entry.key
+        problem = entry.refuse(graphs.get(key.graph, Path()) if key else Path(), here)
+        rows.append({
+            "engine": entry.path.name, "problem": problem, "bytes": entry.path.stat().st_size,
+            **({"graph": key.graph, "built_by": f"{key.flavour} {key.version}", "gpus": list(key.gpus),
+                "precision": key.precision, "profile": dict(key.profile)} if key else {}),
+        })  # fmt: skip
+    name = Column("engine", no_wrap=True, overflow="fold")
+    table = Table(name, "built by", "GPUs", "precision", "sizes", "MB", "state", box=None)
+    for row in rows:
+        sizes = ", ".join(f"{name} {low}..{high}" for name, (low, _, high) in row.get("profile", {}).items())
+        state = f"[red]{escape(row['problem'])}[/red]" if row["problem"] else "fits" if here else "whole"
+        table.add_row(
+            row["engine"], row.get("built_by", ""), ", ".join(row.get("gpus", ())), row.get("precision", ""), sizes,
+            f"{row['bytes'] / 1e6:.1f}", state,
+        )  # fmt: skip
+    console.print(table if rows else f"{bundle.path} has no engines; `ofer build` makes them")
+    if json_file:
+        json_file.write_text(json.dumps(rows, indent=2))
+
+
+def _prune(bundle: Any) -> None:
+    from ofer_models.engines import build, engine_cache
+    from ofer_models.engines.tensors import StageError
+
+    try:
+        here = build.here()
+    except StageError:
+        here = None
+    removed = engine_cache.prune(bundle.path, build.graphs_of(bundle), here)
+    for path in removed:
+        console.print(f"removed {path}", highlight=False, soft_wrap=True)
+    console.print(f"{len(removed)} files removed")

@@ -1,0 +1,212 @@
+"""`ofer build` with the real TensorRT-RTX, which builds without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ofer_models.bundle.manifest import Bundle
+from ofer_models.engines import build, engine_cache
+from ofer_models.engines.backend import graph_specs
+from ofer_models.engines.build import Order
+from ofer_models.engines.precision import half_products
+from ofer_models.engines.tensors import GraphSpec, StageError
+from ofer_models.engines.torch_backend import TorchStage
+
+ROOT = Path(__file__).resolve().parents[1]
+HAS_TENSORRT = importlib.util.find_spec("tensorrt_rtx") is not None
+with_tensorrt = [
+    pytest.mark.build,
+    pytest.mark.skipif(not HAS_TENSORRT, reason="tensorrt_rtx is not installed (requirements/test.txt)"),
+]
+
+
+@pytest.fixture()
+def bundle(open_bundle, tmp_path):
+    """A copy of the open bundle without engines."""
+    ignored = shutil.ignore_patterns("*.engine*")
+    return Bundle.load(shutil.copytree(open_bundle.path, tmp_path / "open", ignore=ignored))
+
+
+def run(*arguments, code=0):
+    result = subprocess.run(
+        [sys.executable, "-m", "ofer_models.cli", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
+        check=False, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def check_bindings(bundle, stage, entry):
+    """An engine's tensors are the manifest's: names, ranks, fixed sizes."""
+    graph = next(g for g in graph_specs(bundle.stages[stage]).values() if g.path.name == entry.key.graph)
+    free = {
+        kind: {name: [size if size >= 0 else "free" for size in shape] for name, shape in tensors.items()}
+        for kind, tensors in entry.bindings.items()
+    }
+    graph.compare(entry.path.name, free["inputs"], free["outputs"])
+
+
+class TestOneStage:
+    pytestmark = with_tensorrt
+
+    def test_the_command_builds_lists_and_reuses(self, bundle, tmp_path):
+        report = tmp_path / "report.json"
+        arguments = ("build", "--bundle", bundle.path, "--stage", "idrank", "--gpu", "sm86,sm120", "--json", report)
+        run(*arguments)
+        [first] = json.loads(report.read_text())["engines"]
+        [entry] = engine_cache.entries(bundle.path)
+        assert first["graph"] == "idrank.onnx" and first["seconds"] > 0 and first["bytes"] > 1e5
+        assert entry.key.gpus == ("sm120", "sm86") and entry.key.precision == "fp16"
+        assert dict(entry.key.profile) == {"F": (1, 1, 8), "N": (1, bundle.candidates, 512)}
+        assert entry.refuse(bundle.stages["idrank"].files["graph"]) == ""
+        check_bindings(bundle, "idrank", entry)
+        before = entry.path.stat().st_mtime_ns
+        run(*arguments)
+        assert json.loads(report.read_text())["engines"][0]["seconds"] == 0
+        assert entry.path.stat().st_mtime_ns == before
+        assert entry.path.name in run("build", "--bundle", bundle.path, "--list")
+        assert {p.suffix for p in bundle.path.iterdir()} == {".onnx", ".npz", ".yaml", ".engine", ".json"}
+        bundle.stages["idrank"].files["graph"].write_bytes(b"retrained")
+        assert "is stale: it was built from another idrank.onnx" in entry.refuse(
+            bundle.stages["idrank"].files["graph"]
+        )
+
+    def test_progress_comes_from_inside_the_build(self, bundle):
+        told = []
+        build.build(Order(bundle, gpus=("sm86",), stages=("idrank",)), lambda *line: told.append(line))
+        assert {graph for graph, _, _ in told} == {"idrank.onnx"} and told[-1][2] == 1.0
+        assert any("Building engine" in doing for _, doing, _ in told)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"inputs": {"betas": ("F", "N", 9), "context": ("F", 256)}}, r"idrank\.onnx: input 'betas'"),
+            ({"inputs": {"betas": ("F", "N", 132)}}, "unknown context"),
+            ({"outputs": {"scores": ("F", "N")}}, "missing scores; unknown score"),
+        ],
+    )
+    def test_a_graph_with_a_wrong_input_is_refused_by_name(self, bundle, changes, said):
+        stage = bundle.stages["idrank"]
+        changed = dataclasses.replace(
+            bundle, stages=bundle.stages | {"idrank": dataclasses.replace(stage, **changes)}
+        )
+        with pytest.raises(StageError, match=said):
+            build.build(Order(changed, gpus=("sm86",), stages=("idrank",)))
+        assert engine_cache.entries(bundle.path) == []
+
+    def test_a_file_that_is_no_graph_and_a_gpu_that_is_not_known(self, bundle):
+        with pytest.raises(StageError, match="does not build for sm90, only for sm75"):
+            build.build(Order(bundle, gpus=("sm90",), stages=("idrank",)))
+        bundle.stages["idrank"].files["graph"].write_bytes(b"no graph")
+        with pytest.raises(StageError, match=r"idrank\.onnx: TensorRT cannot parse it"):
+            build.build(Order(bundle, precision="fp32", gpus=("sm86",), stages=("idrank",)))
+
+    def test_where_there_is_no_gpu_current_is_refused(self, bundle):
+        from ofer_models.engines.cuda_driver import gpu_present
+
+        if gpu_present():
+            pytest.skip("there is a GPU")
+        assert "no NVIDIA GPU here: use --gpu sm86" in run("build", "--bundle", bundle.path, code=1)
+
+
+def test_orders_that_make_no_sense_are_refused(bundle):
+    assert build.parse_faces("2..4") == (2, 4) and build.parse_faces("8") == (1, 8)
+    for text in ("0..4", "4..2", "a", "1..", "1..65"):
+        with pytest.raises(StageError, match="no range of faces"):
+            build.parse_faces(text)
+    with pytest.raises(StageError, match="unknown precision 'int4'"):
+        build.build(Order(bundle, precision="int4"))
+    with pytest.raises(StageError, match="no stage expgan; there are identity_context"):
+        build.build(Order(bundle, stages=("expgan",)))
+
+
+def test_half_precision_is_close_where_it_is_used_and_absent_where_it_hurts(open_bundle, tmp_path):
+    """The typed graphs, evaluated in torch, against the same graphs in float32."""
+    rng = np.random.default_rng(0)
+    for stage in open_bundle.stages.values():
+        for part, graph in graph_specs(stage).items():
+            typed = half_products(onnx.load(graph.path))
+            onnx.checker.check_model(typed, full_check=True)
+            onnx.save(typed, tmp_path / graph.path.name)
+            full = TorchStage(graph)
+            half = TorchStage(GraphSpec(tmp_path / graph.path.name, graph.inputs, graph.outputs))
+            sizes = {"F": 2, "N": 5, "K": 4}
+            arrays = {
+                name: rng.standard_normal([sizes.get(d, d) for d in dims]).astype(np.float32)
+                for name, dims in full.inputs.items()
+            }
+            if part == "cond":
+                arrays["timesteps"] = np.array([999, 500, 30, 0], np.float32)
+            if part == "step":  # x0 is then the predicted noise itself
+                arrays["coefficients"] = np.array([0, -1, 0, 1, 0], np.float32)
+            expected, found = full(**arrays), half(**arrays)
+            for name, array in expected.items():
+                difference = np.abs(found[name] - array).max() / np.abs(array).max()
+                assert 0 < difference < 3e-3, (graph.path.name, name, difference)
+            kinds = {}
+            for value in onnx.shape_inference.infer_shapes(typed).graph.value_info:
+                kinds[value.name] = value.type.tensor_type.elem_type
+            for node in typed.graph.node:
+                halved = kinds.get(node.output[0]) == onnx.TensorProto.FLOAT16
+                if node.op_type in ("LayerNormalization", "Softmax", "ReduceL2", "Div", "Sin", "Erf", "Add"):
+                    assert not halved, (graph.path.name, node.op_type)
+
+
+def test_a_weight_beyond_half_precision_is_refused():
+    from ofer_models.networks.onnx_graph import Graph
+
+    g = Graph("large")
+    g.linear(g.input("x", ("F", 2)), np.array([[1e5, 0], [0, 1]]), name="y")
+    g.output("y", ("F", 2))
+    with pytest.raises(ValueError, match="does not fit float16: build with --precision fp32"):
+        half_products(g.model())
+
+
+@pytest.mark.long
+class TestEveryStage:
+    pytestmark = with_tensorrt
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_of_the_open_bundle(self, bundle, precision):
+        built = build.build(Order(bundle, precision, gpus=("sm86", "sm120"), jobs=2))
+        self.check(bundle, built, precision)
+
+    @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+    def test_of_an_official_size_bundle(self, official_size, precision):
+        started = time.monotonic()
+        built = build.build(Order(official_size, precision, gpus=("sm86", "sm120"), jobs=1))
+        print({one.graph: (round(one.seconds, 1), round(one.size / 1e6, 1)) for one in built})
+        self.check(official_size, built, precision)
+        assert max(one.seconds for one in built) < 300 and time.monotonic() - started < 1500
+
+    @staticmethod
+    def check(bundle, built, precision):
+        assert {one.graph for one in built} == build.graphs_of(bundle).keys()
+        entries = {entry.path: entry for entry in engine_cache.entries(bundle.path)}
+        for one in built:
+            entry = entries[one.path]
+            assert entry.key.precision == precision and entry.refuse(bundle.path / one.graph) == ""
+            stage = next(
+                name for name, spec in bundle.stages.items() if one.graph in {p.name for p in spec.files.values()}
+            )
+            check_bindings(bundle, stage, entry)
+
+
+@pytest.fixture(scope="module")
+def official_size(tmp_path_factory, open_bundle):
+    """Official dimensions with random weights, written as `ofer import` writes them."""
+    from ofer_models.engines.random_bundle import write_official_size
+
+    return write_official_size(tmp_path_factory.mktemp("official"), open_bundle.path / "head.npz")
