@@ -9,6 +9,7 @@ from ofer_models.drawing.overlay import draw_label, draw_mesh
 from ofer_models.drawing.shading import Shader
 from ofer_models.drawing.tiles import Square, blank, crop, letterbox, write, zoomed
 from ofer_models.head.model import HeadModel
+from ofer_models.head.region import region_triangles
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.reconstruction.result import Reconstruction
 
@@ -23,14 +24,10 @@ _LUT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_V
 
 
 class _Region:
-    """Triangles of the head, all or those of a mask, over the vertices that they use."""
+    """Triangles of the head, all or those in a mask, over the vertices that they use."""
 
     def __init__(self, head: HeadModel, mask: str | None = None) -> None:
-        faces = head.faces
-        if mask:
-            inside = np.zeros(head.n_vertices, bool)
-            inside[head.masks[mask]] = True
-            faces = faces[inside[faces].all(axis=1)]
+        faces = region_triangles(head, mask) if mask else head.faces
         self.vertices, corners = np.unique(faces, return_inverse=True)
         self.shader = Shader(corners.reshape(-1, 3), len(self.vertices))
 
