@@ -153,7 +153,8 @@ class Recorder(Node):
         self._video.add(image_to_rgb(message)[..., ::-1], seconds(message.header.stamp))
 
     def _on_diagnostics(self, data: bytes) -> None:
-        values = values_of(deserialize_message(data, DiagnosticArray), f"{self._settings.node}: faces")
+        node = self.resolve_topic_name(self._settings.node).lstrip("/")
+        values = values_of(deserialize_message(data, DiagnosticArray), f"{node}: faces")
         if values is not None:
             self.observations.add_diagnostics(values)
 

@@ -53,5 +53,5 @@ class SilenceWatch:
         }
         return (
             f"{name} has {len(publishers)} publisher(s), QoS {', '.join(sorted(profiles))} "
-            "(this node asks for best effort, volatile, which fits all)"
+            "(this node asks for best effort, volatile, which fits all; very large images get lost in DDS's buffers)"
         )

@@ -77,7 +77,12 @@ def _pictures(files: list[Path], repeats: int) -> Iterator[SourceFrame]:
 
 
 def _video(source: str | int) -> Iterator[SourceFrame]:
-    capture = cv2.VideoCapture(source)
+    level = cv2.getLogLevel()
+    cv2.setLogLevel(0)  # OpenCV tells of every way in which it tried to open it; one line from us will do
+    try:
+        capture = cv2.VideoCapture(source)
+    finally:
+        cv2.setLogLevel(level)
     if not capture.isOpened():
         what = f"webcam {source}" if isinstance(source, int) else f"video {source}"
         raise SourceError(f"{what} cannot be opened")

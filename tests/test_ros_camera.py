@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.parameter import Parameter
 from ros_support import FakePipeline, NodeHarness, RosSession, image_message, synthetic_head
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -20,6 +21,7 @@ from visualization_msgs.msg import MarkerArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.camera_node import CameraNode, camera_info
 from ofer_ros.contact_sheet import COLUMNS, TILE
+from ofer_ros.diagnostics import OK, diagnostics_message
 from ofer_ros.images import compressed_to_rgb, image_to_rgb
 from ofer_ros.mesh_node import MeshNode
 from ofer_ros.outputs import LATCHED, MARKERS
@@ -79,9 +81,10 @@ def test_a_video_plays_once(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["/no/such/file.mp4", "97"])
-def test_a_missing_source_says_so(source):
+def test_a_missing_source_says_so(source, capfd):
     with pytest.raises(SourceError):
         open_source(source, 30, 1.0, 1280)
+    assert capfd.readouterr().err == "", "the one line of the exception is all"
 
 
 def test_a_folder_without_pictures_and_a_broken_picture_say_so(tmp_path):
@@ -229,6 +232,23 @@ def test_the_recorder_counts_checks_and_leaves_its_files(tmp_path):
     assert len(content["faces_by_stamp"]) == 5
     assert cv2.VideoCapture(str(tmp_path / "overlay.mp4")).read()[1].shape == (240, 320, 3)
     assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[1] == COLUMNS * TILE
+
+
+def test_the_recorder_knows_the_node_s_diagnostics_in_a_namespace(tmp_path):
+    with RosSession() as session:
+        arguments = ["--ros-args", "-r", "__ns:=/robot", "-p", f"output:={tmp_path}"]
+        recorder = session.add(Recorder(synthetic_head(), context=session.context, cli_args=arguments))
+        publisher = session.client.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        session.wait_for(lambda: publisher.get_subscription_count() == 1)
+        stamp = session.client.get_clock().now()
+
+        def heard() -> bool:
+            for name, frames in (("ofer_node", 3), ("robot/ofer_node", 7)):
+                publisher.publish(diagnostics_message(f"{name}: faces", "", OK, "", {"frames_in": frames}, stamp))
+            return bool(recorder.observations.node_values)
+
+        session.wait_for(heard)
+        assert recorder.observations.node_values["frames_in"] == "7"
 
 
 def test_a_head_model_message_is_enough_to_know_the_arrays(tmp_path):
