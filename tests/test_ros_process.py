@@ -25,12 +25,13 @@ from rclpy.qos import qos_profile_sensor_data
 from ros_support import RosSession, image_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from skimage.data import astronaut
+from visualization_msgs.msg import MarkerArray
 
 from ofer_models.bundle import default_bundle
 from ofer_msgs.msg import FaceArray
 from ofer_ros.camera_node import camera_info
 from ofer_ros.geometry import stamp_key
-from ofer_ros.outputs import FACES
+from ofer_ros.outputs import FACES, MARKERS
 
 pytestmark = pytest.mark.ros
 ALARMS = (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
@@ -243,6 +244,33 @@ def test_parameters_and_the_lifecycle_change_while_it_runs(running, photo):
     assert not running.change("configure")
     assert running.state() == "active"
     assert running.answer(photo).faces
+
+
+def test_mesh_node_makes_identical_markers_in_a_third_process(running, photo, tmp_path):
+    near, far = [], []
+    running.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, MARKERS)
+    running.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
+    remaps = [part for name in ("faces", "head_model") for part in ("-r", f"{name}:=/ofer_node/{name}")]
+    with (tmp_path / "log").open("w") as log:
+        mesh_node = subprocess.Popen(
+            [sys.executable, "-m", "ofer_ros.mesh_node", "--ros-args", *remaps],
+            env={**os.environ, "ROS_DOMAIN_ID": str(running.domain)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        running.wait_for(lambda: running.answer(photo).faces and far, 60)
+        for _ in range(5):
+            running.answer(photo)
+        time.sleep(0.5)
+    finally:
+        mesh_node.kill()
+        mesh_node.wait()
+    by_stamp = {stamp_key(message.markers[0].header.stamp): message for message in near if message.markers[0].points}
+    both = [(by_stamp[key], other) for other in far if (key := stamp_key(other.markers[0].header.stamp)) in by_stamp]
+    assert len(both) >= 3
+    assert all(one == other for one, other in both)
+    assert len(both[0][0].markers[0].points) > 3000
 
 
 @pytest.mark.parametrize("damage", ["missing", "graph", "manifest"])
