@@ -15,6 +15,7 @@ from ofer_models.synthesis.paint import paint_head, smooth_noise
 from ofer_models.synthesis.population import Population
 from ofer_models.synthesis.render import project, random_light, render, vertex_visibility
 from ofer_models.synthesis.surface import describe_surface
+from ofer_models.synthesis.teeth import show_teeth
 
 SIZE = 256  # pixels of a picture's side
 _PAINTS = 200  # paints are costly, so each worker draws from a pool of its own
@@ -89,7 +90,10 @@ class PictureSource:
         if result is None or result.presence < 0.5:
             return None
         crop, _ = aligned_crop(picture, result.points)
-        return Sample(**truth, landmarks=landmark_features(result.points), crop=crop, points=result.points)
+        landmarks = landmark_features(result.points)
+        if not truth["covered"][self.head.masks["lips"]].any():
+            crop = show_teeth(crop, landmarks.astype(np.float16), np.random.default_rng([self.seed, index, 3]))
+        return Sample(**truth, landmarks=landmarks, crop=crop, points=result.points)
 
     def _paint(self, rng: np.random.Generator) -> np.ndarray:
         number = int(rng.integers(_PAINTS))

@@ -65,13 +65,23 @@ def train_denoiser(
 
 
 @torch.no_grad()
-def draw(network: Denoiser, contexts: Tensor, count: int, table: SolverTable, generator: torch.Generator) -> Tensor:
-    """`count` samples (F, count, D) for contexts (F, C), by the same table of coefficients that the runtime uses."""
+def draw(
+    network: Denoiser,
+    contexts: Tensor,
+    count: int,
+    table: SolverTable,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+) -> Tensor:
+    """`count` samples (F, count, D) for contexts (F, C), by the same table of coefficients that the runtime uses.
+
+    temperature scales the starting noise.
+    """
     network.eval()
     steps = torch.from_numpy(table.timesteps.astype(np.float32))
     modulation = network.modulation(contexts, steps)
     rows = torch.from_numpy(table.coefficients.astype(np.float32))
-    x = torch.randn((len(contexts), count, network.n_coefficients), generator=generator)
+    x = temperature * torch.randn((len(contexts), count, network.n_coefficients), generator=generator)
     previous = torch.zeros_like(x)
     for k, (of_x, of_noise, keep, to_clean, to_previous) in enumerate(rows):
         clean = of_x * x - of_noise * network.denoise(x, modulation[:, k])

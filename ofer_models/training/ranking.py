@@ -34,22 +34,23 @@ def train_rank(
     *,
     candidates: int = 40,
     faces: int = 2500,
-    temperature: float = 0.25,
+    temperature: float = 1.0,
+    sharpness: float = 0.25,
     seed: int,
     log: Callable[[str], None] = print,
 ) -> tuple[FoldedRank, History]:
     """Train on candidates of `faces` training pictures; the validation figure is the mean error (mm) of those chosen.
 
-    temperature in mm sharpens OFER's target softmax(-error / temperature); its own is 1 mm, wide for errors that differ
-    by tenths.
+    temperature is IdGen's, as the bundle draws. sharpness in mm divides the errors in OFER's target softmax(-error);
+    its own is 1 mm, wide for errors that differ by tenths.
     """
     torch.manual_seed(seed)
     basis = frontal_basis(head)
     context, truth = torch.from_numpy(contexts[:faces]), torch.from_numpy(betas[:faces])
-    drawn = _candidates(idgen, context, candidates, seed)
+    drawn = _candidates(idgen, context, candidates, temperature, seed)
     errors = _errors(drawn, truth, basis)
     test_context, test_truth = torch.from_numpy(held_out_contexts), torch.from_numpy(held_out)
-    test_drawn = _candidates(idgen, test_context, candidates, seed + 1)
+    test_drawn = _candidates(idgen, test_context, candidates, temperature, seed + 1)
     test_errors = _errors(test_drawn, test_truth, basis)
     log(f"idrank: candidates average {test_errors.mean():.3f} mm, best {test_errors.min(1).values.mean():.3f} mm")
     network = FoldedRank(betas.shape[1], contexts.shape[1], WIDTHS)
@@ -59,7 +60,7 @@ def train_rank(
         some = torch.randint(candidates // 2, candidates + 1, (1,), generator=generator).item()
         subset = torch.randperm(candidates, generator=generator)[:some]
         scores = network(drawn[index][:, subset], context[index])
-        return listnet_loss(scores, errors[index][:, subset] / temperature)
+        return listnet_loss(scores, errors[index][:, subset] / sharpness)
 
     def validate(average: FoldedRank) -> float:
         best = average(test_drawn, test_context).argmax(1)
@@ -75,9 +76,11 @@ def frontal_basis(head: HeadModel) -> Tensor:
     return torch.from_numpy(MILLIMETRES * centred.reshape(-1, head.n_shape).T.copy())
 
 
-def _candidates(idgen: Denoiser, contexts: Tensor, count: int, seed: int, batch: int = 100) -> Tensor:
+def _candidates(
+    idgen: Denoiser, contexts: Tensor, count: int, temperature: float, seed: int, batch: int = 100
+) -> Tensor:
     generator, table = torch.Generator().manual_seed(seed), solver_table("ddim", 10, "log_snr")
-    return torch.cat([draw(idgen, part, count, table, generator) for part in contexts.split(batch)])
+    return torch.cat([draw(idgen, part, count, table, generator, temperature) for part in contexts.split(batch)])
 
 
 def _errors(candidates: Tensor, truth: Tensor, basis: Tensor, batch: int = 100) -> Tensor:
