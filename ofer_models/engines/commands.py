@@ -21,6 +21,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the fi
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("build")(build_command)
+    app.command("bench")(bench_command)
 
 
 def build_command(
@@ -132,3 +133,51 @@ def _prune(bundle: Any) -> None:
     for path in removed:
         console.print(f"removed {path}", highlight=False, soft_wrap=True)
     console.print(f"{len(removed)} files removed")
+
+
+def bench_command(
+    bundle: BundleOption = None,
+    backend: Annotated[str, typer.Option(help="Runtime of the frames: auto, tensorrt, onnxruntime or torch.")] = "auto",
+    repeats: Annotated[int, typer.Option(min=3, help="Calls of which the median is taken.")] = 15,
+    reference: Annotated[
+        bool, typer.Option(help="Also run the plain 1000-step samplers (two minutes; needs torch).")
+    ] = True,
+    json_file: JsonFile = None,
+) -> None:
+    """Time samplers, stages and frames, against a plain implementation of the paper; compares results first."""
+    from ofer_models.benchmark import bench
+    from ofer_models.bundle.manifest import Bundle, BundleError, default_bundle
+    from ofer_models.engines.tensors import StageError
+
+    loaded = Bundle.load(bundle or default_bundle())
+    try:
+        with console.status("frames") as status:
+            figures = bench.run(loaded, backend, repeats, reference, say=lambda line: _say(status, line))
+    except StageError as error:
+        raise BundleError(str(error)) from None
+    console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), highlight=False)
+    table = Table("", "ms", title=f"bundle {figures['bundle']}, frames on {figures['backend']}", box=None)
+    for faces, value in figures["frame_ms"].items():
+        table.add_row(f"frame after detection, {faces} face{'s' * (faces != '1')}", f"{value:.2f}")
+    for name, value in figures["frame_stages_ms"].items():
+        table.add_row(f"  of one face: {name}", f"{value:.2f}")
+    for name, backends in figures["stages"].items():
+        for used, threads in backends.items():
+            for count, value in threads.items():
+                table.add_row(f"{name} on {used}, threads {count}", f"{value:.2f}")
+    for name in (name for name in bench.OFFICIAL if f"{name}_ms" in figures):
+        what = f"{name}, official size, {figures[f'{name}_samples']} samples"
+        table.add_row(f"{what}, {figures[f'{name}_steps']} steps", f"{figures[f'{name}_ms']:.2f}")
+        table.add_row("  1000 plain steps", f"{figures[f'{name}_reference_ms']:.0f}")
+        table.add_row("  times faster", f"{figures[f'{name}_speedup']:.0f}")
+    for name, value in figures["memory_mb"].items():
+        table.add_row(f"memory, {name} (MB)", f"{value:.0f}")
+    console.print(table, highlight=False)
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2))
+
+
+def _say(status: Any, line: str) -> None:
+    status.update(line)
+    if line.startswith(" "):
+        console.print(line, highlight=False)

@@ -1,0 +1,267 @@
+"""`ofer bench`: everything timed in one run on one machine, medians, and only after its results were compared.
+
+    samplers   ours at the bundle's steps, in official sizes, against the plain 1000-step reference, one thread
+    stages     each graph and sampler of the bundle, on each runtime that is present, with one and two threads
+    frames     all that follows detection (contexts, hypotheses, weights, pose, mesh) for 1, 2, 4 and 8 faces
+
+Speedups need torch, for the reference; without it they are left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofer_models.bundle.manifest import Bundle
+from ofer_models.diffusion.solvers import SolverTable, solver_table
+from ofer_models.engines.backend import BACKENDS
+from ofer_models.engines.stages import StageSet
+from ofer_models.engines.tensors import StageError
+from ofer_models.perception.crops import box_of, canonical_face
+from ofer_models.perception.tracker import Track
+from ofer_models.pipeline import FacePipeline
+
+FACES = (1, 2, 4, 8)
+THREADS = (1, 2)
+TOLERANCE = 1e-3  # of the largest value, after 1000 steps in float32
+_FRAME = (720, 1280)
+_FACE_WIDTH = 140  # px
+
+
+@dataclass(frozen=True)
+class Official:
+    """An official sampler: coefficients, widths of the levels, context, and samples a face."""
+
+    coefficients: int
+    widths: tuple[int, ...]
+    context: int
+    samples: int
+
+
+OFFICIAL = {"expgen": Official(53, (53, 25, 10), 1024, 15), "idgen": Official(300, (300, 50, 10), 512, 100)}
+
+Say = Callable[[str], None]
+
+
+def run(bundle: Bundle, backend: str = "auto", repeats: int = 15, reference: bool = True, say: Say = print) -> dict:
+    """All figures, times in milliseconds. backend: of the frames. Raises BundleError where it cannot run, and
+    StageError when two implementations that should agree do not.
+    """
+    figures: dict[str, Any] = {"machine": machine(), "bundle": f"{bundle.name} {bundle.version}"}
+    memory = {"start": resident_mb()}
+    say("frames")
+    figures |= frames(bundle, backend, repeats)
+    memory["pipeline"] = resident_mb()
+    say("stages")
+    figures["stages"] = stages(bundle, repeats, say)
+    if reference and importlib.util.find_spec("torch"):
+        for name, official in OFFICIAL.items():
+            spec = bundle.stages[name]
+            table = solver_table(spec.solver, spec.steps, spec.spacing)
+            say(f"{name} against 1000 plain steps")
+            figures |= speedup(name, official, table, repeats, say)
+    memory["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return figures | {"memory_mb": memory}
+
+
+def speedup(
+    name: str, official: Official, table: SolverTable, repeats: int, say: Say = print, reference_runs: int = 1
+) -> dict[str, Any]:
+    """`<name>_ms`, `<name>_reference_ms`, `<name>_speedup` and more on one thread, with random weights.
+
+    Before anything is timed, the reference's 1000 steps are compared with our graphs on the same table and noise.
+    """
+    import torch
+
+    from ofer_models.benchmark import reference
+    from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend
+    from ofer_models.engines.tensors import GraphSpec
+    from ofer_models.networks.denoiser import Denoiser
+    from ofer_models.networks.export import export_sampler
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        torch.manual_seed(0)
+        net = Denoiser(official.coefficients, official.widths, official.context).eval()
+        plain = reference.PlainDenoiser(net.official_state_dict(), official.widths)
+        with tempfile.TemporaryDirectory() as folder:
+            files = export_sampler(net, folder, name)
+            sampler = OnnxRuntimeBackend(1).sampler(GraphSpec(files["cond"]), GraphSpec(files["step"]))
+        rng = np.random.default_rng(0)
+        context = rng.standard_normal((1, official.context), dtype=np.float32)
+        noise = rng.standard_normal((1, official.samples, official.coefficients), dtype=np.float32)
+        plain(torch.from_numpy(noise[0]), torch.full((official.samples,), 500), torch.from_numpy(context).repeat(
+            official.samples, 1))  # fmt: skip
+        full = solver_table("ddpm", 1000)
+        started = time.perf_counter()
+        ours_full = sampler.sample(context, noise, full, np.random.default_rng(1))[0]
+        full_ms = 1000 * (time.perf_counter() - started)
+        taken = []
+        for _ in range(reference_runs):
+            started = time.perf_counter()
+            expected = reference.sample(plain, context[0], noise[0], np.random.default_rng(1))
+            taken.append(1000 * (time.perf_counter() - started))
+            difference = float(np.abs(ours_full - expected).max() / np.abs(expected).max())
+            if not difference <= TOLERANCE:
+                raise StageError(f"{name}: 1000 steps differ from the reference by {difference:.2g} of the largest")
+        reference_ms = statistics.median(taken)
+        ours_ms = median_ms(lambda: sampler.sample(context, noise, table), repeats)
+    finally:
+        torch.set_num_threads(threads)
+    say(f"  {name}: {reference_ms:.0f} ms, ours {ours_ms:.2f} ms, equal to {difference:.1g}")
+    return {
+        f"{name}_speedup": reference_ms / ours_ms, f"{name}_ms": ours_ms, f"{name}_reference_ms": reference_ms,
+        f"{name}_1000_steps_ms": full_ms, f"{name}_steps": len(table.timesteps), f"{name}_samples": official.samples,
+        f"{name}_difference": difference,
+    }  # fmt: skip
+
+
+def stages(bundle: Bundle, repeats: int, say: Say = print) -> dict[str, Any]:
+    """Median ms of one face's call of every stage: stage -> backend -> threads.
+
+    The runtimes' results are compared first, with the first runtime's (StageError where they are apart by 2 %, which
+    leaves room for half precision).
+    """
+    figures: dict[str, Any] = {name: {} for name in bundle.stages}
+    expected: dict[str, np.ndarray] = {}
+    for backend in ("onnxruntime", *(name for name in BACKENDS if name not in ("auto", "onnxruntime"))):
+        for threads in THREADS if backend != "tensorrt" else THREADS[:1]:
+            try:
+                loaded = StageSet(bundle, threads, backend=backend)
+            except ValueError as error:  # not installed, no GPU, nothing built
+                say(f"  without {backend}: {error}")
+                break
+            for name, (call, output) in _calls(bundle, loaded).items():
+                found = output(call())
+                first = expected.setdefault(name, found)
+                apart = float(np.abs(found - first).max() / np.abs(first).max())
+                if not apart <= 0.02:
+                    raise StageError(f"{name} on {backend} differs from onnxruntime by {apart:.2g}")
+                figures[name].setdefault(backend, {})[str(threads)] = median_ms(call, repeats)
+    return figures
+
+
+def frames(bundle: Bundle, backend: str, repeats: int) -> dict[str, Any]:
+    """`frame_ms` by number of faces, everything after detection, and `frame_stages_ms` of one face."""
+    frame_ms, parts, used = {}, {}, ""
+    for faces in FACES:
+        pipeline = FacePipeline(bundle, max_faces=faces, backend=backend)
+        pipeline._frontend = _StillFaces(faces)  # the camera's part: finding faces is not what is timed here
+        frame = np.random.default_rng(0).integers(0, 255, (*_FRAME, 3), dtype=np.uint8)
+        stamp = 0.0
+
+        def once(pipeline: FacePipeline = pipeline, frame: np.ndarray = frame) -> int:
+            nonlocal stamp
+            stamp += 1 / 30
+            found = pipeline(frame, stamp)
+            return len([pipeline.vertices(face) for face in found])
+
+        for _ in range(3):  # the first frame draws identities, which are kept
+            if once() != faces:
+                raise StageError(f"{faces} faces went in, others came out")
+        collected: list[dict[str, float]] = []
+
+        def noted(once: Callable[[], int] = once, pipeline: FacePipeline = pipeline, into: list = collected) -> None:
+            once()
+            into.append(pipeline.timings)
+
+        frame_ms[str(faces)] = median_ms(noted, repeats)
+        if faces == 1:
+            names = set().union(*collected) - {"perception", "total"}
+            parts = {name: statistics.median(timing.get(name, 0.0) for timing in collected) for name in sorted(names)}
+        used = pipeline._stages.backend
+    return {"frame_ms": frame_ms, "frame_stages_ms": parts, "backend": used}
+
+
+def median_ms(call: Callable[[], object], repeats: int) -> float:
+    """Median time of a call in ms, after two that warm it up."""
+    for _ in range(2):
+        call()
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return 1000 * statistics.median(taken)
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on: processor, cores, load, memory, GPU, versions."""
+    import onnxruntime
+
+    from ofer_models.engines.cuda_driver import current_gpu
+
+    try:
+        gpu = current_gpu().name
+    except StageError:
+        gpu = "none"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2), "gpu": gpu, "system": platform.platform(),
+        "python": platform.python_version(), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+
+
+def resident_mb() -> float:
+    """Memory that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _calls(bundle: Bundle, loaded: StageSet) -> dict[str, tuple[Callable[[], Any], Callable[[Any], np.ndarray]]]:
+    """Stage -> a call on random data of one face, and how to read an array from what it returns."""
+    rng = np.random.default_rng(0)
+    sizes = {"F": 1, "N": bundle.candidates}
+    calls: dict[str, Any] = {}
+    for name in bundle.stages:
+        stage = getattr(loaded, name)
+        if bundle.stages[name].kind == "sampler":
+            count = bundle.hypotheses if name == "expgen" else bundle.candidates
+            context = rng.standard_normal((1, int(stage.spec.inputs["context"][-1])), dtype=np.float32)
+            noise = rng.standard_normal((1, count, stage.n_coefficients), dtype=np.float32)
+            calls[name] = (
+                lambda s=stage, c=context, n=noise: s(c, n, np.random.default_rng(0)), lambda result: result
+            )  # fmt: skip
+        else:
+            arrays = {
+                tensor: rng.standard_normal([sizes.get(dim, dim) for dim in dims], dtype=np.float32)
+                for tensor, dims in stage.inputs.items()
+            }
+            first = next(iter(stage.outputs))
+            calls[name] = (lambda s=stage, a=arrays: s(**a), lambda result, first=first: result[first])
+    return calls
+
+
+class _StillFaces:
+    """In the place of the face finder: the canonical face, seen from the front, several times side by side."""
+
+    def __init__(self, faces: int) -> None:
+        points = canonical_face().astype(np.float32)
+        points = points * (_FACE_WIDTH / float(np.ptp(points[:, 0])))
+        columns = min(faces, 4)
+        self._tracks = []
+        for i in range(faces):
+            centre = (_FRAME[1] * (i % columns + 0.5) / columns, _FRAME[0] * (0.3 + 0.4 * (i // columns)), 0.0)
+            here = (points - points.mean(0) + np.array(centre)).astype(np.float32)
+            self._tracks.append(Track(f"f{i + 1}", box_of(here), here, np.zeros(2), 1.0, 1.0, 0.0))
+
+    def __call__(self, frame: np.ndarray, stamp: float) -> list[Track]:
+        return self._tracks
+
+    def reset(self) -> None:
+        """Nothing to forget."""
