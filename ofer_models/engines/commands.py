@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("build")(build_command)
     app.command("bench")(bench_command)
+    app.command("sampling")(sampling_command)
 
 
 def build_command(
@@ -175,6 +176,49 @@ def bench_command(
     console.print(table, highlight=False)
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2))
+
+
+def sampling_command(
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for sampling.md, its plot and the figures as JSON.")] = Path("docs"),
+    stage: Annotated[list[str] | None, typer.Option(help="expgen or idgen; both by default.")] = None,
+    pictures: Annotated[int, typer.Option(min=4, help="Held-out renderings to measure ExpGen on.")] = 100,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for drawing; times are always of one.")] = len(
+        os.sched_getaffinity(0)
+    ),
+    work: Annotated[Path, typer.Option(help="Where the renderings are kept (those of `ofer evaluate`).")] = Path("out"),
+) -> None:
+    """Error, spread and time against the number of steps, for each solver and spacing, and which is the cheapest."""
+    from ofer_models.benchmark import curve
+    from ofer_models.bundle.manifest import HEAD, Bundle, BundleError, default_bundle
+    from ofer_models.synthesis import dataset
+
+    loaded = Bundle.load(bundle or default_bundle())
+    stages = stage or ["expgen", "idgen"]
+    if set(stages) - {"expgen", "idgen"}:
+        raise BundleError(f"--stage takes expgen or idgen, not {', '.join(stages)}")
+
+    def progress(iterable: Any, text: str, total: int) -> Any:
+        with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bars:
+            yield from bars.track(iterable, total=total, description=text)
+
+    folder = work / "pictures" / "held_out"
+    if not list(folder.glob("[0-9]*.npz")):
+        dataset.generate(loaded.path / HEAD, folder, 1000, seed=dataset.HELD_OUT_SEED, progress=progress)
+    # A head shape has more coefficients and a larger network: fewer pictures in about the same time.
+    sizes = {"expgen": (pictures, 15), "idgen": (max(4, pictures // 3), 30)}
+    curves = [
+        curve.measure(loaded, name, dataset.load(folder, sizes[name][0]), sizes[name][1], threads=threads,
+                      progress=progress)
+        for name in stages
+    ]  # fmt: skip
+    for one in curves:
+        for solver in (None, "ddim"):
+            found = one.cheapest(solver)
+            text = f"{found.solver}, {found.spacing}, {found.steps} steps" if found else "none of those tried"
+            console.print(f"{one.stage}, cheapest {solver or 'of all'}: {text}", highlight=False)
+    for path in curve.write_report(curves, loaded, out, "ofer sampling"):
+        console.print(str(path), highlight=False)
 
 
 def _say(status: Any, line: str) -> None:
