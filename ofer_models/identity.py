@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ofer_models.agreement import softmax
 from ofer_models.head.model import HeadModel, Identity
 
 GOOD_VIEW = 0.6  # quality at which the identity is locked
@@ -51,6 +52,5 @@ def choose(
 ) -> TrackIdentity:
     """The best scored of candidates betas (N, S), scores (N,), as next identity; score is its softmax probability."""
     best = int(scores.argmax())
-    odds = np.exp(scores - scores.max())
     revision = 1 if current is None else current.revision + 1
-    return TrackIdentity(head.identity(betas[best]), float(odds[best] / odds.sum()), revision, quality)
+    return TrackIdentity(head.identity(betas[best]), float(softmax(scores)[best]), revision, quality)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ofer_models.agreement import N_POINTS, SeenLandmarks, softmax
 from ofer_models.bundle.manifest import Bundle, BundleError
 from ofer_models.engines.stages import StageSet
 from ofer_models.head.hypotheses import HypothesisDecoder
@@ -17,14 +18,12 @@ from ofer_models.head.model import HeadModel, Identity, LandmarkEmbedding
 from ofer_models.identity import TrackIdentity, choose, view_quality, wants_new_identity
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
-from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
+from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
 
-N_POINTS = 468  # MediaPipe's points without the irises
 _EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
-_RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
-_SCORE_DEVIATION = 0.02  # reprojection noise, as a part of the inter-ocular distance, in a hypothesis' weight
+_COMPARED = 20  # candidates, the best ranked, that are also posed and compared with the landmarks
 
 
 @dataclass(frozen=True)
@@ -153,32 +152,41 @@ class FacePipeline:
 
     def _reconstruct(self, frame: np.ndarray, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
         memories = [self._memory[track.id] for track in tracks]
+        seen = [SeenLandmarks.of(track.points, self._landmark_points, intrinsics) for track in tracks]
         with self._timed("context"):
             points = np.stack([track.points for track in tracks])
             inputs = encoder_inputs(frame, points, self._stages.encoder_inputs)
             encoded = _call(self._stages.expression_context, inputs)
             occlusion = np.clip(encoded.get("occlusion", np.zeros((len(tracks), 1)))[:, 0], 0, 1)
-        with self._timed("identity"):
-            self._update_identities(tracks, memories, inputs, occlusion)
         with self._timed("expression"):
             noise = np.stack([memory.noise for memory in memories])
-            drawn = self._stages.expgen(encoded["context"], noise, self._rng)
-            expressions, jaws = (
-                drawn[..., : self.head.n_expression],
-                drawn[..., self.head.n_expression :] * self.bundle.jaw_scale,
-            )
+            drawn = self._stages.expgen(encoded["context"], noise, self._rng).astype(np.float32)
+            expressions, jaws = np.split(drawn, [self.head.n_expression], axis=-1)
+            jaws = jaws * np.float32(self.bundle.jaw_scale)
             if self.bundle.expression_range:
                 expressions = np.clip(expressions, *self.bundle.expression_range)
+        with self._timed("identity"):
+            self._update_identities(tracks, memories, seen, inputs, expressions.mean(1), jaws.mean(1), occlusion)
         with self._timed("pose"):
             return [
-                self._face(*parts, intrinsics)
-                for parts in zip(tracks, memories, expressions, jaws, occlusion.tolist(), strict=True)
+                self._face(*parts, intrinsics.metric)
+                for parts in zip(tracks, memories, seen, expressions, jaws, occlusion.tolist(), strict=True)
             ]
 
     def _update_identities(
-        self, tracks: list[Track], memories: list[_TrackMemory], inputs: dict[str, np.ndarray], occlusion: np.ndarray
+        self,
+        tracks: list[Track],
+        memories: list[_TrackMemory],
+        seen: list[SeenLandmarks],
+        inputs: dict[str, np.ndarray],
+        expressions: np.ndarray,
+        jaws: np.ndarray,
+        occlusion: np.ndarray,
     ) -> None:
-        """Draw and rank candidates for the tracks whose view asks for it, all in one batch."""
+        """Draw and rank candidates for the tracks whose view asks for it, all in one batch.
+
+        expressions (F, E) and jaws (F, 3) are those that the candidates are compared with the landmarks in.
+        """
         qualities = [
             view_quality(track.points, _facing(track.points, memory.pose), hidden)
             for track, memory, hidden in zip(tracks, memories, occlusion, strict=True)
@@ -190,46 +198,53 @@ class FacePipeline:
         context = _call(self._stages.identity_context, chosen)["context"]
         shape = (len(rows), self.candidates, self._stages.idgen.n_coefficients)
         betas = self._stages.idgen(context, self._rng.standard_normal(shape, dtype=np.float32), self._rng)
-        scores = _call(self._stages.idrank, chosen | {"context": context, "betas": betas.astype(np.float32)})["score"]
+        betas = betas.astype(np.float32)
+        scores = _call(self._stages.idrank, chosen | {"context": context, "betas": betas})["score"]
         for row, candidates, score in zip(rows, betas, scores, strict=True):
+            if not self.bundle.rank_alone:
+                best = np.argsort(-score)[:_COMPARED]
+                candidates = candidates[best]
+                score = score[best] + self._agreement(seen[row], candidates, expressions[row], jaws[row])
             memories[row].identity = choose(self.head, candidates, score, memories[row].identity, qualities[row])
             memories[row].pose = None  # another head: the old pose is no start
+
+    def _agreement(
+        self, seen: SeenLandmarks, candidates: np.ndarray, expression: np.ndarray, jaw: np.ndarray
+    ) -> np.ndarray:
+        """Log weights (N,) of candidates (N, S), each in its own best pose, with an expression (E,) and jaw (3,)."""
+        vertices = self.head.decode(candidates, np.tile(expression, (len(candidates), 1)), jaw)
+        models = self._landmarks_of(vertices[:, self._decode_landmarks.indices])
+        start = seen.pose(models.mean(0))
+        return np.array([seen.log_weights(model, seen.pose(model, start)) for model in models])
+
+    def _landmarks_of(self, vertices: np.ndarray) -> np.ndarray:
+        """Landmarks (N, L, 3) on meshes (N, V', 3) that hold only the vertices under them."""
+        return np.einsum("lc,hlcx->hlx", self._landmark_bary, vertices[:, self._landmark_corners])
 
     def _face(
         self,
         track: Track,
         memory: _TrackMemory,
+        seen: SeenLandmarks,
         expressions: np.ndarray,
         jaws: np.ndarray,
         occlusion: float,
-        intrinsics: Intrinsics,
+        metric: bool,
     ) -> Face:
         """Weigh the hypotheses by their reprojection, pose the head by the best one."""
         identity = memory.identity.identity
-        corners = self._decode_landmarks(identity, expressions, jaws)[:, self._landmark_corners]
-        models = np.einsum("lc,hlcx->hlx", self._landmark_bary, corners)
-        points = intrinsics.undistort(track.points[:N_POINTS, :2])
-        between_eyes = float(np.linalg.norm(points[list(_LEFT_EYE)].mean(0) - points[list(_RIGHT_EYE)].mean(0)))
-        between_eyes = max(
-            between_eyes, 0.35 * float(np.ptp(points, axis=0).max()), 1e-3
-        )  # profiles show both eyes at one place
-        seen = points[self._landmark_points]
-        mean_pose = estimate_head_pose(seen, models.mean(0), intrinsics.K, memory.pose)
-        errors = _reprojection(models, mean_pose, intrinsics.K, seen) / between_eyes
-        scores = _weights(errors)
+        models = self._landmarks_of(self._decode_landmarks(identity, expressions, jaws))
+        mean_pose = seen.pose(models.mean(0), memory.pose)
+        scores = softmax(seen.log_weights(models, mean_pose))
         selected = int(scores.argmax())
-        pose = estimate_head_pose(seen, models[selected], intrinsics.K, mean_pose)
-        memory.pose = pose
-        error = float(
-            np.linalg.norm(_project(models[selected], pose, intrinsics.K) - seen, axis=-1).mean() / between_eyes
-        )
+        memory.pose = pose = seen.pose(models[selected], mean_pose)
         x, y, width, height = (round(float(v)) for v in track.box)
         return Face(
             id=track.id, roi=(x, y, width, height), confidence=float(track.confidence), landmarks=track.points,
-            rotation=pose.rotation, translation=pose.translation, metric=intrinsics.metric, shape=identity.betas,
+            rotation=pose.rotation, translation=pose.translation, metric=metric, shape=identity.betas,
             identity_revision=memory.identity.revision, identity_score=memory.identity.score,
-            expressions=expressions.astype(np.float32), jaws=jaws.astype(np.float32), scores=scores, selected=selected,
-            occlusion=occlusion, landmark_error=error,
+            expressions=expressions, jaws=jaws, scores=scores, selected=selected,
+            occlusion=occlusion, landmark_error=float(seen.distances(models[selected], pose).mean()),
         )  # fmt: skip
 
     @contextmanager
@@ -265,21 +280,3 @@ def _facing(points: np.ndarray, pose: HeadPose | None) -> np.ndarray:
     across, down = points[263] - points[33], points[152] - points[10]
     normal = np.cross(down, across)
     return normal / max(float(np.linalg.norm(normal)), 1e-9)
-
-
-def _project(points: np.ndarray, pose: HeadPose, K: np.ndarray) -> np.ndarray:
-    camera = points @ pose.rotation.T + pose.translation
-    return camera[..., :2] / camera[..., 2:] * K[[0, 1], [0, 1]] + K[:2, 2]
-
-
-def _reprojection(models: np.ndarray, pose: HeadPose, K: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Robust mean error (H,) in px of hypotheses' landmarks (H, L, 3): hidden points, which are guesses, saturate."""
-    distance = np.linalg.norm(_project(models, pose, K) - seen, axis=-1)
-    return np.minimum(distance, 3 * np.median(distance)).mean(-1)
-
-
-def _weights(errors: np.ndarray) -> np.ndarray:
-    """Weights (H,) that sum to one, Gaussian in the reprojection error (part of the inter-ocular distance)."""
-    exponent = -0.5 * (errors / _SCORE_DEVIATION) ** 2
-    odds = np.exp(exponent - exponent.max())
-    return (odds / odds.sum()).astype(np.float32)

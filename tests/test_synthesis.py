@@ -17,6 +17,7 @@ from ofer_models.synthesis.population import Population
 from ofer_models.synthesis.raster import rasterise, vertex_normals
 from ofer_models.synthesis.render import plain_light, project, render, vertex_visibility
 from ofer_models.synthesis.surface import Surface, describe_surface
+from ofer_models.synthesis.teeth import show_teeth
 
 SEED = 5
 CAMERA = np.array([[500.0, 0, 95.5], [0, 500.0, 95.5], [0, 0, 1]])
@@ -265,3 +266,26 @@ def test_pictures_are_square_rgb(source):
     assert picture.shape == (SIZE, SIZE, 3) and picture.dtype == np.uint8
     low, high = truth["true_points"].min(0), truth["true_points"].max(0)
     assert ((high - low) > 40).all()
+
+
+@pytest.mark.parametrize("gap", [0.0, 8.0])
+def test_teeth_show_between_open_lips_only(gap):
+    """Lips 30 px wide at row 90: the lower inner edge hangs by `gap` px in its middle."""
+    landmarks = np.full((478, 3), -1.0)
+    across = np.linspace(0, 1, 11)
+    upper = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
+    lower = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+    for names, hang in ((upper, 0.0), (lower, gap)):
+        pixels = np.stack([41 + 30 * across, 90 + 4 * hang * across * (1 - across)], axis=1)
+        landmarks[list(names), :2] = pixels * 2 / 111 - 1
+    dark = np.full((112, 112, 3), 30, np.uint8)
+    changed = [np.abs(show_teeth(dark, landmarks, np.random.default_rng(seed)).astype(int) - 30) for seed in range(20)]
+    assert all(np.array_equal(show_teeth(dark, landmarks, np.random.default_rng(s)), changed[s] + 30) for s in range(3))
+    with_teeth = [change for change in changed if change.max() > 10]
+    if not gap:
+        assert not with_teeth
+        return
+    assert 10 <= len(with_teeth) < 20
+    touched = np.max(with_teeth, axis=(0, 3)) > 2
+    rows, columns = np.nonzero(touched)
+    assert rows.min() >= 86 and rows.max() <= 102 and columns.min() >= 37 and columns.max() <= 75

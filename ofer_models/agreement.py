@@ -1,0 +1,57 @@
+"""How well meshes agree with the landmarks seen in a frame: pose, reprojection errors, and weights from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
+from ofer_models.perception.intrinsics import Intrinsics
+
+N_POINTS = 468  # MediaPipe's points without the irises
+_RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
+_DEVIATION = 0.02  # reprojection noise, as a part of the inter-ocular distance, in a mesh's weight
+
+
+@dataclass(frozen=True)
+class SeenLandmarks:
+    """A face's landmarks points (L, 2) px without lens distortion, camera matrix K (3, 3), inter-ocular distance px."""
+
+    points: np.ndarray
+    K: np.ndarray
+    between_eyes: float
+
+    @classmethod
+    def of(cls, landmarks: np.ndarray, chosen: np.ndarray, intrinsics: Intrinsics) -> SeenLandmarks:
+        """landmarks (478, >=2) px as the frame shows them, chosen (L,) those of them that the head model knows."""
+        points = intrinsics.undistort(landmarks[:N_POINTS, :2])
+        eyes = float(np.linalg.norm(points[list(_LEFT_EYE)].mean(0) - points[list(_RIGHT_EYE)].mean(0)))
+        # A profile shows both eyes at one place.
+        eyes = max(eyes, 0.35 * float(np.ptp(points, axis=0).max()), 1e-3)
+        return cls(points[chosen], intrinsics.K, eyes)
+
+    def pose(self, model: np.ndarray, previous: HeadPose | None = None) -> HeadPose:
+        """Pose of a mesh whose landmarks are model (L, 3) in the head frame."""
+        return estimate_head_pose(self.points, model, self.K, previous)
+
+    def distances(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
+        """Distances (..., L) of posed landmarks (..., L, 3) from those seen, as a part of the inter-ocular distance."""
+        camera = models @ pose.rotation.T + pose.translation
+        pixels = camera[..., :2] / camera[..., 2:] * self.K[[0, 1], [0, 1]] + self.K[:2, 2]
+        return np.linalg.norm(pixels - self.points, axis=-1) / self.between_eyes
+
+    def log_weights(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
+        """Logarithms (...) of Gaussian weights of models (..., L, 3) by their mean distance.
+
+        Distances saturate at three times the median: hidden points, which are guesses, shall not decide.
+        """
+        distances = self.distances(models, pose)
+        robust = np.minimum(distances, 3 * np.median(distances)).mean(-1)
+        return -0.5 * (robust / _DEVIATION) ** 2
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Weights (N,) that sum to one, from their logarithms up to a constant."""
+    odds = np.exp(logits - logits.max())
+    return (odds / odds.sum()).astype(np.float32)
