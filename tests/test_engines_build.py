@@ -207,6 +207,6 @@ class TestEveryStage:
 @pytest.fixture(scope="module")
 def official_size(tmp_path_factory, open_bundle):
     """Official dimensions with random weights, written as `ofer import` writes them."""
-    from ofer_models.engines.random_bundle import write_official_size
+    from ofer_models.benchmark.random_bundle import write_official_size
 
     return write_official_size(tmp_path_factory.mktemp("official"), open_bundle.path / "head.npz")

@@ -190,6 +190,7 @@ def sampling_command(
 ) -> None:
     """Error, spread and time against the number of steps, for each solver and spacing, and which is the cheapest."""
     from ofer_models.benchmark import curve
+    from ofer_models.benchmark.sampling_report import write_report
     from ofer_models.bundle.manifest import HEAD, Bundle, BundleError, default_bundle
     from ofer_models.synthesis import dataset
 
@@ -213,11 +214,13 @@ def sampling_command(
         for name in stages
     ]  # fmt: skip
     for one in curves:
-        for solver in (None, "ddim"):
-            found = one.cheapest(solver)
-            text = f"{found.solver}, {found.spacing}, {found.steps} steps" if found else "none of those tried"
-            console.print(f"{one.stage}, cheapest {solver or 'of all'}: {text}", highlight=False)
-    for path in curve.write_report(curves, loaded, out, "ofer sampling"):
+        for yardstick in (one.reference, one.limit):
+            for solver in (None, "ddim"):
+                found = one.cheapest(solver, yardstick)
+                text = f"{found.solver}, {found.spacing}, {found.steps} steps" if found else "none of those tried"
+                what = f"{one.stage}, quality of {yardstick.steps}-step {yardstick.solver}"
+                console.print(f"{what}, cheapest {solver or 'of all'}: {text}", highlight=False)
+    for path in write_report(curves, loaded, out, "ofer sampling"):
         console.print(str(path), highlight=False)
 
 
