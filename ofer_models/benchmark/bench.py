@@ -35,6 +35,7 @@ from ofer_models.pipeline import FacePipeline
 FACES = (1, 2, 4, 8)
 THREADS = (1, 2)
 TOLERANCE = 1e-3  # of the largest value, after 1000 steps in float32
+_BATCHES = (1, 8)
 _FRAME = (720, 1280)
 _FACE_WIDTH = 140  # px
 
@@ -64,7 +65,7 @@ def run(bundle: Bundle, backend: str = "auto", repeats: int = 15, reference: boo
     figures |= frames(bundle, backend, repeats)
     memory["pipeline"] = resident_mb()
     say("stages")
-    figures["stages"] = stages(bundle, repeats, say)
+    figures |= stages(bundle, repeats, say)
     if reference and importlib.util.find_spec("torch"):
         for name, official in OFFICIAL.items():
             spec = bundle.stages[name]
@@ -129,12 +130,14 @@ def speedup(
 
 
 def stages(bundle: Bundle, repeats: int, say: Say = print) -> dict[str, Any]:
-    """Median ms of one face's call of every stage: stage -> backend -> threads.
+    """`stages`, median ms of one face's call: stage -> backend -> threads; and `networks_ms_per_face`, the networks of
+    a frame (expression context and ExpGen) in batches of 1 and 8 faces: backend -> faces, one thread.
 
     The runtimes' results are compared first, with the first runtime's (StageError where they are apart by 2 %, which
     leaves room for half precision).
     """
     figures: dict[str, Any] = {name: {} for name in bundle.stages}
+    per_face: dict[str, dict[str, float]] = {}
     expected: dict[str, np.ndarray] = {}
     for backend in ("onnxruntime", *(name for name in BACKENDS if name not in ("auto", "onnxruntime"))):
         for threads in THREADS if backend != "tensorrt" else THREADS[:1]:
@@ -143,6 +146,8 @@ def stages(bundle: Bundle, repeats: int, say: Say = print) -> dict[str, Any]:
             except ValueError as error:  # not installed, no GPU, nothing built
                 say(f"  without {backend}: {error}")
                 break
+            if threads == 1:
+                per_face[backend] = {str(faces): _networks_ms(bundle, loaded, faces, repeats) for faces in _BATCHES}
             for name, (call, output) in _calls(bundle, loaded).items():
                 found = output(call())
                 first = expected.setdefault(name, found)
@@ -150,7 +155,7 @@ def stages(bundle: Bundle, repeats: int, say: Say = print) -> dict[str, Any]:
                 if not apart <= 0.02:
                     raise StageError(f"{name} on {backend} differs from onnxruntime by {apart:.2g}")
                 figures[name].setdefault(backend, {})[str(threads)] = median_ms(call, repeats)
-    return figures
+    return {"stages": figures, "networks_ms_per_face": per_face}
 
 
 def frames(bundle: Bundle, backend: str, repeats: int) -> dict[str, Any]:
@@ -223,17 +228,26 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _calls(bundle: Bundle, loaded: StageSet) -> dict[str, tuple[Callable[[], Any], Callable[[Any], np.ndarray]]]:
-    """Stage -> a call on random data of one face, and how to read an array from what it returns."""
+def _networks_ms(bundle: Bundle, loaded: StageSet, faces: int, repeats: int) -> float:
+    """Median ms a face of expression context and ExpGen in one batch of faces."""
+    calls = _calls(bundle, loaded, faces)
+    both = [calls[name][0] for name in ("expression_context", "expgen")]
+    return median_ms(lambda: [call() for call in both], repeats) / faces
+
+
+def _calls(
+    bundle: Bundle, loaded: StageSet, faces: int = 1
+) -> dict[str, tuple[Callable[[], Any], Callable[[Any], np.ndarray]]]:
+    """Stage -> a call on random data, and how to read an array from what it returns."""
     rng = np.random.default_rng(0)
-    sizes = {"F": 1, "N": bundle.candidates}
+    sizes = {"F": faces, "N": bundle.candidates}
     calls: dict[str, Any] = {}
     for name in bundle.stages:
         stage = getattr(loaded, name)
         if bundle.stages[name].kind == "sampler":
             count = bundle.hypotheses if name == "expgen" else bundle.candidates
-            context = rng.standard_normal((1, int(stage.spec.inputs["context"][-1])), dtype=np.float32)
-            noise = rng.standard_normal((1, count, stage.n_coefficients), dtype=np.float32)
+            context = rng.standard_normal((faces, int(stage.spec.inputs["context"][-1])), dtype=np.float32)
+            noise = rng.standard_normal((faces, count, stage.n_coefficients), dtype=np.float32)
             calls[name] = (
                 lambda s=stage, c=context, n=noise: s(c, n, np.random.default_rng(0)), lambda result: result
             )  # fmt: skip

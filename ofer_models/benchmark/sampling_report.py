@@ -139,6 +139,8 @@ def _plot(curves: list[Curve], path: Path) -> None:
                     axes.plot([p.steps for p in line], values, style, color=colour, marker=".",
                               label=f"{solver}, {spacing}")  # fmt: skip
             if column < 3:
+                axes.axhline(100 * curve.losses(curve.limit)[column], color="k", linestyle=":", linewidth=1,
+                             label=f"{curve.limit.steps}-step ddim")  # fmt: skip
                 limit = 100 * (SPREAD_LIMIT if column == 2 else ERROR_LIMIT)
                 axes.axhspan(-limit if column == 2 else -100, limit, color="tab:green", alpha=0.12)
                 axes.set_ylim(-30, 20 if column == 2 else 30)

@@ -1,0 +1,148 @@
+"""The yardstick of `ofer bench` is the paper's network; figures come only after results agree; the curve's verdicts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from recipe import recipe_state, relative_error
+
+from ofer_models.benchmark import bench, curve, reference
+from ofer_models.benchmark.bench import Official
+from ofer_models.benchmark.curve import Curve, Point
+from ofer_models.benchmark.sampling_report import write_report
+from ofer_models.diffusion.solvers import solver_table
+from ofer_models.engines.tensors import StageError
+from ofer_models.networks.denoiser import Denoiser
+from ofer_models.synthesis.dataset import PictureSet
+
+torch.set_num_threads(1)
+SMALL = Official(7, (7, 8, 8), 12, 3)
+
+
+@pytest.mark.parametrize("widths", [(53, 25, 10), (9, 8)])
+def test_the_plain_network_is_the_papers(widths):
+    """Against `networks.Denoiser`, which is compared with recordings of the release elsewhere."""
+    net = Denoiser(widths[0], widths, 20, time=32).eval()
+    net.load_official(recipe_state(net.official_slots(), seed=5))
+    plain = reference.PlainDenoiser(net.official_state_dict(), widths)
+    generator = torch.Generator().manual_seed(0)
+    x, context = torch.randn(6, widths[0], generator=generator), torch.randn(6, 20, generator=generator)
+    t = torch.tensor([0, 1, 10, 250, 500, 999])
+    with torch.no_grad():
+        assert relative_error(plain(x, t, context), net(x, t, context)) < 1e-5
+
+
+def test_speedup_compares_a_thousand_steps_before_it_times_them():
+    table = solver_table("ddim", 5)
+    figures = bench.speedup("expgen", SMALL, table, repeats=3, say=lambda line: None)
+    assert figures["expgen_difference"] < 1e-3 and figures["expgen_steps"] == 5
+    assert figures["expgen_speedup"] == pytest.approx(figures["expgen_reference_ms"] / figures["expgen_ms"])
+    assert figures["expgen_speedup"] > 10
+
+
+def test_a_reference_that_disagrees_stops_the_bench(monkeypatch):
+    monkeypatch.setattr(reference, "sample", lambda net, context, noise, rng: noise)
+    with pytest.raises(StageError, match="expgen: 1000 steps differ from the reference by"):
+        bench.speedup("expgen", SMALL, solver_table("ddim", 5), repeats=3)
+
+
+def test_frames_and_stages_of_the_open_bundle(open_bundle, monkeypatch):
+    monkeypatch.setattr(bench, "FACES", (1, 3))
+    monkeypatch.setattr(bench, "BACKENDS", ("auto", "onnxruntime"))
+    figures = bench.run(open_bundle, repeats=3, reference=False, say=lambda line: None)
+    assert figures.keys() >= {"machine", "frame_ms", "stages", "backend", "memory_mb", "bundle", "frame_stages_ms"}
+    assert figures["frame_ms"].keys() == {"1", "3"} and figures["frame_ms"]["1"] > 0
+    assert figures["backend"] == "onnxruntime" and figures["stages"].keys() == open_bundle.stages.keys()
+    assert all({"1", "2"} <= stage["onnxruntime"].keys() for stage in figures["stages"].values())
+    assert figures["networks_ms_per_face"]["onnxruntime"].keys() == {"1", "8"}
+    assert figures["machine"]["cores"] >= 1 and figures["memory_mb"]["peak"] >= figures["memory_mb"]["start"]
+    json.dumps(figures)
+
+
+def test_a_runtime_that_disagrees_stops_the_bench(open_bundle, monkeypatch):
+    from ofer_models.engines.torch_backend import TorchStage
+
+    run = TorchStage.__call__
+    monkeypatch.setattr(TorchStage, "__call__", lambda self, **a: {k: v + 1 for k, v in run(self, **a).items()})
+    with pytest.raises(StageError, match="identity_context on torch differs from onnxruntime"):
+        bench.stages(open_bundle, 3, say=lambda line: None)
+
+
+REFERENCE = Point("ddpm", "uniform", 1000, 2.0, 1.0, 3.0, 0.0)
+LIMIT = Point("ddim", "uniform", 1000, 1.8, 0.9, 2.5, 0.0)
+
+
+def made(*points, warmer=()):
+    return Curve("expgen", 10, 15, REFERENCE, REFERENCE, LIMIT, list(points), list(warmer))
+
+
+def at(steps, solver="ddim", spacing="uniform", temperature=1.0, **shares):
+    """A point that differs from the reference by these shares."""
+    values = {name: getattr(REFERENCE, name) * (1 + shares.get(name, 0)) for name in ("error", "closest", "spread")}
+    return Point(solver, spacing, steps, **values, ms=float(steps), temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("shares", "kept"),
+    [
+        ({}, True), ({"error": 0.019, "closest": 0.019, "spread": -0.049}, True), ({"error": -0.5}, True),
+        ({"error": 0.021}, False), ({"closest": 0.021}, False), ({"spread": -0.051}, False), ({"spread": 0.051}, False),
+    ],
+)  # fmt: skip
+def test_what_keeps_the_quality(shares, kept):
+    assert made().keeps_quality(at(5, **shares)) is kept
+
+
+def test_the_cheapest_is_good_from_there_on():
+    lucky = [at(3), at(5, spread=-0.2), at(8), at(12)]
+    assert made(*lucky).cheapest().steps == 8
+    others = [at(4, "dpmpp_2m"), at(6, "dpmpp_2m")]
+    assert made(*lucky, *others).cheapest() == others[0]
+    assert made(*lucky, *others).cheapest("ddim").steps == 8
+    assert made(*lucky, at(8, "dpmpp_2m")).cheapest().solver == "ddim"
+    assert made(at(50, spread=-0.1)).cheapest() is None
+    assert made(LIMIT).cheapest() is None and made(LIMIT).cheapest(against=LIMIT) == LIMIT
+
+
+def test_a_temperature_is_taken_where_it_fits_best():
+    warmer = [at(6, temperature=t, spread=s) for t, s in ((1.1, -0.08), (1.2, -0.04), (1.25, 0.01), (1.3, 0.045))]
+    assert made(warmer=warmer).warmest().temperature == 1.25
+    assert made(warmer=warmer[:1]).warmest() is None
+    cheaper = at(5, "dpmpp_2m", temperature=1.2)
+    assert made(warmer=[*warmer, cheaper]).warmest() == cheaper
+    assert made(warmer=[*warmer, cheaper]).warmest("ddim").temperature == 1.25
+
+
+@pytest.fixture()
+def pictures(open_head):
+    """Heads with expressions and inputs that mean nothing."""
+    rng, n = np.random.default_rng(0), 3
+    bits = np.zeros((n, -(-open_head.n_vertices // 8)), np.uint8)
+    return PictureSet(
+        landmarks=rng.standard_normal((n, 478, 6)).astype(np.float16), crop=np.zeros((n, 112, 112, 3), np.uint8),
+        betas=rng.standard_normal((n, open_head.n_shape)).astype(np.float32),
+        expression=rng.uniform(0, 0.5, (n, 50)).astype(np.float32), jaw=np.zeros((n, 3), np.float32),
+        occlusion=np.zeros(n, np.float32), visible=bits, covered=bits, index=np.arange(n),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["expgen", "idgen"])
+def test_a_measurement_and_its_report(open_bundle, pictures, stage, tmp_path):
+    found = curve.measure(open_bundle, stage, pictures, 4, steps=(3, 6), reference_steps=12)
+    kinds = {(p.solver, p.spacing, p.steps) for p in found.points}
+    assert kinds == {(s, p, k) for s in ("ddim", "dpmpp_2m") for p in ("uniform", "log_snr") for k in (3, 6)}
+    for point in (found.reference, found.repeat, found.limit, *found.points):
+        assert 0 < point.closest < point.error and point.spread > 0
+    assert found.reference != found.repeat and all(point.ms > 0 for point in found.points)
+    again = curve.measure(open_bundle, stage, pictures, 4, steps=(6,), reference_steps=12)
+    assert again.points[0].error == pytest.approx(
+        next(p.error for p in found.points if (p.solver, p.spacing, p.steps) == ("ddim", "uniform", 6))
+    )
+    files = write_report([found], open_bundle, tmp_path / "docs", "ofer sampling")
+    assert [path.name for path in files] == ["sampling.md", "sampling.png", "sampling.json"]
+    text = files[0].read_text()
+    assert text.count("| ddim |") >= 4 and "12-step DDPM" in text and "The bundle's default" in text
+    assert json.loads(files[2].read_text())["curves"][0]["stage"] == stage
