@@ -119,3 +119,38 @@ def test_the_default_imports_no_torch_and_no_tensorrt(open_bundle, name):
 
 def test_every_name_is_known():
     assert BACKENDS == ("auto", "tensorrt", "onnxruntime", "torch")
+
+
+def test_torch_knows_the_operators_of_the_official_encoders(tmp_path):
+    """Small sizes of the same structures, exported as `ofer import` does."""
+    import torch
+    from official_inputs import SMALL
+
+    from ofer_models.engines.tensors import GraphSpec
+    from ofer_models.engines.torch_backend import TorchStage
+    from ofer_models.networks.arcface import ArcFace
+    from ofer_models.networks.farl import Farl
+    from ofer_models.networks.official_stages import JointContext, RankWithEncoders
+    from ofer_models.networks.rank import RankNetwork
+    from ofer_models.networks.trace import export_module
+
+    torch.manual_seed(0)
+    sizes = SMALL.networks
+    context = JointContext(ArcFace(**sizes.arcface), Farl(**sizes.farl)).eval()
+    n_vertices, n_shape = sizes.rank["n_vertices"], sizes.idgen[0]
+    rank = RankNetwork(**sizes.rank).eval()
+    folded = rank.fold(torch.randn(n_vertices, 3), torch.randn(n_vertices, 3, n_shape))
+    crops = {"crop112_bgr": ("F", 3, sizes.arcface["size"], sizes.arcface["size"]),
+             "crop224": ("F", 3, sizes.farl["size"], sizes.farl["size"])}  # fmt: skip
+    inputs = {"betas": ("F", "N", n_shape)} | crops
+    module, path = RankWithEncoders(context, folded).eval(), tmp_path / "idrank.onnx"
+    export_module(module, path, inputs, ["score"])
+    generator = torch.Generator().manual_seed(1)
+    arrays = {
+        name: torch.randn([{"F": 2, "N": 5}.get(d, d) for d in dims], generator=generator)
+        for name, dims in inputs.items()
+    }
+    with torch.no_grad():
+        expected = module(**arrays).numpy()
+    found = TorchStage(GraphSpec(path))(**{name: array.numpy() for name, array in arrays.items()})["score"]
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()

@@ -92,7 +92,8 @@ def _slice(
     first, last = _ints(starts) or [], _ints(ends) or []
     strides = _ints(steps) or [1] * len(first)
     for axis, start, end, step in zip(_ints(axes) or range(len(first)), first, last, strides, strict=True):
-        x = x[(slice(None),) * (axis % x.ndim) + (slice(start, end, step),)]
+        inside = slice(start, end, step).indices(x.shape[axis])  # "to the end" comes as the largest integer
+        x = x[(slice(None),) * (axis % x.ndim) + (slice(*inside),)]
     return x
 
 
@@ -106,6 +107,10 @@ def _gather(a: Attributes, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor
 def _batch_norm(a: Attributes, x: torch.Tensor, *p: torch.Tensor) -> torch.Tensor:
     gain, offset, mean, variance = p
     return F.batch_norm(x, mean, variance, gain, offset, False, 0.0, a.get("epsilon", 1e-5))
+
+
+def _instance_norm(a: Attributes, x: torch.Tensor, gain: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    return F.instance_norm(x, weight=gain, bias=offset, eps=a.get("epsilon", 1e-5))
 
 
 def _prelu(a: Attributes, x: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
@@ -123,6 +128,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Gemm": _gemm,
     "Conv": _conv,
     "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "PRelu": _prelu,
     "Selu": lambda a, x: F.selu(x),
