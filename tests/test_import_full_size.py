@@ -120,14 +120,16 @@ def test_twenty_steps_equal_the_torch_network(files, imported, name):
 def test_ranking_by_coefficients_equals_ranking_meshes(files, imported):
     bundle, sizes = Bundle.load(imported[0]), NetworkSizes()
     rng = np.random.default_rng(6)
-    betas = rng.normal(size=(1, 5, 300)).astype(np.float32)
+    betas = rng.normal(0, 1000, (1, 5, 300)).astype(np.float32)  # so far apart that a random network tells them apart
     crops = {"crop112_bgr": rng.normal(size=(1, 3, 112, 112)), "crop224": rng.normal(size=(1, 3, 224, 224))}
     crops = {name: array.astype(np.float32) for name, array in crops.items()}
     found = OnnxStage(bundle.stages["idrank"].files["graph"])(betas=betas, **crops)["score"]
     checkpoint = read_checkpoint(files.idrank, "idrank", sizes)
     context = JointContext(checkpoint.arcface(sizes), checkpoint.farl(sizes))(*map(torch.from_numpy, crops.values()))
     frontal = 1000 * torch.from_numpy(bundle.head.decode(betas)[..., bundle.head.masks["frontal"], :])
-    assert relative_error(found, checkpoint.rank(sizes)(frontal, context)) <= 1e-4
+    expected = checkpoint.rank(sizes)(frontal, context).numpy()
+    assert relative_error(found, expected) <= 1e-4
+    assert relative_error(found - found.mean(), expected - expected.mean()) <= 1e-4
 
 
 def test_the_doctor_lets_it_run_and_names_its_licences(imported, tmp_path):
