@@ -17,13 +17,21 @@ class Processes:
         self._folder = folder
         self._environment = {**os.environ, **environment}
         self._children: dict[str, subprocess.Popen] = {}
+        self._interrupt: object = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Processes:
+        # A script's background jobs are started with SIGINT ignored, and their children inherit that: they would not
+        # hear `stop` before they have handlers of their own.
+        self._interrupt = signal.getsignal(signal.SIGINT)
+        if self._interrupt is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop(*self._children)
+        if self._interrupt is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def start(self, name: str, module: str, parameters: dict[str, object]) -> None:
         """Run `python -m module` with ROS parameters; its output goes to <folder>/<name>.log."""

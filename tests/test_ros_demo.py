@@ -9,6 +9,7 @@ pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 import io
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -56,7 +57,19 @@ def wait_for_text(file: Path, text: str) -> None:
         time.sleep(0.02)
 
 
-def test_children_are_ended_politely_and_stubborn_ones_too(tmp_path):
+@pytest.mark.parametrize("ignored", [False, True], ids=["foreground", "background"])
+def test_children_are_ended_politely_and_stubborn_ones_too(tmp_path, ignored):
+    before = signal.getsignal(signal.SIGINT)
+    # What a shell script does to its background jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        check_ending(tmp_path)
+        assert (signal.getsignal(signal.SIGINT) is signal.SIG_IGN) == ignored, "as it was"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def check_ending(tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(STUBBORN)
     (tmp_path / "polite.py").write_text(POLITE)
     with Processes(tmp_path / "logs", {"PYTHONPATH": str(tmp_path)}) as processes:
@@ -64,7 +77,7 @@ def test_children_are_ended_politely_and_stubborn_ones_too(tmp_path):
         processes.start("stubborn", "stubborn", {})
         wait_for_text(processes.log_file("polite"), "odd")
         wait_for_text(processes.log_file("stubborn"), "ready")
-        processes.stop("polite", "stubborn", patience=0.3)
+        processes.stop("polite", "stubborn", patience=1.0)
         assert processes.status("stubborn") == -9
         assert processes.problems("polite") == ["[WARN] something odd"]
         wait_for_text(processes.log_file("polite"), "bye")
