@@ -1,4 +1,7 @@
-"""Graphs against the torch network at every batch: 1 to 8 faces, 1 to 100 samples, random contexts."""
+"""Graphs against the torch network at every batch: 1 to 8 faces, 1 to 100 samples, random contexts.
+
+A choice of them by default, all in official size with `-m long`.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,9 @@ def compare(sizes, tmp_path, batches):
         assert relative_error(got["x_next"], expected) <= TOLERANCE, (faces, samples)
 
 
-def test_every_batch_of_a_small_network(tmp_path):
-    compare((9, (9, 8), 12), tmp_path, [(faces, samples) for faces in range(1, 9) for samples in range(1, 101)])
+def test_batches_of_a_smaller_network(tmp_path):
+    counts = (1, 2, 3, 7, 15, 16, 33, 100)
+    compare((53, (53, 25, 10), 64), tmp_path, [(faces, samples) for faces in range(1, 9) for samples in counts])
 
 
 @pytest.mark.long
