@@ -11,8 +11,10 @@ noise draws wider, and no number of steps closes that gap. A temperature (a fact
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -41,8 +43,8 @@ Distances = Callable[[int, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Point:
-    """One sampler: errors and spread in mm, over all pictures; ms for one face on one thread; temperature: factor on
-    the starting noise.
+    """One sampler: errors and spread in mm, over all pictures; ms of processor time for one face on one thread;
+    temperature: factor on the starting noise.
     """
 
     solver: str
@@ -132,7 +134,8 @@ def measure(
         drawn = spec.raw(_in_parts(sampler, context, noise * np.float32(temperature), table, rng))
         figures = _figures(drawn, vertices, truth)
         few = noise[:1].repeat(-(-usual // samples), axis=1)[:, :usual]
-        ms = median_ms(lambda: alone.sample(context[:1], few, table, rng), 5) if timed else float("nan")
+        once = partial(alone.sample, context[:1], few, table, rng)
+        ms = median_ms(once, 5, time.process_time) if timed else float("nan")
         return Point(solver, spacing, count, *figures, ms, temperature)
 
     plan = [(solver, spacing, count) for solver in SOLVERS for spacing in SPACINGS for count in steps]

@@ -28,7 +28,7 @@ def write_report(curves: list[Curve], bundle: Bundle, folder: Path, command: str
         " distance of a face's draws from their mean).",
         f"A sampler keeps the quality when neither error grows by more than {ERROR_LIMIT:.0%} and the spread stays"
         f" within {SPREAD_LIMIT:.0%}; the cheapest one is that of fewest steps from which on all larger counts tried do"
-        " so as well. Time: one face, its usual number of samples, one thread.",
+        " so as well. Time: of the processor, for one face, its usual number of samples, one thread.",
         "",
         f"![error, spread and time against steps]({plot.name})",
     ]
