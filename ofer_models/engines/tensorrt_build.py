@@ -75,6 +75,7 @@ def build(job: BuildJob, report: Callable[[dict[str, Any]], None]) -> dict[str, 
             profile.set_shape(name, *sizes)
     config.add_optimization_profile(profile)
     _set_targets(trt, config, job.gpus)
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; whoever wants speed builds fp16
     config.progress_monitor = monitor = _monitor(trt, report)
     cache = _timing_cache(trt, config, Path(job.timing_cache))
     plan = builder.build_serialized_network(network, config)
@@ -94,10 +95,10 @@ def build(job: BuildJob, report: Callable[[dict[str, Any]], None]) -> dict[str, 
 
 def targets(trt: Any) -> list[str]:
     """GPUs that this TensorRT can build for without having one, such as sm86; none for native TensorRT."""
-    capability = getattr(trt, "ComputeCapability", None)
-    if capability is None:
+    if trt.__name__ != "tensorrt_rtx":
         return []
-    return sorted((name.lower() for name in dir(capability) if name.startswith("SM")), key=lambda n: int(n[2:]))
+    names = (name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM"))
+    return sorted(names, key=lambda name: int(name[2:]))
 
 
 def _typed_graph(graph: Path, precision: str) -> bytes:
