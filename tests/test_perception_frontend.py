@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -274,3 +275,26 @@ def test_photographs_in_a_row_are_different_people(frontend):
         visible = [frontend(rgb, (5 * index + i) / RATE) for i in range(5)]
         seen.append({track.id for tracks in visible for track in tracks if track.visible})
     assert all(not a & b for i, a in enumerate(seen) for b in seen[:i]), "an id went from one photograph to another"
+
+
+@pytest.mark.parametrize(("score", "seen_in_runs", "expected"), [(0.45, 1, 1), (0.45, 2, 2), (0.9, 1, 2)])
+def test_a_weak_detection_beside_a_face_must_be_found_twice(
+    frontend, picture, monkeypatch, score, seen_in_runs, expected
+):
+    """A real second face, whose detection is made weak or short."""
+    one, _ = view(picture, x=180, scale=1.0)
+    both = one.copy()
+    both[:, 320:] = view(picture, x=470, scale=1.0)[0][:, 320:]
+    detect, runs = frontend._detector.detect, []
+
+    def doctored(rgb):
+        found = detect(rgb)
+        runs.append(len(found))
+        second = [replace(face, score=score) for face in found if face.box[0] > 320]
+        first = [face for face in found if face.box[0] <= 320]
+        return first + (second if len(runs) in range(2, 2 + seen_in_runs) else [])
+
+    monkeypatch.setattr(frontend._detector, "detect", doctored)
+    tracks = [frontend(one if i == 0 else both, i / RATE) for i in range(3 * frontend.detect_every)]
+    assert len(runs) >= 3
+    assert max(sum(track.visible for track in found) for found in tracks) == expected

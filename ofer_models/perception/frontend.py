@@ -19,6 +19,7 @@ _SAME_FACE = 0.6  # two boxes that share this part of the smaller one lie on one
 # How a detection's region relates to that of a mesh that fits: 0.6 to 1.1 times its size, centres within 0.2 sizes.
 _SIZE_RATIO, _OFFSET = (0.55, 1.4), 0.25
 _UNCONFIRMED = 0.5  # s, from its first or last confirmed check, for which a mesh is believed without a detection
+_SURE = 0.6  # score from which a further face is believed at once; a weaker one must be found twice
 _SLOW = 0.3  # s between frames, from which on place alone does not tell who is who
 _THUMBNAIL = (32, 24)  # px, width and height at which frames are compared
 # Correlation below which a frame shows another scene. Following frames of a camera in motion stay above 0.9 at 30 Hz
@@ -68,6 +69,7 @@ class FaceFrontend:
         self._stamp = 0.0
         self._since_detection = 0
         self._scene: np.ndarray | None = None
+        self._doubtful: list[np.ndarray] = []  # boxes of weak detections in the detector's last run
         self._confirmed: dict[str, float] = {}  # track id -> stamp of the last detection that agreed with its mesh
 
     def __call__(self, rgb: np.ndarray, stamp: float) -> list[Track]:
@@ -118,7 +120,8 @@ class FaceFrontend:
         """Run the detector: correct or drop faces in `followed` (changed in place) and return further ones."""
         ids, faces = list(followed), list(followed.values())
         confirmed: set[int] = set()
-        for detection in self._detector.detect(rgb):
+        doubtful: list[np.ndarray] = []
+        for detection in sorted(self._detector.detect(rgb), key=lambda found: -found.score):
             roi = roi_from_keypoints(detection.box, detection.keypoints)
             partner = _on_same_face(detection.box, faces)
             if partner is not None:
@@ -130,6 +133,11 @@ class FaceFrontend:
                     continue
             elif len(faces) >= self.max_faces:
                 continue
+            # A weak detection beside a face is often a pattern on its clothes. Alone, it is a hard photograph.
+            if partner is None and faces and detection.score < _SURE:
+                doubtful.append(detection.box)
+                if not any(overlap(detection.box, box) >= _SAME_FACE for box in self._doubtful):
+                    continue
             face = self._landmarker.locate(rgb, roi)
             if face is None:
                 continue
@@ -138,6 +146,7 @@ class FaceFrontend:
                 confirmed.add(partner)
             elif _on_same_face(box_of(face.points), faces) is None:
                 faces.append(face)
+        self._doubtful = doubtful
         self._confirmed = {id: stamp if i in confirmed else self._confirmed.get(id, stamp) for i, id in enumerate(ids)}
         followed.clear()
         for id, face in zip(ids, faces, strict=False):
