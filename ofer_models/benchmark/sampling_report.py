@@ -99,11 +99,10 @@ def _verdict(curve: Curve, bundle: Bundle) -> list[str]:
         f"- Cheapest that keeps that of 1000-step DDIM, so what few steps alone cost: {named(of_limit)}; of plain DDIM:"
         f" {named(curve.cheapest('ddim', curve.limit))}.",
     ]
-    warm, warm_ddim = curve.warmest(), curve.warmest("ddim")
-    if warm:
-        lines.append(f"- With a temperature, few steps keep DDPM's quality: {named(warm)}, {_changes(curve, warm)}.")
-    if warm_ddim and warm_ddim != warm:
-        lines.append(f"- And plain DDIM: {named(warm_ddim)}, {_changes(curve, warm_ddim)}.")
+    for what, solver in (("fewer steps keep", None), ("fewer steps of plain DDIM keep", "ddim")):
+        warm, plain = curve.warmest(solver), curve.cheapest(solver)
+        if warm and (plain is None or warm.steps < plain.steps):
+            lines.append(f"- With a temperature, {what} DDPM's quality: {named(warm)}, {_changes(curve, warm)}.")
     lines.append(
         f"- The bundle's default: `{spec.solver}`, {spec.spacing}, {spec.steps} steps, temperature {spec.temperature}."
     )
