@@ -57,11 +57,19 @@ def test_a_tensor_that_differs_from_the_manifest_is_named_at_load(open_bundle, n
         StageSet(altered(open_bundle, stage, **changes), backend=name)
 
 
-def test_graphs_of_two_networks_are_no_sampler(open_bundle):
+def test_graphs_of_two_networks_are_no_sampler(tmp_path):
+    from ofer_models.engines.tensors import GraphSpec
+    from ofer_models.networks.denoiser import Denoiser
+    from ofer_models.networks.export import export_sampler
+
+    one, other = (
+        export_sampler(Denoiser(7, (7, width, 8), 12, maps=2, heads=2, head_dim=4, time=16), tmp_path, f"of_{width}")
+        for width in (8, 9)
+    )
     backend = OnnxRuntimeBackend()
-    one, other = (graph_specs(open_bundle.stages[name]) for name in ("expgen", "idgen"))
+    backend.sampler(GraphSpec(one["cond"]), GraphSpec(one["step"]))
     with pytest.raises(StageError, match="'modulation'"):
-        backend.sampler(other["cond"], one["step"])
+        backend.sampler(GraphSpec(other["cond"]), GraphSpec(one["step"]))
 
 
 def test_torch_gives_what_onnxruntime_gives_at_every_stage(open_bundle):
