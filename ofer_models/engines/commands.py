@@ -209,7 +209,10 @@ def bench_command(
     try:
         loaded = _official_size() if official_size else Bundle.load(bundle or default_bundle())
         with console.status("frames") as status:
-            figures = bench.run(loaded, backend, repeats, reference, say=lambda line: _say(status, line))
+            figures = bench.run(
+                loaded, backend, repeats, reference, say=lambda line: _say(status, line),
+                keep=lambda so_far: json_file.write_text(json.dumps(so_far, indent=2)) if json_file else None,
+            )  # fmt: skip
     except StageError as error:
         raise BundleError(str(error)) from None
     console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), highlight=False)
@@ -227,6 +230,10 @@ def bench_command(
     for used, batches in figures["networks_ms_per_face"].items():
         for faces, value in batches.items():
             table.add_row(f"networks of a frame on {used}, a face of {faces}", f"{value:.2f}")
+    for used, stages in figures["differences"].items():
+        worst = max(value for name, value in stages.items() if name != "vertices_mm")
+        what = f"results of {used}, largest difference (of the largest value; meshes in mm)"
+        table.add_row(what, f"{worst:.1g} ({stages['vertices_mm']:.2g})")
     for name in (name for name in bench.OFFICIAL if f"{name}_ms" in figures):
         what = f"{name}, official size, {figures[f'{name}_samples']} samples"
         table.add_row(f"{what}, {figures[f'{name}_steps']} steps", f"{figures[f'{name}_ms']:.2f}")
