@@ -12,7 +12,8 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,12 +134,12 @@ def _joined(graph: Path, output: str) -> list[int]:
     return found if all(found) else []
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Silence the quantiser's remarks."""
-
-    def __enter__(self) -> None:
-        self._level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._level)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
