@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -175,6 +176,18 @@ def test_tensorrt_and_other_providers_do_not_mind_it(bundle, ready, monkeypatch)
     both = ("OpenVINOExecutionProvider", "CPUExecutionProvider")
     backend = OnnxRuntimeBackend(1, both, int8_from=bundle.path)
     assert backend._int8_from is None
+
+
+def test_the_bench_times_it_beside_fp32(bundle, ready, full_bundle, monkeypatch):
+    from ofer_models.benchmark import bench
+
+    assert "onnxruntime int8" not in {runtime.name for runtime in bench.runtimes(full_bundle)}
+    chosen = [runtime for runtime in bench.runtimes(bundle) if runtime.name.startswith("onnxruntime")]
+    monkeypatch.setattr(bench, "runtimes", lambda bundle: [dataclasses.replace(r, threads=(1,)) for r in chosen])
+    *_, figures = bench.stages(bundle, 3, say=lambda line: None)
+    assert figures["stages"][STAGE].keys() == {"onnxruntime", "onnxruntime int8"}
+    assert figures["differences"]["onnxruntime int8"][STAGE] > 1e-3
+    assert figures["differences"]["onnxruntime int8"]["identity_context"] == 0
 
 
 def test_what_a_face_loses_is_measured_encoder_by_encoder(open_bundle, tmp_path, faces):
