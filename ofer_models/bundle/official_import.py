@@ -33,6 +33,7 @@ from ofer_models.networks.replay import Scenario
 ROLES: tuple[Role, ...] = ("idgen", "idrank", "expgen")
 CANDIDATES, HYPOTHESES = 100, 15
 JAW_SCALE = 0.5  # the release halves the jaw rotation that ExpGen draws
+# Of plain DDIM, which promises least about networks that nobody here has seen; docs/sampling.md shows how far fewer go.
 FEW_STEPS = Sampling("ddim", "log_snr", 20)
 RELEASED = {"idgen": Sampling("released_ddim", "uniform", 251), "expgen": Sampling("ddpm", "uniform", 1000)}
 RELEASED_SEEDS = {"idgen": 37, "expgen": 363}
