@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
+from ofer_models.bundle.manifest import BundleError
+from ofer_models.head.model import HeadModel, LandmarkEmbedding
+from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
 from ofer_models.perception.intrinsics import Intrinsics
+
+_EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
 
 N_POINTS = 468  # MediaPipe's points without the irises
 _RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
@@ -49,6 +54,30 @@ class SeenLandmarks:
         distances = self.distances(models, pose)
         robust = np.minimum(distances, 3 * np.median(distances)).mean(-1)
         return -0.5 * (robust / _DEVIATION) ** 2
+
+
+def poses_of(
+    seen: Sequence[SeenLandmarks], models: np.ndarray, previous: Sequence[HeadPose | None]
+) -> list[HeadPose]:
+    """`SeenLandmarks.pose` of B meshes with landmarks models (B, L, 3), each on its own face, in one go.
+
+    All faces are of one camera.
+    """
+    return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous)
+
+
+def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
+    """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
+
+    FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Raises
+    BundleError when the head knows no such points.
+    """
+    for embedding in (head.embeddings[name] for name in _EMBEDDINGS if name in head.embeddings):
+        if embedding.points is not None:
+            return embedding, embedding.points
+        if len(embedding.triangle) == N_POINTS:
+            return embedding, np.arange(N_POINTS)
+    raise BundleError("the head model has no landmarks to find its pose by; run `ofer import` again with --landmarks")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
