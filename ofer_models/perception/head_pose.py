@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,11 @@ _SUBSETS = 24
 _NO_POSE = "the landmarks fit no head pose in front of the camera"
 
 _Pose = tuple[np.ndarray, np.ndarray]  # rotation (3, 3), translation (3,)
-_Poses = tuple[np.ndarray, np.ndarray]  # (B, 3, 3), (B, 3)
+_Poses = tuple[np.ndarray, np.ndarray, np.ndarray]  # (B, 3, 3), (B, 3), and (B,) bool: whether there is one
+
+
+class NoPoseError(ValueError):
+    """No head pose in front of the camera explains the landmarks."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ def estimate_head_pose(
     weights (L,): trust in each point, 0 to leave it out.  The Cauchy scale is twice the residuals' robust deviation, so
     hidden points that the landmark network has guessed wrongly hardly count.
 
-    Raises ValueError for fewer than six usable points, shapes that disagree, or no pose in front of
-    the camera.
+    Raises NoPoseError (a ValueError) for fewer than six usable points or no pose in front of the camera, ValueError for
+    shapes that disagree.
     """
     points_px, points_head, K = (np.asarray(a, np.float64) for a in (points_px, points_head, K))
     trust = np.ones(len(points_px)) if weights is None else np.asarray(weights, np.float64)
@@ -59,31 +64,44 @@ def estimate_head_pose(
         )
     usable = (trust > 0) & np.isfinite(points_px).all(axis=1) & np.isfinite(points_head).all(axis=1)
     if usable.sum() < _MIN_POINTS:
-        raise ValueError(f"head pose needs at least {_MIN_POINTS} finite points with weight, got {usable.sum()}")
+        raise NoPoseError(f"head pose needs at least {_MIN_POINTS} finite points with weight, got {usable.sum()}")
     pose = _solve(points_px[None, usable], points_head[None, usable], K, trust[usable], [previous])
-    return _with_errors(points_px[None], points_head[None], K, pose)[0]
+    (found,) = _with_errors(points_px[None], points_head[None], K, pose)
+    if found is None:
+        raise NoPoseError(_NO_POSE)
+    return found
 
 
 def estimate_head_poses(
     points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None]
-) -> list[HeadPose]:
+) -> list[HeadPose | None]:
     """`estimate_head_pose` of B faces in one go: points_px (B, L, 2), points_head (B, L, 3), previous one for each.
 
-    The same arithmetic for each face as alone; B small problems cost little more than one. Raises as that does.
+    The same arithmetic for each face as alone; B small problems cost little more than one. None in the place of a face
+    that has no pose.
     """
     points_px, points_head, K = (np.asarray(a, np.float64) for a in (points_px, points_head, K))
-    if not (np.isfinite(points_px).all() and np.isfinite(points_head).all()):  # each has its own usable points
-        rows = zip(points_px, points_head, previous, strict=True)
-        return [estimate_head_pose(seen, model, K, before) for seen, model, before in rows]
-    if points_px.shape[1] < _MIN_POINTS:
-        raise ValueError(f"head pose needs at least {_MIN_POINTS} finite points with weight, got {points_px.shape[1]}")
-    poses = _solve(points_px, points_head, K, np.ones(points_px.shape[1]), previous)
-    return _with_errors(points_px, points_head, K, poses)
+    count = points_px.shape[1]
+    whole = np.isfinite(points_px).all(axis=(1, 2)) & np.isfinite(points_head).all(axis=(1, 2)) & (count >= _MIN_POINTS)
+    poses: list[HeadPose | None] = [None] * len(points_px)
+    for row in np.flatnonzero(~whole):  # each of them has its own usable points
+        with contextlib.suppress(NoPoseError):
+            poses[row] = estimate_head_pose(points_px[row], points_head[row], K, previous[row])
+    rows = np.flatnonzero(whole)
+    if rows.size:
+        seen, model = points_px[rows], points_head[rows]
+        solved = _solve(seen, model, K, np.ones(count), [previous[row] for row in rows])
+        for row, pose in zip(rows, _with_errors(seen, model, K, solved), strict=True):
+            poses[row] = pose
+    return poses
 
 
-def _with_errors(points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, poses: _Poses) -> list[HeadPose]:
-    errors = np.linalg.norm(_project(points_head, K, *poses) - points_px, axis=-1)
-    return [HeadPose(*parts) for parts in zip(*poses, errors, strict=True)]
+def _with_errors(points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, poses: _Poses) -> list[HeadPose | None]:
+    rotation, translation, solved = poses
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.linalg.norm(_project(points_head, K, rotation, translation) - points_px, axis=-1)
+    rows = zip(rotation, translation, errors, solved, strict=True)
+    return [HeadPose(*parts) if good else None for *parts, good in rows]
 
 
 def _solve(
@@ -99,20 +117,19 @@ def _solve(
         rotation[known], translation[known] = _refine(seen[known], model[known], K, trust, *start)
         error[known] = _median_errors(seen[known], model[known], K, rotation[known], translation[known])
     poor = np.flatnonzero(~(error < _GOOD_FIT * np.ptp(seen, axis=1).max(axis=-1)))
-    if poor.size:
-        starts = [_start(seen[i], model[i], K) for i in poor]
-        fresh = _refine(seen[poor], model[poor], K, trust, *(np.stack(part) for part in zip(*starts, strict=True)))
-        fresh_error = _median_errors(seen[poor], model[poor], K, *fresh)
-        better = ~(error[poor] <= fresh_error)
-        chosen = poor[better]
+    starts = {i: start for i in poor if (start := _start(seen[i], model[i], K)) is not None}
+    if starts:
+        rows = np.array(list(starts))
+        fresh = _refine(seen[rows], model[rows], K, trust, *(np.stack(p) for p in zip(*starts.values(), strict=True)))
+        fresh_error = _median_errors(seen[rows], model[rows], K, *fresh)
+        better = ~(error[rows] <= fresh_error)
+        chosen = rows[better]
         rotation[chosen], translation[chosen] = fresh[0][better], fresh[1][better]
         error[chosen] = fresh_error[better]
-    if not np.isfinite(error).all():
-        raise ValueError(_NO_POSE)
-    return rotation, translation
+    return rotation, translation, np.isfinite(error)
 
 
-def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose:
+def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose | None:
     """Pose with the least median error among SQPnP on all points and on fixed random subsets (least median of squares).
 
     All points alone would start beside the valley of the right pose when many are off in the same way.
@@ -129,8 +146,6 @@ def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose:
             error = float(_median_errors(seen[None], model[None], K, pose[0][None], pose[1][None])[0])
             if error < best_error:
                 best, best_error = pose, error
-    if best is None:
-        raise ValueError(_NO_POSE)
     return best
 
 
@@ -162,7 +177,7 @@ def _project(model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation
 
 def _refine(
     seen: np.ndarray, model: np.ndarray, K: np.ndarray, trust: np.ndarray, rotation: np.ndarray, translation: np.ndarray
-) -> _Poses:
+) -> tuple[np.ndarray, np.ndarray]:
     """Levenberg-Marquardt on (rotation vector about the head's origin, translation), weights renewed in every round.
 
     Each face goes its own way and leaves when it has converged; a round is one set of array operations for all others.
