@@ -42,9 +42,10 @@ class SeenLandmarks:
 
     def distances(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
         """Distances (..., L) of posed landmarks (..., L, 3) from those seen, as a part of the inter-ocular distance."""
-        camera = models @ pose.rotation.T + pose.translation
-        pixels = camera[..., :2] / camera[..., 2:] * self.K[[0, 1], [0, 1]] + self.K[:2, 2]
-        return np.linalg.norm(pixels - self.points, axis=-1) / self.between_eyes
+        camera = models.reshape(-1, 3) @ pose.rotation.T + pose.translation
+        pixels = camera[:, :2] / camera[:, 2:] * self.K.diagonal()[:2] + self.K[:2, 2]
+        apart = pixels.reshape(*models.shape[:-1], 2) - self.points
+        return np.sqrt(np.einsum("...i,...i->...", apart, apart)) / self.between_eyes
 
     def log_weights(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
         """Logarithms (...) of Gaussian weights of models (..., L, 3) by their mean distance.
@@ -58,10 +59,10 @@ class SeenLandmarks:
 
 def poses_of(
     seen: Sequence[SeenLandmarks], models: np.ndarray, previous: Sequence[HeadPose | None]
-) -> list[HeadPose]:
+) -> list[HeadPose | None]:
     """`SeenLandmarks.pose` of B meshes with landmarks models (B, L, 3), each on its own face, in one go.
 
-    All faces are of one camera.
+    All faces are of one camera. None for those that have no pose.
     """
     return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous)
 

@@ -8,7 +8,7 @@ BLEND_TIME = 0.3  # s
 
 
 class ShapeBlend:
-    """The shape that a track shows. Meshes are linear in the betas, so mixing betas mixes the meshes vertex by vertex."""
+    """The shape that a track shows. Meshes are linear in betas: mixing these mixes the meshes, vertex by vertex."""
 
     def __init__(self, betas: np.ndarray) -> None:
         """betas (S,): shown at once."""

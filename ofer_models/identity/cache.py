@@ -56,7 +56,7 @@ class IdentityCache:
         other: float,
         keep: float = 30.0,
         background: bool = False,
-        seed: int = 0,
+        seed: tuple[int, ...] = (0,),
     ) -> None:
         """same: least cosine of two views of one face; other: below it they are of two. keep: seconds for which a lost
         face is remembered. background: draws do not hold up `update`; a face shows the mean head until its first one.
@@ -141,7 +141,7 @@ class IdentityCache:
     def _new_machine(self, shown: int) -> IdentityMachine:
         """For a track that has shown revisions up to `shown`; the mean head before the first draw counts as one."""
         self._machines += 1
-        return IdentityMachine((self._seed, self._machines), shown + 1)
+        return IdentityMachine((*self._seed, self._machines), shown + 1)
 
     def _leave(self, tracked: Collection[str], visible: Collection[str], stamp: float) -> None:
         """Lose who is out of sight, remember whom the tracker gave up, forget who is away for too long."""

@@ -74,8 +74,13 @@ class CandidateDrawer:
         return result
 
     def _agreement(self, view: View, betas: np.ndarray) -> np.ndarray:
-        """Log weights (N,) of shapes betas (N, S), each in its own best pose, with the view's expression."""
+        """Log weights (N,) of shapes betas (N, S), each in its own best pose, with the view's expression.
+
+        Zeros, which change nothing, where the landmarks fit no pose.
+        """
         models = self._landmarks.of_candidates(betas, view.expression, view.jaw)
-        start = view.seen.pose(models.mean(0))
+        (start,) = poses_of([view.seen], models.mean(0)[None], [None])
         poses = poses_of([view.seen] * len(models), models, [start] * len(models))
+        if any(pose is None for pose in poses):
+            return np.zeros(len(models))
         return np.array([view.seen.log_weights(model, pose) for model, pose in zip(models, poses, strict=True)])
