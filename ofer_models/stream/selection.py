@@ -23,11 +23,13 @@ class SteadySelection:
 
         Hypotheses may become fewer or more at the end; the first frame takes the heaviest.
         """
-        relative = log_weights - log_weights.max()
-        known = min(len(self._average), len(relative))
-        gain = 1 - math.exp(-max(stamp - self._stamp, 0.0) / SMOOTHING)
-        average = relative.astype(np.float64)
-        average[:known] = self._average[:known] + gain * (average[:known] - self._average[:known])
+        known = min(len(self._average), len(log_weights))
+        # Relative to those that were there before, so that one that comes or goes moves none of the others.
+        average = log_weights.astype(np.float64) - log_weights[: known or None].mean()
+        if known:
+            before = self._average[:known] - self._average[:known].mean()
+            gain = 1 - math.exp(-max(stamp - self._stamp, 0.0) / SMOOTHING)
+            average[:known] = before + gain * (average[:known] - before)
         self._average, self._stamp = average, stamp
         best = int(average.argmax())
         if not known or self._selected >= len(average) or average[best] > average[self._selected] + MARGIN:
