@@ -31,6 +31,7 @@ from ofer_models.stream.noise import DriftingNoise
 from ofer_models.stream.uncertainty import spread_mm
 
 _NOISE, _IDENTITY = 1, 2  # streams of random numbers
+_IDLE = 1.0  # s without a frame that end nothing yet
 
 
 class FacePipeline:
@@ -112,7 +113,7 @@ class FacePipeline:
         """Forget everybody when no frame has come for as long as lost faces are remembered. To be called now and then,
         from any thread: frames that do not come cannot clear anything."""
         with self._lock:
-            if time.monotonic() - self._last_frame > self._identities.keep:
+            if time.monotonic() - self._last_frame > max(self._identities.keep, _IDLE):
                 self._clear()
 
     def set_hypotheses(self, hypotheses: int) -> None:
