@@ -42,7 +42,8 @@ class Result:
 class FrameWorker:
     """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
 
-    pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`; intrinsics(width, height) -> Intrinsics;
+    pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`;
+    intrinsics(width, height) -> Intrinsics;
     deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in seconds at which a
     frame is still worth its work.
     """
