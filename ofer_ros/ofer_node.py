@@ -48,10 +48,6 @@ def load_pipeline(settings: OferSettings) -> FacePipeline:
         threads=settings.threads,
         max_faces=settings.max_faces,
         backend=settings.backend,
-        background=True,
-        drift=settings.hypothesis_drift,
-        latency_bound=settings.latency_bound,
-        remember=settings.identity_memory,
     )
 
 
@@ -212,8 +208,6 @@ class OferNode(ManagedNode):
         silent = ""
         if self.state == "active":
             silent = self._silence.check(self._settings.silence_warning, self._settings.transport)
-        if self._pipeline is not None:
-            self._pipeline.expire()
         level, text = self._status(silent)
         bundle = getattr(self._pipeline, "bundle", None)
         values = {"state": self.state, "enabled": self._enabled, **frame_values(self._statistics)}

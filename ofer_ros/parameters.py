@@ -47,15 +47,6 @@ class OferSettings:
         "inference engine; auto: tensorrt where a GPU and engines made by `ofer build` are present, else onnxruntime",
         choices=("auto", "tensorrt", "onnxruntime", "torch"),
     )
-    hypothesis_drift: float = setting(
-        "rate at which the hypotheses' noise wanders, 1/s: they are others after 1/rate seconds; 0: never", 0.0, 100.0
-    )
-    latency_bound: float = setting(
-        "wanted latency from arrival to FaceArray, ms: beyond it steps, hypotheses and frames are given up; 0: never",
-        0.0,
-        10000.0,
-    )
-    identity_memory: float = setting("how long the head shape of a lost face is remembered, seconds", 0.0, 3600.0)
     transport: str = setting(
         "image topics to listen to; auto: image_raw, and image_raw/compressed while image_raw is silent",
         choices=("auto", "raw", "compressed"),

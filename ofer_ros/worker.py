@@ -42,8 +42,7 @@ class Result:
 class FrameWorker:
     """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
 
-    pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`;
-    intrinsics(width, height) -> Intrinsics;
+    pipeline(rgb, stamp, intrinsics) -> faces, with `timings` and `reset()`; intrinsics(width, height) -> Intrinsics;
     deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in seconds at which a
     frame is still worth its work.
     """
@@ -119,9 +118,7 @@ class FrameWorker:
             **{f"publish/{name}": value for name, value in deliveries.items()},
             "publish": 1000 * (published - inferred),
         }
-        latency = time.monotonic() - frame.arrived
-        self._pipeline.report_latency(1000 * latency)
-        self._statistics.frame(latency, stages, len(faces))
+        self._statistics.frame(time.monotonic() - frame.arrived, stages, len(faces))
 
     def _reset(self) -> None:
         """Start the tracks anew: what fails again and again may be their state."""

@@ -133,7 +133,6 @@ class FakePipeline:
         self.behaviour = behaviour
         self.frames: list[tuple[tuple[int, ...], float, object]] = []
         self.resets = 0
-        self.latencies: list[float] = []
 
     def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None) -> list[FakeFace]:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
@@ -144,12 +143,6 @@ class FakePipeline:
 
     def reset(self) -> None:
         self.resets += 1
-
-    def report_latency(self, milliseconds: float) -> None:
-        self.latencies.append(milliseconds)
-
-    def expire(self) -> None:
-        pass
 
 
 def image_message(
