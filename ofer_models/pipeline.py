@@ -274,7 +274,7 @@ class FacePipeline:
             for row, context in zip(wanted, contexts, strict=True):
                 needed = {name: inputs[name][row : row + 1] for name in self._stages.idrank.inputs if name in inputs}
                 views[tracks[row].id] = View(
-                    stamp, qualities[row], context, needed, seen[row],
+                    stamp, qualities[row], context, memories[row].occlusion, needed, seen[row],
                     memories[row].expressions.mean(0), memories[row].jaws.mean(0),
                 )  # fmt: skip
         self._identities.update(self._memory, [track.id for track in tracks], views, stamp)

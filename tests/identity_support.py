@@ -21,10 +21,10 @@ def person(number: float) -> np.ndarray:
     return context / np.linalg.norm(context)
 
 
-def view(stamp: float, quality: float = 0.8, who: float = 0, tremble: float = 0.0) -> View:
+def view(stamp: float, quality: float = 0.8, who: float = 0, tremble: float = 0.0, occlusion: float = 0.0) -> View:
     """A view of a person; tremble: length of a random part of its context."""
     noise = np.random.default_rng(int(1000 * stamp)).standard_normal(8) * tremble
-    return View(stamp, quality, person(who) + noise)
+    return View(stamp, quality, person(who) + noise, occlusion)
 
 
 def head(value: float) -> np.ndarray:

@@ -25,12 +25,14 @@ class Scene:
         self.stamp = 0.0
         self.tracked: set[str] = set()
 
-    def frame(self, quality: float = 0.8, gone: tuple[str, ...] = (), tremble: float = 0.01, **who: int) -> dict:
+    def frame(
+        self, quality: float = 0.8, gone: tuple[str, ...] = (), tremble: float = 0.01, occlusion: float = 0.0, **who
+    ) -> dict:
         """gone: tracks that the tracker gives up. Returns what each visible track shows."""
         self.stamp += STEP
         self.tracked = (self.tracked | set(who)) - set(gone)
         wanted = [id for id in who if self.cache.wants(id, quality, self.stamp)]
-        views = {id: view(self.stamp, quality, who[id], tremble) for id in wanted}
+        views = {id: view(self.stamp, quality, who[id], tremble, occlusion) for id in wanted}
         self.cache.update(self.tracked, list(who), views, self.stamp)
         return {id: self.cache.shown(id, self.stamp) for id in who}
 
@@ -153,6 +155,34 @@ def test_a_single_odd_view_takes_nobodys_head(scene):
     scene.frame(f1=1, f2=1)
     after = scene.frames(10, f1=0, f2=1)
     assert all(after[id].revision == before[id].revision for id in after)
+
+
+def test_a_hand_before_the_face_is_not_somebody_else(scene):
+    """Its context is as unlike as another person's."""
+    before = scene.frames(20, f1=0)["f1"]
+    covered = scene.frames(30, quality=0.5, occlusion=0.4, f1=3)["f1"]
+    assert covered.revision == before.revision and covered.state is State.LOCKED
+    assert scene.frames(10, f1=0)["f1"].revision == before.revision
+
+
+def test_a_mask_that_is_always_there_does_not_hide_a_change(scene):
+    scene.frames(20, occlusion=0.4, f1=0)
+    mine = scene.head_of("f1")
+    scene.frames(3)
+    scene.frame(occlusion=0.4, f1=0)
+    assert scene.head_of("f1") == mine  # the tracker and the context agree
+    scene.frames(20, occlusion=0.4, f1=1)
+    assert scene.head_of("f1") != mine
+
+
+def test_a_covered_face_on_another_track_is_not_recognised(scene):
+    scene.frames(20, f1=0)
+    mine = scene.head_of("f1")
+    scene.frames(3, gone=("f1",))
+    scene.frame(occlusion=0.3, f2=0)
+    assert scene.head_of("f2") != mine
+    scene.frame(f2=0)
+    assert scene.head_of("f2") == mine
 
 
 def test_two_who_look_alike_get_heads_of_their_own(scene):

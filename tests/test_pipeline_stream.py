@@ -13,6 +13,7 @@ from skimage.data import astronaut
 from ofer_models.pipeline import FacePipeline
 from ofer_models.posing import FacePoser
 from ofer_models.stream.load import TIERS
+from ofer_ros.scene import Scene
 
 RATE = 30
 PATCH = 220  # px, side of a person's picture; the face is 110 px wide in its middle
@@ -157,6 +158,18 @@ def test_a_face_gets_its_head_back_and_nobody_else_does(pipeline, people):
     back = stream(pipeline, together(people, (500, None)), 12, 79)[-1][0]
     assert back.id not in (mine.id, other.id)
     np.testing.assert_array_equal(back.shape, mine.shape)
+
+
+def test_a_hand_that_sweeps_over_the_face_changes_no_head(pipeline):
+    scene = Scene()
+    faces = [pipeline(scene(n).rgb, n / RATE) for n in range(0, 390, 5)]
+    assert min(scene(n).face_visible for n in range(180, 300, 5)) < 0.6
+    seen = [found[0] for found in faces if found]
+    assert len(seen) > 70 and len({face.id for face in seen}) == 1
+    settled = seen[8]
+    assert settled.identity_state == "locked"
+    for face in seen[8:]:
+        np.testing.assert_array_equal(face.shape, settled.shape)
 
 
 # Memory

@@ -17,8 +17,12 @@ from ofer_models.identity.machine import Draw, Drawn, IdentityMachine, State, Vi
 from ofer_models.identity.runner import DrawRunner
 
 RECOGNISABLE = 0.3  # quality of a view from which its context tells who it is
+# Occlusion up to which it does, and by which a view may be more covered than those it is compared with: a hand before
+# the face changes the context as much as another face does.
+COVERED, MORE_COVERED = 0.25, 0.1
 CHECK_EVERY = 0.15  # s between looks at whether a track still shows the same face
-STRIKES = 3  # looks in a row that must say somebody else
+STRIKES = 6  # points against it, in looks in a row, that make it somebody else's
+KNOWN_ELSE, UNLIKE = 2, 1  # points of a look: clearly more like another known face; merely unlike its own
 UNSURE_TIME = 1.0  # s for which a face that may be back is waited for to show itself, before it is drawn anew
 CLEARLY = 0.75  # of the distance (1 - cosine) to one face, which that to another must stay below
 
@@ -164,14 +168,12 @@ class IdentityCache:
         if machine.state is State.LOST:
             return self._welcome(id, view)
         track.checked = view.stamp
-        if reference is None or view.quality < RECOGNISABLE:
+        if reference is None or not _tells(view, machine):
             return False
         own = cosine(view.context, reference)
-        if own < self._other or self._clearly_else(own, view, [machine]):
-            track.strikes += 1
-            return True
-        track.strikes = 0
-        return False
+        points = KNOWN_ELSE if self._clearly_else(own, view, [machine]) else UNLIKE if own < self._other else 0
+        track.strikes = track.strikes + points if points else 0
+        return points > 0
 
     def _welcome(self, id: str, view: View) -> bool:
         """A track is seen again after a loss. Place and time speak for the same face; its context must as well."""
@@ -179,7 +181,7 @@ class IdentityCache:
         track.returned = min(track.returned, view.stamp)
         if machine.chosen is None or machine.reference is None or view.stamp - track.returned > UNSURE_TIME:
             track.strikes = STRIKES
-        elif view.quality >= RECOGNISABLE:
+        elif _tells(view, machine):
             own = cosine(view.context, machine.reference)
             if own >= self._same and not self._clearly_else(own, view, [machine]):
                 machine.find()
@@ -188,7 +190,7 @@ class IdentityCache:
             if own < self._other:
                 track.strikes = STRIKES
             elif not 0 <= view.stamp - track.checked < CHECK_EVERY:
-                track.strikes += 1
+                track.strikes += KNOWN_ELSE
                 track.checked = view.stamp
         return True
 
@@ -209,7 +211,7 @@ class IdentityCache:
         track = self._tracks[id]
         absent = [*self._lost, *(self._tracks[other].machine for other in self._away())]
         absent = [machine for machine in absent if machine.reference is not None]
-        if not absent or view.quality < RECOGNISABLE:
+        if not absent or view.quality < RECOGNISABLE or view.occlusion > COVERED:
             return
         likeness = [cosine(view.context, machine.reference) for machine in absent]
         best = int(np.argmax(likeness))
@@ -240,6 +242,11 @@ class IdentityCache:
                 machine.failed(draw)
                 raise done.exception()
             machine.drawn(draw, done.result())
+
+
+def _tells(view: View, machine: IdentityMachine) -> bool:
+    """Whether a view's context may be compared with those of a face."""
+    return view.quality >= RECOGNISABLE and view.occlusion <= max(COVERED, machine.covered + MORE_COVERED)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -38,13 +38,14 @@ class State(Enum):
 class View:
     """A face in one frame, as far as its identity goes.
 
-    quality 0..1; context (C,) of the identity encoder; inputs: encoder inputs (1, ...) by name; seen: landmarks with
-    the camera; expression (E,) and jaw (3,), which candidates are compared with the landmarks in.
+    quality and occlusion 0..1; context (C,) of the identity encoder; inputs: encoder inputs (1, ...) by name; seen:
+    landmarks with the camera; expression (E,) and jaw (3,), which candidates are compared with the landmarks in.
     """
 
     stamp: float
     quality: float
     context: np.ndarray
+    occlusion: float = 0.0
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     seen: SeenLandmarks | None = None
     expression: np.ndarray | None = None
@@ -108,10 +109,16 @@ class IdentityMachine:
     @property
     def reference(self) -> np.ndarray | None:
         """(C,) mean context of the views, by quality: what this face is recognised by."""
-        if not self.views:
-            return None
+        return self._mean([view.context for view in self.views]) if self.views else None
+
+    @property
+    def covered(self) -> float:
+        """Mean occlusion of the views, by quality."""
+        return float(self._mean([view.occlusion for view in self.views])) if self.views else 0.0
+
+    def _mean(self, values: list) -> np.ndarray:
         weights = np.array([max(view.quality, 1e-6) for view in self.views])
-        return weights @ np.stack([view.context for view in self.views]) / weights.sum()
+        return weights @ np.stack(values) / weights.sum()
 
     def admits(self, quality: float, stamp: float) -> bool:
         """Whether a view of this quality would be of use, so that it is worth its context."""
