@@ -263,11 +263,14 @@ class FacePipeline:
     ) -> None:
         """Show the identity cache the views that it asks for, with their contexts drawn in one batch."""
         crops = next((inputs[name] for name in ("crop112", "crop112_bgr", "crop224") if name in inputs), None)
-        qualities = []
+        qualities, wanted = [], []
         for row, (track, memory) in enumerate(zip(tracks, memories, strict=True)):
-            sharp = 1.0 if crops is None else sharpness(crops[row])
-            qualities.append(view_quality(track.points, facing(track.points, memory.pose), memory.occlusion, sharp))
-        wanted = [i for i, track in enumerate(tracks) if self._identities.wants(track.id, qualities[i], stamp)]
+            quality = view_quality(track.points, facing(track.points, memory.pose), memory.occlusion)
+            if crops is not None and self._identities.wants(track.id, quality, stamp):  # else it need not be measured
+                quality *= sharpness(crops[row])
+            qualities.append(quality)
+            if self._identities.wants(track.id, quality, stamp):
+                wanted.append(row)
         views: dict[str, View] = {}
         if wanted:
             contexts = _call(self._stages.identity_context, _rows(inputs, wanted))["context"]
