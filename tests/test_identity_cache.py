@@ -10,7 +10,7 @@ from identity_support import OTHER, SAME, Drawer, drawn, head, view
 from test_head_model import HEAD
 
 from ofer_models.identity.blend import BLEND_TIME, ShapeBlend
-from ofer_models.identity.cache import IdentityCache
+from ofer_models.identity.cache import MOST_LOST, IdentityCache
 from ofer_models.identity.machine import State
 
 STEP = 0.1
@@ -203,6 +203,12 @@ def test_memory_ends_after_the_stated_time():
     scene.frames(2)
     assert scene.cache.remembered == 0
     assert scene.frame(f2=0)["f2"].state is State.GATHERING
+
+
+def test_the_last_faces_are_remembered_where_many_pass(scene):
+    for number in range(MOST_LOST + 5):
+        scene.frame(quality=0.2, gone=(f"f{number - 1}",), **{f"f{number}": 0})  # too poor to be recognised
+    assert scene.cache.remembered == MOST_LOST
 
 
 def test_a_clock_set_back_forgets(scene):

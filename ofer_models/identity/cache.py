@@ -20,6 +20,7 @@ RECOGNISABLE = 0.3  # quality of a view from which its context tells who it is
 # Occlusion up to which it does, and by which a view may be more covered than those it is compared with: a hand before
 # the face changes the context as much as another face does.
 COVERED, MORE_COVERED = 0.25, 0.1
+MOST_LOST = 32  # faces out of sight that are remembered at most, the last ones: a camera may look at a street
 CHECK_EVERY = 0.15  # s between looks at whether a track still shows the same face
 STRIKES = 6  # points against it, in looks in a row, that make it somebody else's
 KNOWN_ELSE, UNLIKE = 2, 1  # points of a look: clearly more like another known face; merely unlike its own
@@ -234,7 +235,7 @@ class IdentityCache:
 
     def _remember(self, machine: IdentityMachine) -> None:
         if machine.chosen is not None:
-            self._lost.append(machine)
+            self._lost = [*self._lost, machine][-MOST_LOST:]
 
     def _collect(self) -> None:
         for machine, draw, done in self._runner.finished():
