@@ -66,14 +66,17 @@ class CoefficientSampler:
 class StageSet:
     """The five stages of a bundle on one of the runtimes; `backend` names the one in use."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1, steps: int | None = None, backend: str = "auto") -> None:
-        """threads per stage; steps overrides both samplers' step count; backend: see `engines.backend.open_backend`.
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, steps: int | None = None, backend: str | Backend = "auto"
+    ) -> None:
+        """threads per stage; steps overrides both samplers' step count; backend: a name for
+        `engines.backend.open_backend`, or one that is open already.
 
         Raises BundleError naming what fails.
         """
         graphs = {name: spec for name, spec in bundle.stages.items() if spec.kind == "graph"}
         try:
-            runtime = open_backend(backend, bundle, threads)
+            runtime = open_backend(backend, bundle, threads) if isinstance(backend, str) else backend
             loaded = {name: runtime.load(graph_specs(spec)["graph"]) for name, spec in graphs.items()}
             self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps)
             self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps)
