@@ -14,6 +14,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -133,16 +134,33 @@ class FakePipeline:
         self.behaviour = behaviour
         self.frames: list[tuple[tuple[int, ...], float, object]] = []
         self.resets = 0
+        self.calls: list[tuple] = []  # what services and parameters asked for
+        self.hypotheses = 15
 
     def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None) -> list[FakeFace]:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
         self.frames.append((rgb.shape, stamp, intrinsics))
         if self.behaviour is not None:
             return self.behaviour(rgb)
-        return [fake_face(track, seed=i, metric=intrinsics.metric) for i, track in enumerate(self.tracks)]
+        return [
+            fake_face(track, self.hypotheses, seed=i, metric=intrinsics.metric) for i, track in enumerate(self.tracks)
+        ]
 
     def reset(self) -> None:
         self.resets += 1
+
+    def forget(self) -> None:
+        self.calls.append(("forget", threading.current_thread().name))
+
+    def reset_identity(self, track: str | None) -> None:
+        self.calls.append(("reset_identity", track, threading.current_thread().name))
+
+    def set_hypotheses(self, count: int) -> None:
+        self.calls.append(("hypotheses", count, threading.current_thread().name))
+        self.hypotheses = count
+
+    def set_steps(self, steps: int | None) -> None:
+        self.calls.append(("steps", steps, threading.current_thread().name))
 
 
 def image_message(
@@ -257,6 +275,14 @@ class NodeHarness(RosSession):
         request = ChangeState.Request()
         request.transition.label = label
         return self.call(ChangeState, "/ofer_node/change_state", request).success
+
+    def set(self, **values: object) -> list[str]:
+        """Set parameters by service; why each was refused, '' for those that were taken."""
+        request = SetParameters.Request()
+        request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        results = self.call(SetParameters, "/ofer_node/set_parameters", request).results
+        assert all(result.successful == (not result.reason) for result in results)
+        return [result.reason for result in results]
 
     def send(self, message, publisher=None) -> None:
         (publisher or self.images).publish(message)
