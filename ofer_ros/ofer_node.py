@@ -170,6 +170,8 @@ class OferNode(ManagedNode):
         self.get_logger().info(
             f"bundle '{bundle.name}' {bundle.version}, {self._settings.hypotheses} hypotheses a face"
         )
+        if self._settings.publish_tf and not self._outputs.transforms_available:
+            self.get_logger().info("tf2_msgs is not installed: faces are published without TF")
         for missing in self._outputs.missing():
             self.get_logger().warning(missing)
         return TransitionCallbackReturn.SUCCESS

@@ -57,11 +57,14 @@ class FaceOutputs:
         header = Header(stamp=node.get_clock().now().to_msg())
         self._head_model.publish(head_model_message(bundle, head, header, arrays=now.publish_head))
 
+    @property
+    def transforms_available(self) -> bool:
+        """Whether tf2_msgs is installed."""
+        return self._transforms.available
+
     def missing(self) -> list[str]:
-        """What the parameters ask for and this machine does not have, a line each."""
-        settings, lines = self._settings(), []
-        if settings.publish_tf and not self._transforms.available:
-            lines.append("tf2_msgs is not installed (apt: ros-<distribution>-tf2-ros): faces are published without TF")
+        """What this machine lacks for what was asked for, a line each."""
+        lines = []
         if self._hri is not None and not self._hri.available:
             lines.append("ros4hri: hri_msgs is not installed (apt: ros-<distribution>-hri-msgs): no /humans topics")
         if self._no_blendshapes:
