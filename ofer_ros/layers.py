@@ -13,12 +13,13 @@ from visualization_msgs.msg import Marker
 
 from ofer_models.drawing.shading import SKIN, Shader
 from ofer_models.head import HeadModel
+from ofer_models.stream.uncertainty import spread_mm
 from ofer_msgs.msg import Face
 from ofer_ros.marker_cdr import BulkMarker, Style, plain_marker
 from ofer_ros.mesh import FaceLandmarks, MeshDecoder
 
 NUMBERS = 100  # ids that a track may use where a layer has several markers; at most 64 hypotheses
-FULL_SPREAD = 0.008  # metres at which the uncertainty's colours end
+FULL_SPREAD = 8.0  # mm at which the uncertainty's colours end
 
 MESH = Style("mesh")
 HYPOTHESES = Style("hypotheses")
@@ -40,15 +41,10 @@ _SPREAD_COLORS = np.array([[0.16, 0.2, 0.55], [0.15, 0.65, 0.5], [0.98, 0.9, 0.1
 
 
 def spread_colors(spread: np.ndarray) -> np.ndarray:
-    """RGB (..., 3) of spreads in metres."""
+    """RGB (..., 3) of spreads in mm."""
     at = np.clip(np.asarray(spread) / FULL_SPREAD, 0, 1) * (len(_SPREAD_COLORS) - 1)
     steps = np.arange(len(_SPREAD_COLORS))
     return np.stack([np.interp(at, steps, channel) for channel in _SPREAD_COLORS.T], axis=-1).astype(np.float32)
-
-
-def vertex_spread(vertices: np.ndarray) -> np.ndarray:
-    """How far hypotheses (H, V, 3) lie apart at each vertex: root mean square distance (V,) from their mean."""
-    return np.sqrt(((vertices - vertices.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0))
 
 
 class FaceLayers:
@@ -94,14 +90,14 @@ class FaceLayers:
     def uncertainty(self, face: Face, number: int, frame_id: str, stamp: Time) -> list[BulkMarker | Marker]:
         """The shown mesh in the colours of how far the hypotheses lie apart, and a legend beside it."""
         vertices = self.decoder.vertices(face)
-        colors = spread_colors(vertex_spread(self.decoder.hypotheses(face)))
+        colors = spread_colors(spread_mm(self.decoder.hypotheses(face), np.array(face.scores)))
         first = number * NUMBERS
         right, middle = vertices[:, 0].max() + _GAP, vertices.mean(axis=0)
         bar = self._legend_bar(first + 1, np.array([right, middle[1], middle[2]]))
         texts = []
         for row, spread in enumerate((0.0, FULL_SPREAD / 2, FULL_SPREAD)):
             text = plain_marker(LEGEND, frame_id, stamp, first + 2 + row)
-            text.text = f"{1000 * spread:g} mm" + (" and more" if spread == FULL_SPREAD else "")
+            text.text = f"{spread:g} mm" + (" and more" if spread == FULL_SPREAD else "")
             text.pose.position.x = float(right + 4 * _BAR_WIDTH)
             text.pose.position.y = float(middle[1] + _BAR_HEIGHT * (0.5 - spread / FULL_SPREAD))
             text.pose.position.z = float(middle[2])
@@ -121,8 +117,7 @@ class FaceLayers:
         marker.pose.position.y = float(vertices[:, 1].min() - 2.5 * TEXT.size)
         marker.text = (
             f"{face.id}  {100 * face.occlusion:.0f} % hidden\n"
-            f"identity {face.identity_revision} {face.identity_state}".rstrip()
-            + "\n"
+            f"identity {face.identity_revision} {face.identity_state}\n"
             f"{face.num_hypotheses} hypotheses, mouth {1000 * face.spread_mouth:.1f} mm apart"
         )
         return [marker]

@@ -20,7 +20,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.srv import ResetIdentity
-from ofer_ros import commands
 from ofer_ros.bridge import image_converter
 from ofer_ros.bundles import load_bundle
 from ofer_ros.calibration import Calibration
@@ -38,8 +37,8 @@ from ofer_ros.worker import Frame, FrameWorker, Result
 NAME = "ofer_node"
 # Parameters that what is loaded depends on: changed while inactive, they are taken up when the node is activated.
 _LOADED = (
-    "bundle", "hypotheses", "candidates", "steps", "seed", "max_faces", "threads", "backend", "mesh_region",
-    "publish_head", "ros4hri",
+    "bundle", "hypotheses", "candidates", "steps", "seed", "max_faces", "threads", "backend", "hypothesis_drift",
+    "latency_bound", "identity_memory", "mesh_region", "publish_head", "ros4hri",
 )  # fmt: skip
 # Seconds that a service waits for the frame at work before it answers without knowing the outcome.
 _PATIENCE = 3.0
@@ -58,6 +57,10 @@ def load_pipeline(settings: OferSettings) -> FacePipeline:
         threads=settings.threads,
         max_faces=settings.max_faces,
         backend=settings.backend,
+        background=True,
+        drift=settings.hypothesis_drift,
+        latency_bound=settings.latency_bound,
+        remember=settings.identity_memory,
     )
 
 
@@ -241,7 +244,7 @@ class OferNode(ManagedNode):
 
     def _on_forget(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         def forget() -> str:
-            commands.forget(self._pipeline)
+            self._pipeline.forget()
             self._outputs.forget()
             return ""
 
@@ -257,10 +260,9 @@ class OferNode(ManagedNode):
         self, request: ResetIdentity.Request, response: ResetIdentity.Response
     ) -> ResetIdentity.Response:
         def reset() -> str:
-            known = self._tracks
-            if commands.reset_identity(self._pipeline, request.id, known):
+            if self._pipeline.reset_identity(request.id or None):
                 return ""
-            return f"there is no face '{request.id}'; there are: {', '.join(known) or 'none'}"
+            return f"there is no face '{request.id}'; there are: {', '.join(self._tracks) or 'none'}"
 
         problem = self._between_frames(reset) if self._worker else f"the node is {self.state}, not active"
         response.success, response.message = not problem, problem or "the identity is drawn anew"
@@ -286,9 +288,11 @@ class OferNode(ManagedNode):
             return
 
         def resize() -> None:
-            problem = commands.resize(self._pipeline, now.hypotheses, now.steps)
-            if problem:
-                self._problems.report(problem)
+            try:
+                self._pipeline.set_hypotheses(now.hypotheses)
+                self._pipeline.set_steps(now.steps or None)
+            except ValueError as error:
+                self._problems.report(str(error))
 
         self._worker.between_frames(resize)
         self._loaded = self._wanted()
@@ -305,7 +309,8 @@ class OferNode(ManagedNode):
         level, text = self._status(silent)
         bundle = getattr(self._pipeline, "bundle", None)
         values = {"state": self.state, "enabled": self._enabled, **frame_values(self._statistics)}
-        if hasattr(self._pipeline, "status"):
+        if self._pipeline is not None:
+            self._pipeline.expire()
             values |= self._pipeline.status()
         self._diagnostics.publish(
             diagnostics_message(

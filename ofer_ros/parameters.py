@@ -58,6 +58,11 @@ class OferSettings(LayerSettings):
     candidates: int = setting("head shapes that are drawn once per track and ranked; 0: as the bundle says", 0, 512)
     steps: int = setting("sampling steps; 0: as the bundle says", 0, 1000, live=True)
     seed: int = setting("seed of all noise: equal frames give equal faces", 0, 2**31 - 1)
+    hypothesis_drift: float = setting("rate at which the hypotheses' noise wanders, 1/s; 0: frozen", 0.0, 100.0)
+    latency_bound: float = setting(
+        "ms from an image's arrival to its faces, kept by drawing less when time is short; 0: draw everything", 0.0, 1e4
+    )
+    identity_memory: float = setting("how long a lost face's identity is kept in memory, seconds", 0.0, 3600.0)
     max_faces: int = setting("most faces tracked at once", 1, 16)
     threads: int = setting("threads of the inference engine", 1, 64)
     backend: str = setting(

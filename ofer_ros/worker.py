@@ -49,9 +49,9 @@ class Result:
 class FrameWorker:
     """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
 
-    pipeline(rgb, stamp, intrinsics) -> faces, with `timings` and `reset()`; calibration knows the camera;
-    deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in seconds at which a
-    frame is still worth its work; convert takes a sensor_msgs/Image to RGB.
+    pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`; calibration knows
+    the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in
+    seconds at which a frame is still worth its work; convert takes a sensor_msgs/Image to RGB.
     """
 
     def __init__(
@@ -152,7 +152,9 @@ class FrameWorker:
             **{f"publish/{name}": value for name, value in deliveries.items()},
             "publish": 1000 * (published - inferred),
         }
-        self._statistics.frame(time.monotonic() - frame.arrived, stages, len(faces))
+        latency = time.monotonic() - frame.arrived
+        self._pipeline.report_latency(1000 * latency)
+        self._statistics.frame(latency, stages, len(faces))
 
     def _reset(self) -> None:
         """Start the tracks anew: what fails again and again may be their state."""

@@ -68,7 +68,6 @@ def test_reset_identity_of_one_face_of_all_and_of_nobody(harness):
     answer = reset_identity(harness, "f9")
     assert not answer.success
     assert answer.message == "there is no face 'f9'; there are: f1, f2"
-    assert len(harness.pipeline.calls) == 2
 
 
 def test_services_in_states_without_a_worker():
@@ -195,8 +194,8 @@ def test_blendshapes_and_the_link_topic_come_while_somebody_listens(harness, ope
     face = replace(
         fake_face(),
         shape=np.zeros(open_head.n_shape, np.float32),
-        expressions=np.full((15, 50), 0.25, np.float32),
-        jaws=np.tile(np.array([open_head.jaw_open_angle, 0, 0], np.float32), (15, 1)),
+        expression=np.full(50, 0.25, np.float32),
+        jaw=np.array([open_head.jaw_open_angle, 0, 0], np.float32),
     )
     blendshapes, link = [], []
     subscribe = harness.client.create_subscription

@@ -15,8 +15,9 @@ from ros_support import fake_face, synthetic_head
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from ofer_models.stream.uncertainty import spread_mm
 from ofer_ros import marker_cdr
-from ofer_ros.layers import FULL_SPREAD, NAMESPACES, spread_colors, vertex_spread
+from ofer_ros.layers import FULL_SPREAD, NAMESPACES, spread_colors
 from ofer_ros.marker_cdr import BulkMarker, MarkerEncoder, Style, marker_array, plain_marker
 from ofer_ros.markers import Deletions, FaceMarkers, TrackNumbers, delete_all
 from ofer_ros.mesh import MeshDecoder
@@ -233,17 +234,10 @@ def test_the_identity_layer_has_neither_expression_nor_open_mouth():
     )
 
 
-def test_the_spread_of_two_points_is_half_their_distance():
-    vertices = np.zeros((2, 3, 3))
-    vertices[:, 0, 0] = 0.0, 0.004
-    vertices[1, 1] = 0.003, 0.0, 0.004
-    np.testing.assert_allclose(vertex_spread(vertices), [0.002, 0.0025, 0.0])
-
-
 def test_the_uncertainty_layer_is_coloured_by_the_spread_and_has_a_legend():
     message = faces_message("f1")
     surface, bar, *texts = received(message, layers("uncertainty"))
-    spread = vertex_spread(MeshDecoder(HEAD).hypotheses(message.faces[0]))
+    spread = spread_mm(MeshDecoder(HEAD).hypotheses(message.faces[0]), np.array(message.faces[0].scores))
     corners = MeshDecoder(HEAD).triangles.ravel()
     hue = spread_colors(spread)[corners]
     seen = colors_of(surface)[:, :3]
@@ -265,7 +259,7 @@ def test_landmarks_are_points_on_the_shown_mesh_and_text_is_above_it():
     assert points.type == Marker.POINTS and 0 < points.scale.x < 0.01
     np.testing.assert_allclose(points_of(points), expected, atol=1e-6)
     assert text.type == Marker.TEXT_VIEW_FACING
-    assert text.text.startswith("f1  20 % hidden\nidentity 1\n15 hypotheses")
+    assert text.text.startswith("f1  20 % hidden\nidentity 1 locked\n15 hypotheses, mouth 3.0 mm apart")
     assert text.pose.position.y < (vertices @ face.rotation.T + face.translation)[:, 1].min()
 
 

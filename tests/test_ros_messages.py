@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,8 +71,10 @@ def test_a_face_survives_the_wire():
     rotation, translation = pose_arrays(got.pose)
     np.testing.assert_allclose(rotation, face.rotation, atol=1e-12)
     np.testing.assert_allclose(translation, face.translation, atol=1e-12)
-    for name in ("confidence", "identity_revision", "identity_score", "occlusion", "landmark_error"):
+    for name in ("confidence", "identity_revision", "identity_score", "identity_blend", "occlusion", "landmark_error"):
         assert getattr(got, name) == pytest.approx(getattr(face, name), rel=1e-6)
+    assert got.identity_state == "locked"
+    assert (got.spread_mouth, got.spread_eyes, got.spread_brows) == pytest.approx((0.003, 0.001, 0.002))
     shape, expression, _ = coefficients(got)
     np.testing.assert_array_equal(shape, face.shape)
     np.testing.assert_array_equal(expression, face.expressions[face.selected])
@@ -95,7 +98,7 @@ def test_a_face_that_contradicts_itself_is_refused(damage):
 
 def test_what_is_shown_is_the_smoothed_expression_else_the_selected_row():
     face = fake_face()
-    message = face_message(SimpleNamespace(**vars(face), expression=face.expressions[0] + 1, jaw=face.jaws[0]))
+    message = face_message(replace(face, expression=face.expressions[0] + 1, jaw=face.jaws[0]))
     np.testing.assert_array_equal(coefficients(message)[1], face.expressions[0] + 1)
     np.testing.assert_array_equal(coefficients(message, 3)[1], face.expressions[3])
     message.expression, message.jaw = [], []
@@ -123,6 +126,8 @@ def test_a_face_on_a_link_has_less_than_3_kb(open_head):
             "shape": np.ones(open_head.n_shape, np.float32),
             "expressions": np.ones((15, open_head.n_expression), np.float32),
             "jaws": np.ones((15, 3), np.float32),
+            "expression": np.ones(open_head.n_expression, np.float32),
+            "jaw": np.ones(3, np.float32),
         }
     )
     header = Header(frame_id="camera_optical_frame")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 from lifecycle_msgs.srv import GetAvailableStates
-from ros_support import NodeHarness, image_message
+from ros_support import NodeHarness, documented, documented_values, image_message, readme_rows
 
 from ofer_msgs.msg import BlendshapesArray
 from ofer_ros.layers import NAMESPACES
@@ -118,12 +118,6 @@ def test_rviz_shows_the_topics_that_the_node_publishes():
     assert topics == {"ofer_node/markers", "ofer_node/overlay"}
 
 
-def readme_rows() -> list[list[str]]:
-    """Cells of every table row of the README."""
-    lines = (ROOT / "README.md").read_text().splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-
-
 def test_the_readme_s_parameter_table_is_that_of_the_node():
     described, live = {}, {}
     for row in readme_rows():
@@ -181,15 +175,8 @@ def test_the_readme_s_state_table_is_that_of_the_node(running):
 
 
 def test_the_readme_s_diagnostics_tables_are_those_of_the_node(running):
+    assert {documented(key) for key in running[1]} == documented_values()
     rows = [row for row in readme_rows() if len(row) == 2]
-    start = rows.index(["value", "meaning"]) + 2
-    written = set()
-    for row in rows[start:]:
-        if not re.fullmatch(r"(`[\w/<>]+`(, )?)+", row[0]):
-            break
-        written |= set(re.findall(r"`([\w/<>]+)`", row[0]))
-    there = {"stage/<name>_ms" if key.startswith("stage/") else key for key in running[1]}
-    assert there == written
     assert [row[0] for row in rows[rows.index(["level", "message"]) + 2 :][:3]] == ["OK", "WARN", "ERROR"]
 
 

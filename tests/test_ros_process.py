@@ -23,7 +23,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from ros_support import RosSession, image_message
+from ros_support import RosSession, documented, documented_values, image_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from skimage.data import astronaut
 from visualization_msgs.msg import MarkerArray
@@ -227,6 +227,12 @@ def test_a_truncated_compressed_image_is_told_and_the_next_whole_one_gives_a_fac
         assert node.wait_for(lambda: send(jpeg) or [m for m in list(node.faces.values()) if m.faces])
         assert node.end(signal.SIGTERM) == 0
         assert not node.log_lines("Traceback")
+
+
+def test_diagnostics_hold_what_the_readme_tells(running, photo):
+    running.answer(photo)
+    status = running.status(lambda status: any(value.key.startswith("identity/") for value in status.values))
+    assert {documented(value.key) for value in status.values} == documented_values()
 
 
 def test_parameters_and_the_lifecycle_change_while_it_runs(running, photo):
