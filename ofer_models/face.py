@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +23,9 @@ class Face:
     expression (E,) and jaw (3,): the selected row, filtered over time.
 
     occlusion 0..1; landmark_error is the mean reprojection error, as a part of the inter-ocular distance, of the
-    selected row in its unfiltered pose. mouth_spread, eyes_spread, brows_spread: how far the hypotheses lie apart
-    there, mm, weighed by their scores; NaN where the head has no landmarks.
+    selected row in its unfiltered pose. spread: how far the hypotheses lie apart at the mouth, the eyes and the brows,
+    metres: root mean square distance from their mean, weighed by their scores; a region is left out where the head has
+    no landmarks in it.
     """
 
     id: str
@@ -48,6 +48,4 @@ class Face:
     jaw: np.ndarray
     occlusion: float
     landmark_error: float
-    mouth_spread: float = math.nan
-    eyes_spread: float = math.nan
-    brows_spread: float = math.nan
+    spread: dict[str, float]

@@ -115,6 +115,32 @@ class FacePipeline:
             if time.monotonic() - self._last_frame > self._identities.keep:
                 self._clear()
 
+    def set_hypotheses(self, hypotheses: int) -> None:
+        """Hypotheses a face from the next frame on; those that stay go on as they were. Raises ValueError below one."""
+        if hypotheses < 1:
+            raise ValueError(f"hypotheses must be at least 1, got {hypotheses}")
+        with self._lock:
+            self.hypotheses = hypotheses
+            for memory in self._memory.values():
+                memory.noise.resize(hypotheses)
+
+    def set_steps(self, steps: int | None) -> None:
+        """Sampling steps from the next frame on; None: the bundle's. Raises ValueError for a count that is refused."""
+        with self._lock:
+            for sampler in (self._stages.idgen, self._stages.expgen):
+                sampler.set_steps(steps)
+
+    def report_latency(self, milliseconds: float) -> None:
+        """Tell the load plan how long the last frame took from its arrival to its publication."""
+        self.plan.measured(milliseconds, time.monotonic())
+
+    def status(self) -> dict[str, object]:
+        """Load tier and identities, for diagnostics. From any thread."""
+        with self._lock:
+            states = {f"identity/{id}": state.value for id, state in self._identities.states().items()}
+            remembered = self._identities.remembered
+        return {"tier": self.plan.tier.name, "tier_level": self.plan.level, "identities_lost": remembered, **states}
+
     def _clear(self) -> None:
         self._frontend.reset()
         self._identities.forget()

@@ -44,9 +44,8 @@ class FacePoser:
         """points (L,): MediaPipe's numbers of the decoder's landmarks."""
         self._landmarks = landmarks
         regions = {name: rows for name, rows in region_rows(points).items() if rows.size}
-        self._spread_rows = np.concatenate(list(regions.values())) if regions else np.zeros(0, int)
-        self._spread_ends = np.cumsum([len(rows) for rows in regions.values()])
-        self._spread_names = list(regions)
+        self._rows = np.concatenate(list(regions.values()))
+        self._regions = {name: np.isin(self._rows, rows) for name, rows in regions.items()}
 
     def __call__(
         self,
@@ -88,15 +87,10 @@ class FacePoser:
         return faces
 
     def _spreads(self, models: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
-        """Mean spread in mm of each region that the head has landmarks in, for each of models (F, H, L, 3)."""
-        spread = spread_mm(models[:, :, self._spread_rows], scores)
-        parts = (
-            [part.mean(1) for part in np.split(spread, self._spread_ends[:-1], axis=1)] if self._spread_names else []
-        )
-        return [
-            {f"{name}_spread": float(part[row]) for name, part in zip(self._spread_names, parts, strict=True)}
-            for row in range(len(models))
-        ]
+        """Spread in metres of each region that the head has landmarks in, for each of models (F, H, L, 3)."""
+        squared = (spread_mm(models[:, :, self._rows], scores) / 1000) ** 2
+        parts = np.sqrt([squared[:, places].mean(1) for places in self._regions.values()])
+        return [dict(zip(self._regions, column.tolist(), strict=True)) for column in parts.T]
 
 
 def _face(
@@ -108,7 +102,7 @@ def _face(
     scores: np.ndarray,
     selected: int,
     error: float,
-    spreads: dict[str, float],
+    spread: dict[str, float],
 ) -> Face:
     drawn = np.concatenate([memory.expressions[selected], memory.jaws[selected]])
     smooth = memory.expression(drawn, stamp).astype(np.float32)
@@ -120,5 +114,5 @@ def _face(
         shape=head.identity.betas, identity_revision=head.revision, identity_score=head.score,
         identity_state=head.state.value, identity_blend=head.blend,
         expressions=memory.expressions, jaws=memory.jaws, scores=scores, selected=selected,
-        expression=smooth[:-3], jaw=smooth[-3:], occlusion=memory.occlusion, landmark_error=error, **spreads,
+        expression=smooth[:-3], jaw=smooth[-3:], occlusion=memory.occlusion, landmark_error=error, spread=spread,
     )  # fmt: skip

@@ -19,8 +19,7 @@ class CoefficientSampler:
     def __init__(self, spec: StageSpec, backend: Backend, steps: int | None = None) -> None:
         """steps overrides the manifest's. Raises StageError naming what does not fit together."""
         self.spec = spec
-        self.table: SolverTable = solver_table(spec.solver, spec.steps if steps is None else steps, spec.spacing)
-        self._shorter: dict[int, SolverTable] = {}
+        self.set_steps(steps)
         graphs = graph_specs(spec)
         self._sampler = backend.sampler(graphs["cond"], graphs["step"])
         self._recorded = RecordedNoise(spec.files["noise"]) if "noise" in spec.files else None
@@ -29,6 +28,12 @@ class CoefficientSampler:
                 f"{spec.files['step'].name} draws {self._sampler.n_coefficients} coefficients, "
                 f"the manifest scales {len(spec.mean)}"
             )
+
+    def set_steps(self, steps: int | None) -> None:
+        """Sampling steps from now on; None: the manifest's. Raises ValueError for a count that the solver refuses."""
+        spec = self.spec
+        self.table: SolverTable = solver_table(spec.solver, spec.steps if steps is None else steps, spec.spacing)
+        self._shorter: dict[int, SolverTable] = {}
 
     @property
     def n_coefficients(self) -> int:

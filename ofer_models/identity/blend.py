@@ -23,7 +23,7 @@ class ShapeBlend:
     def at(self, stamp: float) -> tuple[np.ndarray, float]:
         """Betas (S,) shown at `stamp`, and how far the change has come, 0..1. Beyond its end: the target itself."""
         part = min(max((stamp - self._since) / BLEND_TIME, 0.0), 1.0)
-        if part == 1:
+        if part > 1 - 1e-6:  # stamps are no exact multiples of anything
             return self.target, 1.0
         eased = part * part * (3 - 2 * part)  # begins and ends without a jerk
         return (self._start + np.float32(eased) * (self.target - self._start)).astype(np.float32), part

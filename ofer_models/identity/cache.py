@@ -83,6 +83,10 @@ class IdentityCache:
             track.machine = self._new_machine(track.revision)
         return track is not None
 
+    def states(self) -> dict[str, State]:
+        """What each track's identity is at."""
+        return {id: track.machine.state for id, track in self._tracks.items()}
+
     @property
     def remembered(self) -> int:
         """How many faces out of sight are remembered."""

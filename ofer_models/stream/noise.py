@@ -20,6 +20,12 @@ class DriftingNoise:
         self._values = rng.standard_normal((hypotheses, coefficients), dtype=np.float32)
         self._stamp: float | None = None
 
+    def resize(self, hypotheses: int) -> None:
+        """From now on so many; those that stay are not touched."""
+        kept = self._values[:hypotheses]
+        more = self._rng.standard_normal((hypotheses - len(kept), kept.shape[1]), dtype=np.float32)
+        self._values = np.concatenate([kept, more])
+
     def at(self, stamp: float, rate: float) -> np.ndarray:
         """Noise (H, D) float32 at `stamp` (seconds), with the drift's rate in 1/s; unchanged if stamp is no later."""
         passed = 0.0 if self._stamp is None else stamp - self._stamp
