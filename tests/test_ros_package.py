@@ -189,27 +189,6 @@ def test_the_readme_s_layers_are_those_that_rviz_can_toggle():
     assert set(markers["Namespaces"]) == set(NAMESPACES)
 
 
-def test_launch_description():
-    pytest.importorskip("launch_ros", reason="launch is not on the registry: ros-<distribution>-launch-ros")
-    spec = importlib.util.spec_from_file_location("ofer_launch", ROOT / "launch" / "ofer.launch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    description = module.generate_launch_description()
-    arguments = {argument.name: argument.description for argument in description.get_launch_arguments()}
-    assert {
-        "autostart",
-        "bundle",
-        "camera",
-        "camera_info",
-        "image",
-        "namespace",
-        "params_file",
-        "rviz",
-        "source",
-    } == set(arguments)
-    assert all(text and text != "no description given" for text in arguments.values())
-
-
 def overlay_environment() -> dict[str, str]:
     """The environment without this checkout and its messages: only ROS itself."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
