@@ -51,16 +51,18 @@ class RoughCamera:
     def stop(self) -> None:
         """Go away, as a pulled plug: the topics lose their publishers."""
         with self._lock:
-            for publisher in (self._images, self._infos):
-                self._node.destroy_publisher(publisher)
-            self._images = self._infos = None
+            self._unplug()
             self.counts["stops"] += 1
+
+    def _unplug(self) -> None:
+        for publisher in filter(None, (self._images, self._infos)):
+            self._node.destroy_publisher(publisher)
+        self._images = self._infos = None
 
     def close(self) -> None:
         self._ended.set()
         self._thread.join()
-        if self._images is not None:
-            self.stop()
+        self._unplug()
 
     def change_resolution(self) -> None:
         with self._lock:
@@ -122,8 +124,9 @@ def encoded(rgb: np.ndarray, encoding: str) -> np.ndarray:
     if encoding == "mono8":
         return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     if encoding == "yuv422_yuy2":
-        luma, u, v = np.moveaxis(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV), -1, 0)
-        chroma = np.where(np.arange(rgb.shape[1]) % 2 == 0, u, v)
-        # OpenCV's full-range luma to the 16..235 of packed formats; the chroma's small difference does not matter here.
-        return np.stack([np.uint8(16 + luma * (219 / 255)), chroma], axis=-1)
+        luma, cr, cb = np.moveaxis(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb).astype(np.float32), -1, 0)
+        chroma = np.where(np.arange(rgb.shape[1]) % 2 == 0, cb, cr)
+        # From the full range to that of packed formats: 16..235 and 16..240.
+        packed = np.stack([16 + luma * (219 / 255), 128 + (chroma - 128) * (224 / 255)], axis=-1)
+        return np.round(packed).astype(np.uint8)
     return rgb
