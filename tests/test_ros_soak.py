@@ -1,4 +1,4 @@
-"""The soak: what it checks by itself, ten seconds of it in every run, a minute where there is time (-m long)."""
+"""The soak: what it checks by itself, a few seconds of it in every run, a minute where there is time (-m long)."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def soak(folder, seconds: float, cycles: int) -> dict:
     return summary
 
 
-def test_ten_rough_seconds(open_bundle, tmp_path):
-    summary = soak(tmp_path / "soak", 10, 2)
+def test_a_few_rough_seconds(open_bundle, tmp_path):
+    summary = soak(tmp_path / "soak", 5, 1)
     assert summary["camera"]["stops"] == 5
-    assert summary["counts"]["cycles"] == 2
-    # Up, and each time round six, two of which are impossible; down.
-    assert summary["counts"]["transitions"] == 2 + 2 * 6 + 3
+    assert summary["counts"]["cycles"] == 1
+    # Up; once round with six, two of which are impossible; down.
+    assert summary["counts"]["transitions"] == 2 + 6 + 3
     assert summary["counts"]["faces"] > 0
 
 
