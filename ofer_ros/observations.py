@@ -41,7 +41,8 @@ class Observations:
         self.latencies.append(now - 1e-9 * stamp)
         for face in message.faces:
             self.tracks.add(face.id)
-            self.identities.add((face.id, face.identity_revision))
+            if face.identity_revision:  # 0: the mean head, until the first one is drawn
+                self.identities.add((face.id, face.identity_revision))
             self.hypotheses = max(self.hypotheses, face.num_hypotheses)
             if np.isfinite(face.landmark_error):
                 self.landmark_errors.append(face.landmark_error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 import time
 from collections import deque
@@ -86,10 +87,12 @@ def timed(times: dict[str, float], name: str) -> Iterator[None]:
 
 
 def give_memory_back() -> None:
-    """Return what is free to the system (glibc; nothing elsewhere).
+    """Free what nobody holds any more, and return it to the system (glibc; elsewhere only the former).
 
-    A pipeline that goes leaves holes of tens of MB behind, which the next one does not fit into exactly.
+    A pipeline that goes is part of reference cycles, which Python might leave until several more have gone, and leaves
+    holes of tens of MB behind, which the next one does not fit into exactly.
     """
+    gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

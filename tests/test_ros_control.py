@@ -8,6 +8,7 @@ pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -268,6 +269,15 @@ def test_every_transition_from_every_state(state):
             assert not by_number(harness, number)
         assert not harness.escaped
         assert forget(harness).success, "finalized, and services still answer"
+
+
+def test_nothing_of_a_pipeline_is_left_after_cleanup():
+    with NodeHarness(make_pipeline=lambda settings: FakePipeline()) as harness:
+        harness.send_and_wait(image_message(stamp=1.0))
+        node = harness.node
+        held = [weakref.ref(one) for one in (node._pipeline, node._outputs, node._stream)]
+        assert harness.change("deactivate") and harness.change("cleanup")
+        assert [reference() for reference in held] == [None] * 3, "each real one is 60 MB"
 
 
 def test_an_activate_that_fails_half_way_leaves_nothing_running(monkeypatch, capfd):
