@@ -9,6 +9,7 @@ import numpy as np
 
 from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.geometry import pose_arrays, stamp_key
+from ofer_ros.layers import MESH
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.messages import coefficients
 
@@ -40,7 +41,8 @@ class Observations:
         self.latencies.append(now - 1e-9 * stamp)
         for face in message.faces:
             self.tracks.add(face.id)
-            self.identities.add((face.id, face.identity_revision))
+            if face.identity_revision:  # 0: the mean head, until the first one is drawn
+                self.identities.add((face.id, face.identity_revision))
             self.hypotheses = max(self.hypotheses, face.num_hypotheses)
             if np.isfinite(face.landmark_error):
                 self.landmark_errors.append(face.landmark_error)
@@ -100,11 +102,11 @@ def reference_points(face: Face, decoder: MeshDecoder) -> np.ndarray:
 
 
 def marker_difference(markers, faces: FaceArray, decoder: MeshDecoder) -> float:
-    """Largest distance (m) between the ADD markers of a MarkerArray and the meshes of the same frame's faces.
+    """Largest distance (m) between the mesh markers added by a MarkerArray and the meshes of the same frame's faces.
 
     inf when their numbers differ. 0.0 for no faces and no markers.
     """
-    added = [marker for marker in markers.markers if marker.action == _ADD]
+    added = [marker for marker in markers.markers if marker.action == _ADD and marker.ns == MESH.namespace]
     if len(added) != len(faces.faces):
         return float("inf")
     largest = 0.0
