@@ -22,6 +22,7 @@ pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[1]
 # Import name -> what package.xml calls it.
 SYSTEM = {
+    "aiohttp": "python3-aiohttp",
     "cv2": "python3-opencv",
     "mediapipe": "python3-mediapipe-pip",
     "numpy": "python3-numpy",
@@ -56,7 +57,9 @@ def imports(folder: str) -> set[str]:
 
 def test_package_xml_declares_what_the_nodes_import():
     declared = dependencies("package.xml")
-    for module in imports("ofer_ros") | imports("launch"):
+    from_pip = (ROOT / "requirements" / "demo.txt").read_text()
+    assert re.search(r"^rosbags\b", from_pip, re.MULTILINE)
+    for module in (imports("ofer_ros") | imports("launch")) - {"rosbags"}:
         assert SYSTEM.get(module, module) in declared, f"package.xml lacks {module}"
 
 
