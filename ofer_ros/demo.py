@@ -59,7 +59,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     for old in ("summary.json", "recorder.json", "frames.jsonl", "overlay.mp4", "contact_sheet.png"):
         (out / old).unlink(missing_ok=True)
-    bag = _check(options)
+    bag = check(options)
     if bag is not None and (out / "bag" / "metadata.yaml").exists():
         shutil.rmtree(out / "bag")
     if bag is not None and bag.others:
@@ -100,7 +100,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
     return summary
 
 
-def _check(options: DemoOptions) -> BagContents | None:
+def check(options: DemoOptions) -> BagContents | None:
     """Find out here, in one line, what would make the children wait for each other; what is played of a bag."""
     try:
         load_bundle(options.bundle)
@@ -134,7 +134,7 @@ def _wait(processes: Processes, options: DemoOptions, images: int | None, out: P
         while processes.status("camera_node") is None:
             for name in ("ofer_node", "recorder"):
                 if processes.status(name) is not None:
-                    raise DemoError(f"{name} ended early: {_last_words(processes, name)}")
+                    raise DemoError(f"{name} ended early: {last_words(processes, name)}")
             errors = processes.problems("ofer_node", "[ERROR]") if first_frame is None else []
             if errors:  # it stays, for a user to mend the cause; here nobody will
                 raise DemoError(f"ofer_node does not start: {errors[0]} [{processes.log_file('ofer_node')}]")
@@ -144,16 +144,16 @@ def _wait(processes: Processes, options: DemoOptions, images: int | None, out: P
                 first_frame = now
                 progress.update(task, description="running")
             if first_frame is None and now - started > _START_LIMIT:
-                raise DemoError(f"no frame after {_START_LIMIT:.0f} s: {_last_words(processes, 'ofer_node')}")
+                raise DemoError(f"no frame after {_START_LIMIT:.0f} s: {last_words(processes, 'ofer_node')}")
             if first_frame is not None and limit is not None and now - first_frame > limit:
                 return
             progress.update(task, completed=sent)
             time.sleep(0.25)
     if processes.status("camera_node") != 0:
-        raise DemoError(f"camera_node failed: {_last_words(processes, 'camera_node')}")
+        raise DemoError(f"camera_node failed: {last_words(processes, 'camera_node')}")
 
 
-def _last_words(processes: Processes, name: str) -> str:
+def last_words(processes: Processes, name: str) -> str:
     lines = processes.problems(name) or ["(nothing was logged)"]
     return f"{lines[-1]} [{processes.log_file(name)}]"
 

@@ -109,6 +109,18 @@ class RecorderSettings:
     check_every: int = setting("compare every n-th MarkerArray with the decoded mesh, point by point", 1, 10000)
 
 
+@dataclass(frozen=True)
+class ViewSettings:
+    """Parameters of view_node."""
+
+    bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
+    mesh_region: str = setting("part of the head that the page shows", choices=("face", "head"))
+    node: str = setting("name of the ofer_node to look at")
+    host: str = setting("address to serve the page on; 0.0.0.0: every network, where anybody can then see the camera")
+    port: int = setting("port of the page; 0: any that is free", 0, 65535)
+    rate: float = setting("most meshes and pictures a second that each browser gets; 0: every one", 0.0, 1000.0)
+
+
 @cache
 def _defaults(section: str) -> dict[str, Any]:
     """ros__parameters of `section` in config/ofer.yaml."""

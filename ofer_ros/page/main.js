@@ -1,0 +1,226 @@
+// The page: packets in, canvases and panels out. Drawn once a screen refresh, and only when something changed.
+
+import { element, Expressions, showFacts, Timings } from "./panels.js";
+import { LIMIT, MeshRenderer, orbit, product, RAMP } from "./renderer.js";
+import { Stream } from "./stream.js";
+
+const CAMERA_TO_VIEW = [1, 0, 0, 0, -1, 0, 0, 0, -1]; // camera: x right, y down, z forward; view: y up, z to the eye
+const SILENCE = 2500; // ms without a packet of faces until the page says so
+const TILE_ASPECT = 0.82; // width by height of a head
+const TILE_ZOOM = 1.3;
+const TILE_LABEL = 19; // px
+
+const view = { yaw: 0, pitch: 0, zoom: 1, coloured: true, pose: true };
+const counts = { faces: 0, pictures: 0, drawn: 0 }; // what a test, or a curious user, can look at
+let head = null, latest = null, arrived = -Infinity, connected = false, told = { problem: "" }, health = null, dirty = false;
+let main, tiles;
+const expressions = new Expressions(), timings = new Timings();
+
+try {
+  main = new MeshRenderer(element("mesh"));
+  tiles = new MeshRenderer(element("tiles"));
+} catch (error) {
+  told.problem = error.message;
+}
+
+const stream = new Stream({
+  state: (packet) => { told = packet; element("node").textContent = packet.node; showState(); },
+  head: (packet) => {
+    head = packet;
+    latest = null;
+    element("bundle").textContent = packet.bundle && `bundle ${packet.bundle}`;
+    for (const renderer of [main, tiles]) renderer?.setTriangles(packet.arrays.triangles.data);
+  },
+  faces: (packet) => { arrived = performance.now(); counts.faces += 1; showFaces(packet); showState(); },
+  picture: showPicture,
+  diagnostics: (packet) => { health = packet; timings.show(packet); showState(); },
+}, (now) => { connected = now; showState(); });
+
+function redraw() {
+  if (dirty) return;
+  dirty = true;
+  requestAnimationFrame(() => { dirty = false; draw(); });
+}
+
+/** Metres from streamed steps: positions of mesh `row` and of it alone. */
+function positionsOf(meshes, row) {
+  const size = meshes.shape[1] * 3, steps = meshes.data.subarray(row * size, (row + 1) * size);
+  return Float32Array.from(steps, (step) => step * head.step);
+}
+
+/** Distance between the vertices of two meshes (3 V metres), 1 at the ramp's end. */
+function distances(a, b) {
+  const scale = 1000 / LIMIT;
+  return Float32Array.from({ length: a.length / 3 }, (_, i) => scale * Math.hypot(a[3 * i] - b[3 * i], a[3 * i + 1] - b[3 * i + 1], a[3 * i + 2] - b[3 * i + 2]));
+}
+
+function showFaces(packet) {
+  showTracks(packet.faces, packet.face?.id);
+  latest = packet.face && head ? packet : null;
+  for (const id of ["shape", "hypotheses"]) element(id).querySelector(".empty").hidden = Boolean(latest);
+  if (latest && main && tiles) {
+    const { meshes, spread, scores } = packet.arrays, hypotheses = meshes.shape[0] - 1;
+    const shown = positionsOf(meshes, 0), selected = positionsOf(meshes, 1 + packet.face.selected);
+    main.setMesh(0, shown, Float32Array.from(spread.data, (step) => (1000 * step * head.step) / LIMIT));
+    for (let row = 0; row < hypotheses; row++) {
+      const positions = positionsOf(meshes, row + 1);
+      tiles.setMesh(row, positions, distances(positions, selected));
+    }
+    layTiles(hypotheses, scores.data, packet.face.selected);
+    showFacts(packet.face, hypotheses);
+    expressions.show(head.expression_names, packet.arrays.expressions, packet.arrays.jaws, packet.face.selected);
+    element("face-id").textContent = packet.face.id;
+    const most = (1000 * head.step * spread.data.reduce((a, b) => Math.max(a, b), 0)).toFixed(1);
+    element("mesh-title").textContent = `selected hypothesis · spread up to ${most} mm`;
+  }
+  redraw();
+}
+
+function showTracks(ids, current) {
+  const bar = element("tracks");
+  if (bar.dataset.ids !== JSON.stringify([ids, current])) {
+    bar.dataset.ids = JSON.stringify([ids, current]);
+    bar.replaceChildren(...ids.map((id) => {
+      const button = document.createElement("button");
+      button.textContent = id;
+      button.setAttribute("aria-pressed", id === current);
+      button.onclick = () => stream.watch(id);
+      return button;
+    }));
+  }
+}
+
+/** Labels of the hypotheses in a grid that suits the room; the canvas below is drawn into their boxes. */
+function layTiles(count, scores, selected) {
+  const grid = element("tile-labels"), { clientWidth: width, clientHeight: height } = grid;
+  let columns = 1, best = 0;
+  for (let n = 1; n <= count; n++) {
+    const size = Math.min(width / n, (height / Math.ceil(count / n)) * TILE_ASPECT);
+    if (size > best + 0.5) [columns, best] = [n, size];
+  }
+  grid.style.setProperty("--columns", columns);
+  while (grid.children.length > count) grid.lastChild.remove();
+  while (grid.children.length < count) {
+    const tile = document.createElement("div");
+    tile.className = "tile";
+    tile.append(document.createElement("span"), document.createElement("span"));
+    grid.append(tile);
+  }
+  const total = scores.reduce((a, b) => a + b, 0) || 1, most = Math.max(...scores) || 1;
+  [...grid.children].forEach((tile, row) => {
+    tile.classList.toggle("selected", row === selected);
+    tile.style.setProperty("--weight", `${(100 * scores[row]) / most}%`);
+    tile.children[0].textContent = row + 1;
+    tile.children[1].textContent = `${((100 * scores[row]) / total).toFixed(1)} %`;
+  });
+  element("hypotheses-title").textContent = view.coloured
+    ? "with their weights; colour: distance from the selected one, mm, as in the legend"
+    : "with their weights";
+}
+
+function draw() {
+  if (!main || !tiles) return;
+  main.clear();
+  tiles.clear();
+  if (!latest) return;
+  const turn = orbit(view.yaw, view.pitch), { canvas } = main;
+  const pose = view.pose ? product(CAMERA_TO_VIEW, latest.face.rotation) : [1, 0, 0, 0, 1, 0, 0, 0, 1];
+  main.draw(0, { x: 0, y: 0, width: canvas.clientWidth, height: canvas.clientHeight }, product(turn, pose), view.zoom, view.coloured);
+  const outer = tiles.canvas.getBoundingClientRect();
+  [...element("tile-labels").children].forEach((tile, row) => {
+    const box = tile.getBoundingClientRect();
+    tiles.draw(row, { x: box.x - outer.x, y: box.y - outer.y, width: box.width, height: box.height - TILE_LABEL }, turn, TILE_ZOOM, view.coloured);
+  });
+  counts.drawn += 1;
+}
+
+async function showPicture(packet) {
+  const bitmap = await createImageBitmap(new Blob([packet.arrays.jpeg.data], { type: "image/jpeg" }));
+  const canvas = element("picture");
+  if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  bitmap.close();
+  element("camera").style.setProperty("--aspect", `${packet.width} / ${packet.height}`);
+  element("camera").querySelector(".empty").hidden = true;
+  element("picture-size").textContent = `${packet.width} × ${packet.height} px`;
+  counts.pictures += 1;
+}
+
+/** One dot and one sentence: what is wrong, the worst first, or what the node says. */
+function showState() {
+  const silent = performance.now() - arrived > SILENCE;
+  const [kind, text] = !connected ? ["bad", "view_node is gone: trying again"]
+    : told.problem ? ["bad", "cannot show the faces"]
+    : silent ? ["warn", "waiting for faces"]
+    : health ? [["good", "warn", "bad"][health.level] ?? "bad", health.message]
+    : ["good", "receiving"];
+  element("state").className = kind;
+  element("state").querySelector("b").textContent = text;
+  element("problem").hidden = !told.problem;
+  element("problem").textContent = told.problem;
+}
+
+function showLegend() {
+  const colours = RAMP.map((colour) => `rgb(${colour.map((value) => Math.round(255 * value))})`);
+  document.querySelector(".ramp").style.background = `linear-gradient(90deg, ${colours})`;
+  document.querySelector(".ticks").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((share) => {
+    const tick = document.createElement("span");
+    tick.textContent = (share === 1 ? "≥ " : "") + share * LIMIT;
+    return tick;
+  }));
+}
+
+// Turning and zooming
+
+const stage = element("mesh"), pointers = new Map();
+stage.onpointerdown = (event) => { stage.setPointerCapture(event.pointerId); pointers.set(event.pointerId, event); };
+stage.onpointerup = stage.onpointercancel = (event) => pointers.delete(event.pointerId);
+stage.onpointermove = (event) => {
+  const before = pointers.get(event.pointerId);
+  if (!before) return;
+  if (pointers.size === 1) {
+    view.yaw += (event.clientX - before.clientX) / 180;
+    view.pitch = Math.min(Math.max(view.pitch + (event.clientY - before.clientY) / 180, -1.5), 1.5);
+  } else { // two fingers: the change of their distance
+    const other = [...pointers.values()].find((pointer) => pointer.pointerId !== event.pointerId);
+    const apart = (pointer) => Math.hypot(pointer.clientX - other.clientX, pointer.clientY - other.clientY);
+    zoom(apart(event) / Math.max(apart(before), 1));
+  }
+  pointers.set(event.pointerId, event);
+  redraw();
+};
+stage.addEventListener("wheel", (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY / 600)); }, { passive: false });
+stage.ondblclick = () => { Object.assign(view, { yaw: 0, pitch: 0, zoom: 1 }); redraw(); };
+stage.onkeydown = (event) => {
+  const step = { ArrowLeft: [-0.1, 0], ArrowRight: [0.1, 0], ArrowUp: [0, -0.1], ArrowDown: [0, 0.1] }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  view.yaw += step[0];
+  view.pitch += step[1];
+  redraw();
+};
+
+function zoom(factor) {
+  view.zoom = Math.min(Math.max(view.zoom * factor, 0.5), 3);
+  redraw();
+}
+
+for (const button of document.querySelectorAll("[data-colour]")) {
+  button.onclick = () => {
+    view.coloured = button.dataset.colour === "uncertainty";
+    for (const other of document.querySelectorAll("[data-colour]")) other.setAttribute("aria-pressed", other === button);
+    element("legend").style.visibility = view.coloured ? "visible" : "hidden";
+    redraw();
+  };
+}
+element("pose").onclick = ({ target }) => {
+  view.pose = !view.pose;
+  target.setAttribute("aria-pressed", view.pose);
+  redraw();
+};
+
+new ResizeObserver(() => { timings.draw(); redraw(); }).observe(document.querySelector("main"));
+setInterval(showState, 500);
+showLegend();
+showState();
+window.ofer = { view, counts };

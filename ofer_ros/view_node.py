@@ -1,0 +1,142 @@
+"""view_node: what RViz would show, and more, as a page in a browser.
+
+An ordinary client of an ofer_node, in a process of its own: meshes are decoded here from the coefficients, and nothing
+is subscribed to that no browser looks at.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from ofer_models.head import HeadModel
+from ofer_msgs.msg import FaceArray
+from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.bundles import load_bundle
+from ofer_ros.diagnostics import values_of
+from ofer_ros.geometry import seconds
+from ofer_ros.images import ImageError, image_to_rgb
+from ofer_ros.managed_node import run
+from ofer_ros.mesh import MeshDecoder
+from ofer_ros.outputs import LATCHED
+from ofer_ros.parameters import ViewSettings, declare, read
+from ofer_ros.problems import ProblemLog
+from ofer_ros.statistics import RateCap
+from ofer_ros.view_packets import FacePackets, pack
+from ofer_ros.view_server import ViewServer
+
+NAME = "view_node"
+# Only the newest is of interest, and a lost one is no loss.
+_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_LOOK_EVERY = 0.25  # seconds between looks at whether anybody looks
+_JPEG_QUALITY = 82
+
+
+class ViewNode(Node):
+    """Serves the page and feeds it. Raises OSError (one line) when the port is taken, BundleError for a bad bundle."""
+
+    def __init__(self, head: HeadModel | None = None, **kwargs) -> None:
+        """head: given by tests; else loaded from the parameter `bundle`."""
+        super().__init__(NAME, **kwargs)
+        declare(self, NAME, ViewSettings)
+        self._settings = settings = read(self, ViewSettings)
+        head = head if head is not None else load_bundle(settings.bundle).head
+        self._head = head
+        self._packets = FacePackets(MeshDecoder(head, settings.mesh_region))
+        self._problems = ProblemLog(self.get_logger().error)
+        self._mismatch = ""
+        self._face_cap, self._picture_cap = RateCap(), RateCap()
+        self._inputs: list = []
+        self._server = ViewServer(settings.host, settings.port)
+        self._server.start()
+        self._server.send("head", self._packets.head(head.expression_names, ""), keep=True)
+        self._tell("")
+        self.create_subscription(HeadModelMessage, f"{settings.node}/head_model", self._on_head_model, LATCHED)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.create_timer(_LOOK_EVERY, self._look)
+        self.get_logger().info(f"view of {self.resolve_topic_name(settings.node)} at {self.url}")
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return self._server.url
+
+    def _look(self) -> None:
+        """Subscribe while a browser is there: the node draws its overlay only for those who listen."""
+        looking = bool(self._server.watched())
+        if looking and not self._inputs:
+            node = self._settings.node
+            self._inputs = [
+                self.create_subscription(FaceArray, f"{node}/faces", self._on_faces, _NEWEST),
+                self.create_subscription(Image, f"{node}/overlay", self._on_overlay, _NEWEST),
+            ]
+        elif self._inputs and not looking:
+            for entity in self._inputs:
+                self.destroy_subscription(entity)
+            self._inputs = []
+
+    def _tell(self, problem: str) -> None:
+        """What the page says about the node it looks at."""
+        fields = {"node": self.resolve_topic_name(self._settings.node), "problem": problem}
+        self._server.send("state", pack("state", fields), keep=True)
+
+    def _on_head_model(self, message: HeadModelMessage) -> None:
+        fits = message.head_sha256 == self._head.sha256
+        self._mismatch = (
+            ""
+            if fits
+            else f"the faces come from another head, that of bundle '{message.bundle}': "
+            "start view_node with -p bundle:=<that bundle's folder>"
+        )
+        self._tell(self._mismatch)
+        bundle = f"{message.bundle} {message.bundle_version}"
+        self._server.send("head", self._packets.head(message.expression_names, bundle), keep=True)
+
+    def _on_faces(self, message: FaceArray) -> None:
+        if self._mismatch:
+            self._problems.report(self._mismatch)
+        elif self._face_cap.due(self._settings.rate):
+            for watched in self._server.watched():
+                try:
+                    self._server.send("faces", self._packets.faces(message, watched), watched)
+                except ValueError as error:
+                    self._problems.report(str(error))
+
+    def _on_overlay(self, message: Image) -> None:
+        if not self._picture_cap.due(self._settings.rate):
+            return
+        try:
+            bgr = cv2.cvtColor(image_to_rgb(message), cv2.COLOR_RGB2BGR)
+        except ImageError as error:
+            self._problems.report(f"overlay: {error}")
+            return
+        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].ravel()
+        fields = {"stamp": seconds(message.header.stamp), "width": message.width, "height": message.height}
+        self._server.send("picture", pack("picture", fields, {"jpeg": jpeg}))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        name = f"{self.resolve_topic_name(self._settings.node).lstrip('/')}: faces"
+        status = next((one for one in message.status if one.name == name), None)
+        if status is not None:
+            fields = {
+                "level": int.from_bytes(status.level, "little"),
+                "message": status.message,
+                "values": values_of(message, name),
+            }
+            self._server.send("diagnostics", pack("diagnostics", fields), keep=True)
+
+    def close(self) -> None:
+        self._server.stop()
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(ViewNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
