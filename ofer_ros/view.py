@@ -18,6 +18,7 @@ from ofer_ros.demo import DemoError, DemoOptions, check, last_words
 from ofer_ros.processes import Processes
 
 _START_LIMIT = 90.0  # seconds until the page is served: an interpreter and a head model on a slow machine
+_PICTURES = 15.0  # overlays a second, view_node's own rate: to draw more would only slow the node down
 _LOGS = Path("out/view")
 _SERVED = "view of /ofer_node at "
 
@@ -29,7 +30,8 @@ def run_view(source: str, bundle: str, port: int, logs: Path) -> None:
     environment = {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     with Processes(logs, environment) as processes:
         processes.start("view_node", "ofer_ros.view_node", {"bundle": bundle, "port": port})
-        processes.start("ofer_node", "ofer_ros.ofer_node", {"bundle": bundle, "autostart": True})
+        node = {"bundle": bundle, "autostart": True, "overlay_rate": _PICTURES}
+        processes.start("ofer_node", "ofer_ros.ofer_node", node)
         processes.start("camera_node", "ofer_ros.camera_node", {"source": source, "wait_for_subscribers": 1})
         print(f"open {_address(processes)} in a browser; Ctrl-C ends it (logs in {logs})", flush=True)
         while True:
