@@ -10,6 +10,7 @@ import sys
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -58,7 +59,8 @@ class ViewNode(Node):
         self._tell("")
         self.create_subscription(HeadModelMessage, f"{settings.node}/head_model", self._on_head_model, LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self.create_timer(_LOOK_EVERY, self._look)
+        # Not the node's clock: a simulated one may stand still.
+        self.create_timer(_LOOK_EVERY, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"view of {self.resolve_topic_name(settings.node)} at {self.url}")
 
     @property

@@ -155,6 +155,7 @@ def main() -> int:
         browser.open(url)
         browser.wait_for("window.ofer && ofer.counts.drawn > 3")
         time.sleep(seconds)
+        browser.wait_for(sys.argv[5] if len(sys.argv) > 5 else "true", 60)
         Path(file).write_bytes(browser.screenshot(whole=size[0] < 1100))
         print("\n".join(browser.problems) or f"{file}: no problems", browser.value("ofer.counts"))
     return 0

@@ -322,6 +322,11 @@ def test_the_page_in_a_browser():
             assert browser.value("document.documentElement.scrollWidth") <= width, "nothing beyond the edge"
         pipeline.tracks = []
         browser.wait_for("!document.querySelector('#shape .empty').hidden")
+        assert browser.value("document.querySelector('#facts').children.length") == 0, "nothing of the last face"
+        assert not browser.value("document.querySelector('#picture').hidden")
+        harness.change("deactivate")
+        browser.wait_for("document.querySelector('#picture').hidden")
+        assert "waiting for faces" in browser.value("document.querySelector('#state').innerText")
         assert browser.problems == []
     assert harness.escaped == []
 

@@ -12,7 +12,8 @@ const TILE_LABEL = 19; // px
 
 const view = { yaw: 0, pitch: 0, zoom: 1, coloured: true, pose: true };
 const counts = { faces: 0, pictures: 0, drawn: 0 }; // what a test, or a curious user, can look at
-let head = null, latest = null, arrived = -Infinity, connected = false, told = { problem: "" }, health = null, dirty = false;
+let head = null, latest = null, arrived = -Infinity, connected = false, told = { problem: "" }, health = null;
+let dirty = false, fresh = false; // to be drawn; with a face that is not on the graphics card yet
 let main, tiles;
 const expressions = new Expressions(), timings = new Timings();
 
@@ -42,38 +43,56 @@ function redraw() {
   requestAnimationFrame(() => { dirty = false; draw(); });
 }
 
-/** Metres from streamed steps: positions of mesh `row` and of it alone. */
+/** Positions (3 V) in metres of mesh number `row` out of streamed steps. */
 function positionsOf(meshes, row) {
-  const size = meshes.shape[1] * 3, steps = meshes.data.subarray(row * size, (row + 1) * size);
-  return Float32Array.from(steps, (step) => step * head.step);
+  const size = meshes.shape[1] * 3, positions = new Float32Array(meshes.data.subarray(row * size, (row + 1) * size));
+  for (let i = 0; i < size; i++) positions[i] *= head.step;
+  return positions;
 }
 
 /** Distance between the vertices of two meshes (3 V metres), 1 at the ramp's end. */
 function distances(a, b) {
-  const scale = 1000 / LIMIT;
-  return Float32Array.from({ length: a.length / 3 }, (_, i) => scale * Math.hypot(a[3 * i] - b[3 * i], a[3 * i + 1] - b[3 * i + 1], a[3 * i + 2] - b[3 * i + 2]));
+  const values = new Float32Array(a.length / 3), scale = 1000 / LIMIT;
+  for (let i = 0; i < a.length; i += 3) {
+    const x = a[i] - b[i], y = a[i + 1] - b[i + 1], z = a[i + 2] - b[i + 2];
+    values[i / 3] = scale * Math.sqrt(x * x + y * y + z * z);
+  }
+  return values;
+}
+
+/** Bring the meshes of the latest face to the graphics card. */
+function upload({ face, arrays: { meshes, spread } }) {
+  main.setMesh(0, positionsOf(meshes, 0), Float32Array.from(spread.data, (step) => (1000 * step * head.step) / LIMIT));
+  const selected = positionsOf(meshes, 1 + face.selected);
+  for (let row = 0; row + 1 < meshes.shape[0]; row++) {
+    const positions = positionsOf(meshes, row + 1);
+    tiles.setMesh(row, positions, distances(positions, selected));
+  }
 }
 
 function showFaces(packet) {
   showTracks(packet.faces, packet.face?.id);
   latest = packet.face && head ? packet : null;
+  fresh = Boolean(latest);
   for (const id of ["shape", "hypotheses"]) element(id).querySelector(".empty").hidden = Boolean(latest);
-  if (latest && main && tiles) {
+  if (latest) {
     const { meshes, spread, scores } = packet.arrays, hypotheses = meshes.shape[0] - 1;
-    const shown = positionsOf(meshes, 0), selected = positionsOf(meshes, 1 + packet.face.selected);
-    main.setMesh(0, shown, Float32Array.from(spread.data, (step) => (1000 * step * head.step) / LIMIT));
-    for (let row = 0; row < hypotheses; row++) {
-      const positions = positionsOf(meshes, row + 1);
-      tiles.setMesh(row, positions, distances(positions, selected));
-    }
     layTiles(hypotheses, scores.data, packet.face.selected);
     showFacts(packet.face, hypotheses);
     expressions.show(head.expression_names, packet.arrays.expressions, packet.arrays.jaws, packet.face.selected);
     element("face-id").textContent = packet.face.id;
     const most = (1000 * head.step * spread.data.reduce((a, b) => Math.max(a, b), 0)).toFixed(1);
     element("mesh-title").textContent = `selected hypothesis · spread up to ${most} mm`;
+  } else {
+    clearFace();
   }
   redraw();
+}
+
+/** Nothing of a face that is gone stays on the page. */
+function clearFace() {
+  for (const id of ["facts", "expressions", "tile-labels"]) element(id).replaceChildren();
+  for (const id of ["face-id", "mesh-title", "hypotheses-title"]) element(id).textContent = "";
 }
 
 function showTracks(ids, current) {
@@ -123,6 +142,8 @@ function draw() {
   main.clear();
   tiles.clear();
   if (!latest) return;
+  if (fresh) upload(latest);
+  fresh = false;
   const turn = orbit(view.yaw, view.pitch), { canvas } = main;
   const pose = view.pose ? product(CAMERA_TO_VIEW, latest.face.rotation) : [1, 0, 0, 0, 1, 0, 0, 0, 1];
   main.draw(0, { x: 0, y: 0, width: canvas.clientWidth, height: canvas.clientHeight }, product(turn, pose), view.zoom, view.coloured);
@@ -141,14 +162,24 @@ async function showPicture(packet) {
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
   bitmap.close();
   element("camera").style.setProperty("--aspect", `${packet.width} / ${packet.height}`);
+  canvas.hidden = false;
   element("camera").querySelector(".empty").hidden = true;
   element("picture-size").textContent = `${packet.width} × ${packet.height} px`;
   counts.pictures += 1;
 }
 
+/** The camera, or the way to it, has stopped: an old picture would look like a live one. */
+function showNothing() {
+  element("picture").hidden = true;
+  element("picture-size").textContent = "";
+  element("camera").querySelector(".empty").hidden = false;
+  showFaces({ faces: [] });
+}
+
 /** One dot and one sentence: what is wrong, the worst first, or what the node says. */
 function showState() {
   const silent = performance.now() - arrived > SILENCE;
+  if (silent && !element("picture").hidden) showNothing();
   const [kind, text] = !connected ? ["bad", "view_node is gone: trying again"]
     : told.problem ? ["bad", "cannot show the faces"]
     : silent ? ["warn", "waiting for faces"]

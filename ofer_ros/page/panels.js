@@ -7,7 +7,7 @@ const HISTORY = 120; // latencies kept, one a second
 
 export const element = (id) => document.getElementById(id);
 const degrees = (rad) => (180 / Math.PI) * rad;
-const number = (value, digits = 1) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const number = (value, digits = 1) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));
 
 /** Children of `parent`, exactly `count` of them, made by `make` where there are too few. */
 function children(parent, count, make) {

@@ -59,6 +59,7 @@ export class MeshRenderer {
     this.canvas = canvas;
     const gl = this.gl = canvas.getContext("webgl2", { antialias: true, alpha: true, preserveDrawingBuffer: true });
     if (!gl) throw new Error("this browser shows no WebGL2: the meshes need it");
+    canvas.addEventListener("webglcontextlost", () => setTimeout(() => location.reload(), 1000)); // after a sleep, say
     this.program = link(gl);
     this.places = Object.fromEntries(["turn", "distance", "lens", "ramp", "coloured"].map((name) => [name, gl.getUniformLocation(this.program, name)]));
     gl.useProgram(this.program);
