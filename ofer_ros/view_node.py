@@ -7,6 +7,8 @@ is subscribed to that no browser looks at.
 from __future__ import annotations
 
 import sys
+import time
+from collections import OrderedDict
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -20,11 +22,11 @@ from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.bundles import load_bundle
 from ofer_ros.diagnostics import values_of
-from ofer_ros.geometry import seconds
+from ofer_ros.geometry import seconds, stamp_key
 from ofer_ros.images import ImageError, image_to_rgb
 from ofer_ros.managed_node import run
 from ofer_ros.mesh import MeshDecoder
-from ofer_ros.outputs import LATCHED
+from ofer_ros.outputs import FACES, LATCHED
 from ofer_ros.parameters import ViewSettings, declare, read
 from ofer_ros.problems import ProblemLog
 from ofer_ros.statistics import RateCap
@@ -34,6 +36,8 @@ from ofer_ros.view_server import ViewServer
 NAME = "view_node"
 # Only the newest is of interest, and a lost one is no loss.
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_OVERLAY_WAIT = 1.0  # seconds without an overlay after which faces are shown without one
+_FACES_KEPT = 10
 _LOOK_EVERY = 0.25  # seconds between looks at whether anybody looks
 _JPEG_QUALITY = 82
 
@@ -51,7 +55,9 @@ class ViewNode(Node):
         self._packets = FacePackets(MeshDecoder(head, settings.mesh_region))
         self._problems = ProblemLog(self.get_logger().error)
         self._mismatch = ""
-        self._face_cap, self._picture_cap = RateCap(), RateCap()
+        self._cap = RateCap()
+        self._faces: OrderedDict[int, FaceArray] = OrderedDict()  # by stamp, until their picture comes
+        self._overlay_arrived = float("-inf")
         self._inputs: list = []
         self._server = ViewServer(settings.host, settings.port)
         self._server.start()
@@ -74,13 +80,14 @@ class ViewNode(Node):
         if looking and not self._inputs:
             node = self._settings.node
             self._inputs = [
-                self.create_subscription(FaceArray, f"{node}/faces", self._on_faces, _NEWEST),
+                self.create_subscription(FaceArray, f"{node}/faces", self._on_faces, FACES),
                 self.create_subscription(Image, f"{node}/overlay", self._on_overlay, _NEWEST),
             ]
         elif self._inputs and not looking:
             for entity in self._inputs:
                 self.destroy_subscription(entity)
             self._inputs = []
+            self._faces.clear()
 
     def _tell(self, problem: str) -> None:
         """What the page says about the node it looks at."""
@@ -102,16 +109,21 @@ class ViewNode(Node):
     def _on_faces(self, message: FaceArray) -> None:
         if self._mismatch:
             self._problems.report(self._mismatch)
-        elif self._face_cap.due(self._settings.rate):
-            for watched in self._server.watched():
-                try:
-                    self._server.send("faces", self._packets.faces(message, watched), watched)
-                except ValueError as error:
-                    self._problems.report(str(error))
+        elif time.monotonic() - self._overlay_arrived > _OVERLAY_WAIT:
+            if self._cap.due(self._settings.rate):
+                self._show(message)
+        else:  # with their picture, which takes longer to draw
+            self._faces[stamp_key(message.header.stamp)] = message
+            while len(self._faces) > _FACES_KEPT:
+                self._faces.popitem(last=False)
 
     def _on_overlay(self, message: Image) -> None:
-        if not self._picture_cap.due(self._settings.rate):
+        self._overlay_arrived = time.monotonic()
+        if not self._cap.due(self._settings.rate):
             return
+        faces = self._faces.pop(stamp_key(message.header.stamp), None)
+        if faces is not None:
+            self._show(faces)
         try:
             bgr = cv2.cvtColor(image_to_rgb(message), cv2.COLOR_RGB2BGR)
         except ImageError as error:
@@ -120,6 +132,13 @@ class ViewNode(Node):
         jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].ravel()
         fields = {"stamp": seconds(message.header.stamp), "width": message.width, "height": message.height}
         self._server.send("picture", pack("picture", fields, {"jpeg": jpeg}))
+
+    def _show(self, message: FaceArray) -> None:
+        for watched in self._server.watched():
+            try:
+                self._server.send("faces", self._packets.faces(message, watched), watched)
+            except ValueError as error:
+                self._problems.report(str(error))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         name = f"{self.resolve_topic_name(self._settings.node).lstrip('/')}: faces"

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 
 from ofer_msgs.msg import Face, FaceArray
-from ofer_ros.geometry import pose_arrays, stamp_key
+from ofer_ros.geometry import pose_arrays, seconds
 from ofer_ros.mesh import MeshDecoder
 
 # A step of the streamed coordinates, metres: int16 then reaches 0.33 m from the middle of the head.
@@ -58,7 +58,7 @@ class FacePackets:
         in the same steps. Raises ValueError when a face does not fit the head.
         """
         fields: dict[str, object] = {
-            "stamp": 1e-9 * stamp_key(message.header.stamp),
+            "stamp": seconds(message.header.stamp),
             "frame_id": message.header.frame_id,
             "faces": [face.id for face in message.faces],
         }

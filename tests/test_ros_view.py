@@ -216,6 +216,10 @@ def test_the_node_listens_while_a_browser_looks():
 
             sending = asyncio.create_task(send())
             found = await first(browser, "head", "state", "faces", "picture", "diagnostics")
+            stamps: dict[float, set[str]] = {}
+            while not any(len(kinds) == 2 for kinds in stamps.values()):  # of one frame
+                for kind, packet in (await first(browser, "faces", "picture")).items():
+                    stamps.setdefault(packet.get("stamp"), set()).add(kind)
             stop.set()
             await sending
             return found
