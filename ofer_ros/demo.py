@@ -71,7 +71,8 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
         node = {**common, "hypotheses": options.hypotheses, "autostart": True}
         recorder = {**common, "output": str(out)}
         if bag is not None:
-            node |= {"marker_rate": 0.0, "overlay_rate": 0.0}  # one of everything a picture
+            # One of everything a picture, whatever time it takes.
+            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0}
             recorder |= {"bag": str(out / "bag"), "bag_storage": bag.storage}
         processes.start("ofer_node", "ofer_ros.ofer_node", node)
         processes.start("recorder", "ofer_ros.recorder", recorder)

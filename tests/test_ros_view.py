@@ -324,7 +324,9 @@ def test_the_page_in_a_browser():
         for width in (360, 700, 1000):
             browser.resize(width, 800)
             assert browser.value("document.documentElement.scrollWidth") <= width, "nothing beyond the edge"
-        pipeline.tracks = []
+        pipeline.behaviour = lambda rgb: [fake_face("f1", hypotheses=7)]  # under load the node draws fewer
+        browser.wait_for("document.querySelectorAll('.tile').length == 7")
+        pipeline.behaviour, pipeline.tracks = None, []
         browser.wait_for("!document.querySelector('#shape .empty').hidden")
         assert browser.value("document.querySelector('#facts').children.length") == 0, "nothing of the last face"
         assert not browser.value("document.querySelector('#picture').hidden")
