@@ -72,7 +72,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
         recorder = {**common, "output": str(out)}
         if bag is not None:
             # One of everything a picture, whatever time it takes.
-            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0}
+            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0, "latency_bound": 0.0}
             recorder |= {"bag": str(out / "bag"), "bag_storage": bag.storage}
         processes.start("ofer_node", "ofer_ros.ofer_node", node)
         processes.start("recorder", "ofer_ros.recorder", recorder)

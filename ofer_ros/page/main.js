@@ -78,7 +78,7 @@ function showFaces(packet) {
   if (latest) {
     const { meshes, spread, scores } = packet.arrays, hypotheses = meshes.shape[0] - 1;
     layTiles(hypotheses, scores.data, packet.face.selected);
-    showFacts(packet.face, hypotheses);
+    showFacts(packet.face, hypotheses, health?.values[`identity/${packet.face.id}`]);
     expressions.show(head.expression_names, packet.arrays.expressions, packet.arrays.jaws, packet.face.selected);
     element("face-id").textContent = packet.face.id;
     const most = (1000 * head.step * spread.data.reduce((a, b) => Math.max(a, b), 0)).toFixed(1);

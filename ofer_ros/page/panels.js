@@ -22,8 +22,8 @@ function fragment(html) {
   return template.content.firstChild;
 }
 
-/** Facts of a face as rows of the definition list. */
-export function showFacts(face, hypotheses) {
+/** Facts of a face as rows of the definition list; state: of its identity, as the node's diagnostics have it. */
+export function showFacts(face, hypotheses, state) {
   // Head to camera, by rows: its last column is where the face looks.
   const look = [2, 5, 8].map((index) => face.rotation[index]);
   const yaw = degrees(Math.atan2(look[0], -look[2])), pitch = degrees(Math.atan2(-look[1], Math.hypot(look[0], look[2])));
@@ -33,7 +33,7 @@ export function showFacts(face, hypotheses) {
     "yaw / pitch / roll": `${[yaw, pitch, roll].map((angle) => number(angle, 0)).join(" / ")} °`,
     "hidden": `${number(100 * face.occlusion, 0)} %`,
     "landmarks off by": `${number(face.landmark_error === null ? null : 100 * face.landmark_error)} % of eye distance`,
-    "identity": `revision ${face.identity_revision}`,
+    "identity": `revision ${face.identity_revision}${state ? `, ${state}` : ""}`,
     "hypotheses": `${hypotheses}, no. ${face.selected + 1} selected`,
   };
   const list = element("facts");
@@ -89,7 +89,7 @@ export class Timings {
       boxes[index].children[1].textContent = label;
     });
     const memory = read("memory_mb");
-    element("timings-title").textContent = "image to faces" + (memory === null ? "" : ` · ${memory.toFixed(0)} MB`) + (values.tier ? ` · tier ${values.tier}` : "");
+    element("timings-title").textContent = "image to faces" + (memory === null ? "" : ` · ${memory.toFixed(0)} MB`) + (Number(values.tier_level) > 0 ? ` · saving time: ${values.tier}` : "");
     if (p50 !== null) this.history = [...this.history, [p50, p95]].slice(-HISTORY);
     this.draw();
     this.stages(values);
