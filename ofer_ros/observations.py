@@ -9,6 +9,7 @@ import numpy as np
 
 from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.geometry import pose_arrays, stamp_key
+from ofer_ros.layers import MESH
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.messages import coefficients
 
@@ -104,11 +105,11 @@ def reference_points(face: Face, decoder: MeshDecoder) -> np.ndarray:
 
 
 def marker_difference(markers, faces: FaceArray, decoder: MeshDecoder) -> float:
-    """Largest distance (m) between the ADD markers of a MarkerArray and the meshes of the same frame's faces.
+    """Largest distance (m) between the mesh markers added by a MarkerArray and the meshes of the same frame's faces.
 
     inf when their numbers differ. 0.0 for no faces and no markers.
     """
-    added = [marker for marker in markers.markers if marker.action == _ADD]
+    added = [marker for marker in markers.markers if marker.action == _ADD and marker.ns == MESH.namespace]
     if len(added) != len(faces.faces):
         return float("inf")
     largest = 0.0

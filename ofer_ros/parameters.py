@@ -6,6 +6,7 @@ on a node, `read` gives them back as an instance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
@@ -32,15 +33,36 @@ def setting(
 
 
 @dataclass(frozen=True)
-class OferSettings:
+class LayerSettings:
+    """What the markers of a node show."""
+
+    mesh_region: str = setting("part of the head that markers and overlay show", choices=("face", "head"))
+    show_mesh: bool = setting("marker layer: the selected hypothesis of each face", live=True)
+    show_hypotheses: bool = setting("marker layer: all hypotheses, transparent", live=True)
+    hypotheses_side_by_side: bool = setting("show all hypotheses beside each other, opaque", live=True)
+    show_identity: bool = setting("marker layer: the head shape without expression", live=True)
+    show_uncertainty: bool = setting(
+        "marker layer: how far the hypotheses lie apart, in colours, with a legend", live=True
+    )
+    show_landmarks: bool = setting("marker layer: the head's landmarks", live=True)
+    show_text: bool = setting("marker layer: id, occlusion and identity of each face in words", live=True)
+
+
+@dataclass(frozen=True)
+class OferSettings(LayerSettings):
     """Parameters of ofer_node."""
 
     autostart: bool = setting("configure and activate by itself at start, where no lifecycle manager does")
     bundle: str = setting("name of a bundle in engines/, or the path of a bundle's folder")
-    hypotheses: int = setting("expression hypotheses a face and frame", 1, 64)
+    hypotheses: int = setting("expression hypotheses a face and frame", 1, 64, live=True)
     candidates: int = setting("head shapes that are drawn once per track and ranked; 0: as the bundle says", 0, 512)
-    steps: int = setting("sampling steps; 0: as the bundle says", 0, 1000)
+    steps: int = setting("sampling steps; 0: as the bundle says", 0, 1000, live=True)
     seed: int = setting("seed of all noise: equal frames give equal faces", 0, 2**31 - 1)
+    hypothesis_drift: float = setting("rate at which the hypotheses' noise wanders, 1/s; 0: frozen", 0.0, 100.0)
+    latency_bound: float = setting(
+        "ms from an image's arrival to its faces, kept by drawing less when time is short; 0: draw everything", 0.0, 1e4
+    )
+    identity_memory: float = setting("how long a lost face's identity is kept in memory, seconds", 0.0, 3600.0)
     max_faces: int = setting("most faces tracked at once", 1, 16)
     threads: int = setting("threads of the inference engine", 1, 64)
     backend: str = setting(
@@ -51,6 +73,20 @@ class OferSettings:
         "image topics to listen to; auto: image_raw, and image_raw/compressed while image_raw is silent",
         choices=("auto", "raw", "compressed"),
     )
+    conversion: str = setting(
+        "who converts images: builtin, or cv_bridge where it is installed; the values are the same",
+        choices=("builtin", "cv_bridge"),
+    )
+    sync: str = setting(
+        "which CameraInfo goes with an image: the latest; or the one with the same stamp (exact) or the nearest "
+        "(approximate), and then images without one are not used. By message_filters where it is installed",
+        choices=("latest", "exact", "approximate"),
+    )
+    sync_slop: float = setting("largest difference of stamps with sync approximate, seconds", 0.001, 1.0)
+    image_reliability: str = setting(
+        "QoS asked of image publishers; best_effort fits all of them", choices=("best_effort", "reliable")
+    )
+    image_depth: int = setting("QoS depth of the image topics; frames are never queued beyond it", 1, 100)
     field_of_view: float = setting(
         "field of view along the longer side, assumed without a valid CameraInfo, degrees", 10.0, 170.0
     )
@@ -58,18 +94,18 @@ class OferSettings:
         "frames that waited longer for their turn are dropped, seconds", 0.01, 10.0, live=True
     )
     silence_warning: float = setting("warn when no image arrived for this long, seconds", 0.5, 3600.0, live=True)
-    mesh_region: str = setting("part of the head that markers and overlay show", choices=("face", "head"))
     marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, live=True)
     overlay_rate: float = setting("most overlay images a second; 0: one a frame", 0.0, 1000.0, live=True)
-    publish_tf: bool = setting("broadcast face_<id> where tf2_ros is installed", live=True)
+    publish_tf: bool = setting("broadcast face_<id> and gaze_<id> where tf2_msgs is installed", live=True)
+    publish_head: bool = setting("put the head's arrays into ~/head_model, so that a reader needs no bundle")
+    ros4hri: bool = setting("publish REP-155 topics below /humans/faces where hri_msgs is installed")
 
 
 @dataclass(frozen=True)
-class MeshSettings:
+class MeshSettings(LayerSettings):
     """Parameters of mesh_node."""
 
     bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
-    mesh_region: str = setting("part of the head that the markers show", choices=("face", "head"))
 
 
 @dataclass(frozen=True)
@@ -136,7 +172,7 @@ def _descriptor(name: str, kind: type, metadata: dict[str, Any]) -> ParameterDes
         descriptor.additional_constraints = "one of: " + ", ".join(metadata["choices"])
     if not metadata["live"]:
         also = descriptor.additional_constraints
-        descriptor.additional_constraints = f"{also}{'; ' if also else ''}takes effect at the next configure or start"
+        descriptor.additional_constraints = f"{also}{'; ' if also else ''}cannot change while the node is active"
     if metadata["low"] is not None and kind is int:
         descriptor.integer_range = [IntegerRange(from_value=metadata["low"], to_value=metadata["high"], step=0)]
     elif metadata["low"] is not None:
@@ -164,14 +200,24 @@ def _problem(settings: type, parameter: Parameter) -> str | None:
     return None
 
 
-def declare(node: Node, section: str, settings: type[Settings]) -> None:
-    """Declare every field of `settings` with the defaults of `section`, and refuse values out of range from then on.
+def declare(node: Node, section: str, settings: type[Settings], active: Callable[[], bool] = lambda: False) -> None:
+    """Declare every field of `settings` with the defaults of `section`, and refuse values that do not fit from then on.
 
+    While active() is true, parameters that are not `live` are refused as well, with what to do.
     Raises rclpy's InvalidParameterValueException or InvalidParameterTypeException for an override that does not fit.
     """
+    live = {item.name: item.metadata["live"] for item in fields(settings)}
+
+    def in_use(parameter: Parameter) -> str | None:
+        fixed = not live.get(parameter.name, True) and active()
+        if not fixed or node.get_parameter(parameter.name).value == parameter.value:
+            return None
+        name = node.get_fully_qualified_name()
+        return f"{parameter.name} cannot change while the node is active; first: ros2 lifecycle set {name} deactivate"
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
-        problems = [text for text in (_problem(settings, parameter) for parameter in parameters) if text]
+        problems = [_problem(settings, parameter) or in_use(parameter) for parameter in parameters]
+        problems = [text for text in problems if text]
         return SetParametersResult(successful=not problems, reason="; ".join(problems))
 
     node.add_on_set_parameters_callback(check)

@@ -13,7 +13,6 @@ import numpy as np
 from ros_support import FakePipeline, image_message
 from sensor_msgs.msg import CameraInfo
 
-from ofer_models.perception.intrinsics import Intrinsics
 from ofer_ros.calibration import Calibration
 from ofer_ros.camera_node import camera_info
 from ofer_ros.mailbox import Mailbox
@@ -61,7 +60,7 @@ class Bench:
         self.worker = FrameWorker(
             self.mailbox,
             self.pipeline,
-            Intrinsics.from_field_of_view,
+            Calibration(60.0, ProblemLog(self.logged.append)),
             deliver or (lambda result: self.results.append(result) or {"faces": 0.5}),
             self.statistics,
             ProblemLog(self.logged.append),

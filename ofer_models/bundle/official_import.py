@@ -131,7 +131,7 @@ class _Import:
         header = {
             "name": "official", "version": f"{version or 'flame'}-{digest}", "n_shape": self._sizes.head.n_shape,
             "n_expression": self._sizes.head.n_expression, "candidates": CANDIDATES, "hypotheses": HYPOTHESES,
-            "jaw_scale": JAW_SCALE, "rank_alone": True, "released_quirks": self._quirks,
+            "jaw_scale": JAW_SCALE, "rank_alone": True, "same_face": [0.4, 0.2], "released_quirks": self._quirks,
             "query_key_value_maps": {name: maps.source for name, maps in self._maps.items()}, "inputs": inputs,
         }  # fmt: skip
         write_manifest(self._folder, header, self._stages, self._provenance())
