@@ -88,6 +88,7 @@ class ViewNode(Node):
                 self.destroy_subscription(entity)
             self._inputs = []
             self._faces.clear()
+            self._packets.forget()
 
     def _tell(self, problem: str) -> None:
         """What the page says about the node it looks at."""

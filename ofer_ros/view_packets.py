@@ -7,9 +7,12 @@ import struct
 
 import numpy as np
 
+from ofer_models.stream.uncertainty import spread_mm
 from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.geometry import pose_arrays, seconds
+from ofer_ros.layers import FULL_SPREAD
 from ofer_ros.mesh import MeshDecoder
+from ofer_ros.messages import hypotheses
 
 # A step of the streamed coordinates, metres: int16 then reaches 0.33 m from the middle of the head.
 STEP = 1e-5
@@ -41,21 +44,19 @@ class FacePackets:
         self._decoder = decoder
         template = decoder.head.v_template[decoder.vertex_indices]
         self._centre = (template.min(axis=0) + template.max(axis=0)) / 2
-        self._size = np.ptp(template, axis=0)
 
     def head(self, names: list[str], bundle: str) -> bytes:
-        """The page needs it before the first face: triangles, size in metres, names of the expressions."""
+        """The page needs it before the first face: triangles, names of the expressions, the scale of colours in mm."""
         triangles = self._decoder.triangles.astype(np.uint32)
-        size = self._size.tolist()
-        fields = {"step": STEP, "size": size, "expression_names": list(names), "bundle": bundle}
+        fields = {"step": STEP, "full_spread": FULL_SPREAD, "expression_names": list(names), "bundle": bundle}
         return pack("head", fields, {"triangles": triangles})
 
     def faces(self, message: FaceArray, watched: str) -> bytes:
         """The face called `watched`, or the first where there is none of that name, and what else is in view.
 
-        Meshes are in the head frame, in steps of STEP from the middle of the head: row 0 the one that is shown, the
-        others the hypotheses in order. spread: root mean square distance of the hypotheses' vertices from their mean,
-        in the same steps. Raises ValueError when a face does not fit the head.
+        Row 0 of meshes, expressions and jaws is what is shown, the others are the hypotheses in order. Meshes are in
+        the head frame, in steps of STEP from the middle of the head; spread, of the uncertainty layer, in the same
+        steps. Raises ValueError when a face does not fit the head.
         """
         fields: dict[str, object] = {
             "stamp": seconds(message.header.stamp),
@@ -64,39 +65,42 @@ class FacePackets:
         }
         face = next((one for one in message.faces if one.id == watched), next(iter(message.faces), None))
         if face is None:
+            self.forget()
             return pack("faces", fields)
-        meshes = self._meshes(face)
-        spread = np.sqrt(meshes[1:].var(axis=0).sum(axis=-1))
+        rotation, translation = pose_arrays(face.pose)
+        scores = np.array(face.scores, np.float32)
+        posed = np.concatenate([self._decoder.vertices(face)[None], self._decoder.hypotheses(face)])
+        spread = spread_mm(posed[1:], scores) / (1000 * STEP)
+        meshes = ((posed - translation) @ rotation - self._centre) / STEP
         limit = np.iinfo(np.int16).max
+        expressions, jaws = hypotheses(face)
         arrays = {
-            "meshes": np.clip(np.round((meshes - self._centre) / STEP), -limit, limit).astype(np.int16),
-            "spread": np.minimum(np.round(spread / STEP), np.iinfo(np.uint16).max).astype(np.uint16),
-            "expressions": np.array(face.expressions, np.float32).reshape(face.num_hypotheses, -1),
-            "jaws": np.array(face.jaws, np.float32).reshape(face.num_hypotheses, 3),
-            "scores": np.array(face.scores, np.float32),
+            "meshes": np.clip(np.round(meshes), -limit, limit).astype(np.int16),
+            "spread": np.minimum(np.round(spread), np.iinfo(np.uint16).max).astype(np.uint16),
+            "expressions": np.concatenate([np.array(face.expression, np.float32)[None], expressions]),
+            "jaws": np.concatenate([np.array(face.jaw, np.float32)[None], jaws]),
+            "scores": scores,
         }
-        return pack("faces", fields | {"face": self._facts(face)}, arrays)
+        return pack("faces", fields | {"face": _facts(face, rotation, translation)}, arrays)
 
-    def _meshes(self, face: Face) -> np.ndarray:
-        """(1 + H, V', 3) metres in the head frame: the mesh that is shown, then every hypothesis."""
-        rotation, translation = pose_arrays(face.pose)
-        rows = [None, *range(face.num_hypotheses)]
-        return np.stack([(self._decoder.vertices(face, row) - translation) @ rotation for row in rows])
+    def forget(self) -> None:
+        """Drop what is kept of persons for speed."""
+        self._decoder.forget()
 
-    @staticmethod
-    def _facts(face: Face) -> dict[str, object]:
-        rotation, translation = pose_arrays(face.pose)
-        return {
-            "id": face.id,
-            "selected": face.selected,
-            "rotation": rotation.ravel().tolist(),
-            "translation": translation.tolist(),
-            "metric": face.metric,
-            "confidence": _number(face.confidence),
-            "identity_revision": face.identity_revision,
-            "occlusion": _number(face.occlusion),
-            "landmark_error": _number(face.landmark_error),
-        }
+
+def _facts(face: Face, rotation: np.ndarray, translation: np.ndarray) -> dict[str, object]:
+    return {
+        "id": face.id,
+        "selected": face.selected,
+        "rotation": rotation.ravel().tolist(),
+        "translation": translation.tolist(),
+        "metric": face.metric,
+        "identity_revision": face.identity_revision,
+        "identity_state": face.identity_state,
+        "occlusion": _number(face.occlusion),
+        "landmark_error": _number(face.landmark_error),
+        "spread_mm": [_number(1000 * value) for value in (face.spread_mouth, face.spread_eyes, face.spread_brows)],
+    }
 
 
 def _number(value: float) -> float | None:

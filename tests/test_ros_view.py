@@ -88,11 +88,14 @@ def test_the_page_gets_the_meshes_of_the_one_decoder():
     assert meshes.shape == (16, len(decoder.vertex_indices), 3)
     for row, mesh in zip([None, *range(15)], meshes, strict=True):
         np.testing.assert_allclose(mesh @ rotation.T + translation, decoder.vertices(face, row), atol=STEP)
-    hypotheses = meshes[1:]
-    apart = np.sqrt(((hypotheses - hypotheses.mean(axis=0)) ** 2).sum(axis=-1).mean(axis=0))
+    weights = np.array(face.scores)[:, None, None]
+    mean = (weights * meshes[1:]).sum(axis=0)
+    apart = np.sqrt((weights[..., 0] * ((meshes[1:] - mean) ** 2).sum(axis=-1)).sum(axis=0))
     np.testing.assert_allclose(packet["arrays"]["spread"] * STEP, apart, atol=2 * STEP)
     assert apart.max() > 100 * STEP
-    assert packet["arrays"]["expressions"].shape == (15, decoder.head.n_expression)
+    shown = packet["arrays"]["expressions"], packet["arrays"]["jaws"]
+    assert [array.shape for array in shown] == [(16, decoder.head.n_expression), (16, 3)]
+    np.testing.assert_array_equal(shown[0][0], np.float32(face.expression))
     head = unpack(packets.head(["smile"], "open 1"))
     np.testing.assert_array_equal(head["arrays"]["triangles"], decoder.triangles)
 
@@ -290,8 +293,11 @@ def test_the_page_in_a_browser():
         browser.wait_for("ofer.counts.drawn > 2 && ofer.counts.pictures > 2", 60)
         browser.wait_for("parseFloat(document.querySelector('#figures b').textContent) >= 0")
         text = browser.value("document.body.innerText")
-        for words in ("spread of the hypotheses, mm", "≥ 8", "frames / s", "0.60 m", "20 %", "15, no. 3 selected"):
-            assert words in text
+        away = f"{np.linalg.norm(fake_face().translation):.2f} m (view angle assumed)"
+        for words in (away, "20 %", "locked, revision 1", "3.0 / 1.0 / 2.0 mm apart", "15, no. 3 selected"):
+            assert words in text, text
+        for words in ("spread of the hypotheses, mm", "≥ 8", "frames / s", "ms median"):
+            assert words in text, text
         labels = browser.value("[...document.querySelectorAll('.tile')].map((tile) => tile.innerText)")
         assert len(labels) == 15 and "6.7 %" in labels[0]
         assert browser.value("[...document.querySelectorAll('.tile')].findIndex((t) => t.matches('.selected'))") == 2

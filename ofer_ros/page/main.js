@@ -1,7 +1,7 @@
 // The page: packets in, canvases and panels out. Drawn once a screen refresh, and only when something changed.
 
 import { element, Expressions, showFacts, Timings } from "./panels.js";
-import { LIMIT, MeshRenderer, orbit, product, RAMP } from "./renderer.js";
+import { MeshRenderer, orbit, product, RAMP } from "./renderer.js";
 import { Stream } from "./stream.js";
 
 const CAMERA_TO_VIEW = [1, 0, 0, 0, -1, 0, 0, 0, -1]; // camera: x right, y down, z forward; view: y up, z to the eye
@@ -31,6 +31,7 @@ const stream = new Stream({
     latest = null;
     element("bundle").textContent = packet.bundle && `bundle ${packet.bundle}`;
     for (const renderer of [main, tiles]) renderer?.setTriangles(packet.arrays.triangles.data);
+    showLegend(packet.full_spread);
   },
   faces: (packet) => { arrived = performance.now(); counts.faces += 1; showFaces(packet); showState(); },
   picture: showPicture,
@@ -52,7 +53,7 @@ function positionsOf(meshes, row) {
 
 /** Distance between the vertices of two meshes (3 V metres), 1 at the ramp's end. */
 function distances(a, b) {
-  const values = new Float32Array(a.length / 3), scale = 1000 / LIMIT;
+  const values = new Float32Array(a.length / 3), scale = 1000 / head.full_spread;
   for (let i = 0; i < a.length; i += 3) {
     const x = a[i] - b[i], y = a[i + 1] - b[i + 1], z = a[i + 2] - b[i + 2];
     values[i / 3] = scale * Math.sqrt(x * x + y * y + z * z);
@@ -62,7 +63,7 @@ function distances(a, b) {
 
 /** Bring the meshes of the latest face to the graphics card. */
 function upload({ face, arrays: { meshes, spread } }) {
-  main.setMesh(0, positionsOf(meshes, 0), Float32Array.from(spread.data, (step) => (1000 * step * head.step) / LIMIT));
+  main.setMesh(0, positionsOf(meshes, 0), Float32Array.from(spread.data, (step) => (1000 * step * head.step) / head.full_spread));
   const selected = positionsOf(meshes, 1 + face.selected);
   for (let row = 0; row + 1 < meshes.shape[0]; row++) {
     const positions = positionsOf(meshes, row + 1);
@@ -78,8 +79,8 @@ function showFaces(packet) {
   if (latest) {
     const { meshes, spread, scores } = packet.arrays, hypotheses = meshes.shape[0] - 1;
     layTiles(hypotheses, scores.data, packet.face.selected);
-    showFacts(packet.face, hypotheses, health?.values[`identity/${packet.face.id}`]);
-    expressions.show(head.expression_names, packet.arrays.expressions, packet.arrays.jaws, packet.face.selected);
+    showFacts(packet.face, hypotheses);
+    expressions.show(head.expression_names, packet.arrays.expressions, packet.arrays.jaws);
     element("face-id").textContent = packet.face.id;
     const most = (1000 * head.step * spread.data.reduce((a, b) => Math.max(a, b), 0)).toFixed(1);
     element("mesh-title").textContent = `selected hypothesis · spread up to ${most} mm`;
@@ -191,12 +192,12 @@ function showState() {
   element("problem").textContent = told.problem;
 }
 
-function showLegend() {
+function showLegend(limit) {
   const colours = RAMP.map((colour) => `rgb(${colour.map((value) => Math.round(255 * value))})`);
   document.querySelector(".ramp").style.background = `linear-gradient(90deg, ${colours})`;
   document.querySelector(".ticks").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((share) => {
     const tick = document.createElement("span");
-    tick.textContent = (share === 1 ? "≥ " : "") + share * LIMIT;
+    tick.textContent = (share === 1 ? "≥ " : "") + share * limit;
     return tick;
   }));
 }
@@ -252,6 +253,5 @@ element("pose").onclick = ({ target }) => {
 
 new ResizeObserver(() => { timings.draw(); redraw(); }).observe(document.querySelector("main"));
 setInterval(showState, 500);
-showLegend();
 showState();
 window.ofer = { view, counts };

@@ -22,8 +22,8 @@ function fragment(html) {
   return template.content.firstChild;
 }
 
-/** Facts of a face as rows of the definition list; state: of its identity, as the node's diagnostics have it. */
-export function showFacts(face, hypotheses, state) {
+/** Facts of a face as rows of the definition list. */
+export function showFacts(face, hypotheses) {
   // Head to camera, by rows: its last column is where the face looks.
   const look = [2, 5, 8].map((index) => face.rotation[index]);
   const yaw = degrees(Math.atan2(look[0], -look[2])), pitch = degrees(Math.atan2(-look[1], Math.hypot(look[0], look[2])));
@@ -33,7 +33,8 @@ export function showFacts(face, hypotheses, state) {
     "yaw / pitch / roll": `${[yaw, pitch, roll].map((angle) => number(angle, 0)).join(" / ")} °`,
     "hidden": `${number(100 * face.occlusion, 0)} %`,
     "landmarks off by": `${number(face.landmark_error === null ? null : 100 * face.landmark_error)} % of eye distance`,
-    "identity": `revision ${face.identity_revision}${state ? `, ${state}` : ""}`,
+    "identity": `${face.identity_state || "–"}, revision ${face.identity_revision}`,
+    "mouth / eyes / brows": `${face.spread_mm.map((value) => number(value)).join(" / ")} mm apart`,
     "hypotheses": `${hypotheses}, no. ${face.selected + 1} selected`,
   };
   const list = element("facts");
@@ -41,35 +42,34 @@ export function showFacts(face, hypotheses, state) {
   Object.entries(rows).flat().forEach((text, index) => { if (cells[index].textContent !== text) cells[index].textContent = text; });
 }
 
-/** Bars of the strongest coefficients of the selected hypothesis, with a tick for every hypothesis. */
+/** Bars of the strongest coefficients that are shown, with a tick for every hypothesis. */
 export class Expressions {
   constructor() { this.strength = new Map(); this.shown = []; this.chosen = 0; }
 
-  show(names, values, jaws, selected) {
-    const count = values.shape[0], size = values.shape[1];
-    const at = (row, column) => values.data[row * size + column];
-    names.forEach((name, column) => {
-      const old = this.strength.get(name) ?? Math.abs(at(selected, column));
-      this.strength.set(name, 0.9 * old + 0.1 * Math.abs(at(selected, column)));
+  /** values (1 + H, E) and jaws (1 + H, 3): what is shown, then the hypotheses. */
+  show(names, values, jaws) {
+    const [count, size] = values.shape, column = (array, width, index) => Array.from({ length: count }, (_, row) => array.data[row * width + index]);
+    names.forEach((name, index) => {
+      const now = Math.abs(values.data[index]);
+      this.strength.set(name, 0.9 * (this.strength.get(name) ?? now) + 0.1 * now);
     });
     if (performance.now() - this.chosen > CHANGE_EVERY) {
       this.chosen = performance.now();
       const strongest = [...names.keys()].sort((a, b) => this.strength.get(names[b]) - this.strength.get(names[a]));
       this.shown = strongest.slice(0, EXPRESSIONS_SHOWN - 1).sort((a, b) => a - b);
     }
-    const rows = this.shown.map((column) => ({ name: names[column], all: Array.from({ length: count }, (_, row) => at(row, column)), unit: "", digits: 2, scale: 1 }));
-    rows.unshift({ name: "jaw, degrees", all: Array.from({ length: count }, (_, row) => degrees(jaws.data[3 * row])), unit: "°", digits: 0, scale: 30 });
-    const lines = children(element("expressions"), rows.length, () => fragment('<div class="coefficient"><span></span><div class="track"><b></b></div><span></span></div>'));
+    const rows = this.shown.map((index) => ({ name: names[index], all: column(values, size, index), unit: "", digits: 2, scale: 1 }));
+    rows.unshift({ name: "jaw, degrees", all: column(jaws, 3, 0).map(degrees), unit: "°", digits: 0, scale: 30 });
+    const lines = children(element("expressions"), rows.length, () => fragment('<div class="coefficient"><span></span><div class="track"></div><span></span></div>'));
     rows.forEach(({ name, all, unit, digits, scale }, index) => {
       const [label, track, value] = lines[index].children;
       const percent = (x) => `${100 * Math.min(Math.max(x / scale, 0), 1)}%`;
       label.textContent = name.replace(/Left$/, " L").replace(/Right$/, " R");
       label.title = name;
-      value.textContent = all[selected].toFixed(digits) + unit;
-      while (track.children.length > count + 1) track.lastChild.remove();
-      while (track.children.length < count + 1) track.append(document.createElement("i"));
-      track.children[0].style.width = percent(all[selected]);
-      all.forEach((x, row) => { track.children[row + 1].style.left = percent(x); });
+      value.textContent = number(all[0], digits) + unit;
+      const marks = children(track, count, () => document.createElement(track.children.length ? "i" : "b"));
+      marks[0].style.width = percent(all[0]);
+      all.slice(1).forEach((x, row) => { marks[row + 1].style.left = percent(x); });
     });
   }
 }

@@ -1,9 +1,8 @@
 // Shaded triangle meshes of one topology with a colour ramp over a value per vertex, in WebGL2.
 // One MeshRenderer a canvas; it holds several meshes and draws each into a rectangle of its own.
 
-/** Colours of the ramp from no spread to LIMIT and above, RGB in 0..1. */
+/** Colours of the ramp, for values from 0 to 1 and above, RGB in 0..1. */
 export const RAMP = [[0.56, 0.68, 0.82], [0.93, 0.87, 0.62], [0.95, 0.58, 0.27], [0.80, 0.17, 0.27]];
-export const LIMIT = 8; // mm
 
 const FIELD_OF_VIEW = 0.36; // rad
 const DISTANCE = 0.83; // metres from the middle of the head
