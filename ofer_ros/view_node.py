@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 
 import cv2
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -22,7 +23,7 @@ from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.bundles import load_bundle
 from ofer_ros.diagnostics import values_of
-from ofer_ros.geometry import seconds, stamp_key
+from ofer_ros.geometry import stamp_key
 from ofer_ros.images import ImageError, image_to_rgb
 from ofer_ros.managed_node import run
 from ofer_ros.mesh import MeshDecoder
@@ -120,24 +121,20 @@ class ViewNode(Node):
 
     def _on_overlay(self, message: Image) -> None:
         self._overlay_arrived = time.monotonic()
-        if not self._cap.due(self._settings.rate):
-            return
         faces = self._faces.pop(stamp_key(message.header.stamp), None)
-        if faces is not None:
-            self._show(faces)
+        if faces is None or not self._cap.due(self._settings.rate):
+            return
         try:
             bgr = cv2.cvtColor(image_to_rgb(message), cv2.COLOR_RGB2BGR)
         except ImageError as error:
             self._problems.report(f"overlay: {error}")
             return
-        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].ravel()
-        fields = {"stamp": seconds(message.header.stamp), "width": message.width, "height": message.height}
-        self._server.send("picture", pack("picture", fields, {"jpeg": jpeg}))
+        self._show(faces, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].ravel())
 
-    def _show(self, message: FaceArray) -> None:
+    def _show(self, message: FaceArray, jpeg: np.ndarray | None = None) -> None:
         for watched in self._server.watched():
             try:
-                self._server.send("faces", self._packets.faces(message, watched), watched)
+                self._server.send("faces", self._packets.faces(message, watched, jpeg), watched)
             except ValueError as error:
                 self._problems.report(str(error))
 

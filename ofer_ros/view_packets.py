@@ -51,8 +51,10 @@ class FacePackets:
         fields = {"step": STEP, "full_spread": FULL_SPREAD, "expression_names": list(names), "bundle": bundle}
         return pack("head", fields, {"triangles": triangles})
 
-    def faces(self, message: FaceArray, watched: str) -> bytes:
+    def faces(self, message: FaceArray, watched: str, jpeg: np.ndarray | None = None) -> bytes:
         """The face called `watched`, or the first where there is none of that name, and what else is in view.
+
+        jpeg: the encoded picture of the same frame, uint8.
 
         Row 0 of meshes, expressions and jaws is what is shown, the others are the hypotheses in order. Meshes are in
         the head frame, in steps of STEP from the middle of the head; spread, of the uncertainty layer, in the same
@@ -64,9 +66,10 @@ class FacePackets:
             "faces": [face.id for face in message.faces],
         }
         face = next((one for one in message.faces if one.id == watched), next(iter(message.faces), None))
+        picture = {} if jpeg is None else {"jpeg": jpeg}
         if face is None:
             self.forget()
-            return pack("faces", fields)
+            return pack("faces", fields, picture)
         rotation, translation = pose_arrays(face.pose)
         scores = np.array(face.scores, np.float32)
         posed = np.concatenate([self._decoder.vertices(face)[None], self._decoder.hypotheses(face)])
@@ -81,7 +84,7 @@ class FacePackets:
             "jaws": np.concatenate([np.array(face.jaw, np.float32)[None], jaws]),
             "scores": scores,
         }
-        return pack("faces", fields | {"face": _facts(face, rotation, translation)}, arrays)
+        return pack("faces", fields | {"face": _facts(face, rotation, translation)}, arrays | picture)
 
     def forget(self) -> None:
         """Drop what is kept of persons for speed."""

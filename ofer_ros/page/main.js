@@ -7,11 +7,11 @@ import { Stream } from "./stream.js";
 const CAMERA_TO_VIEW = [1, 0, 0, 0, -1, 0, 0, 0, -1]; // camera: x right, y down, z forward; view: y up, z to the eye
 const SILENCE = 2500; // ms without a packet of faces until the page says so
 const TILE_ASPECT = 0.82; // width by height of a head
-const TILE_ZOOM = 1.3;
+const TILE_ZOOM = 1.25;
 const TILE_LABEL = 19; // px
 
 const view = { yaw: 0, pitch: 0, zoom: 1, coloured: true, pose: true };
-const counts = { faces: 0, pictures: 0, drawn: 0 }; // what a test, or a curious user, can look at
+const counts = { received: 0, shown: 0, drawn: 0 }; // what a test, or a curious user, can look at
 let head = null, latest = null, arrived = -Infinity, connected = false, told = { problem: "" }, health = null;
 let dirty = false, fresh = false; // to be drawn; with a face that is not on the graphics card yet
 let main, tiles;
@@ -33,8 +33,7 @@ const stream = new Stream({
     for (const renderer of [main, tiles]) renderer?.setTriangles(packet.arrays.triangles.data);
     showLegend(packet.full_spread);
   },
-  faces: (packet) => { arrived = performance.now(); counts.faces += 1; showFaces(packet); showState(); },
-  picture: showPicture,
+  faces: showFrame,
   diagnostics: (packet) => { health = packet; timings.show(packet); showState(); },
 }, (now) => { connected = now; showState(); });
 
@@ -71,6 +70,32 @@ function upload({ face, arrays: { meshes, spread } }) {
   }
 }
 
+/** A packet of faces, together with its picture, which takes a moment to decode. */
+async function showFrame(packet) {
+  const number = ++counts.received, { jpeg } = packet.arrays;
+  const bitmap = jpeg && (await createImageBitmap(new Blob([jpeg.data], { type: "image/jpeg" })).catch(() => null));
+  if (number < counts.shown) return; // overtaken
+  counts.shown = number;
+  arrived = performance.now();
+  showPicture(bitmap);
+  showFaces(packet);
+  showState();
+}
+
+function showPicture(bitmap) {
+  const canvas = element("picture"), card = element("camera");
+  canvas.hidden = !bitmap;
+  card.querySelector(".empty").hidden = Boolean(bitmap);
+  element("picture-size").textContent = bitmap ? `${bitmap.width} × ${bitmap.height} px` : "";
+  if (!bitmap) return;
+  if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+    Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
+    card.style.setProperty("--aspect", `${bitmap.width} / ${bitmap.height}`);
+  }
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  bitmap.close();
+}
+
 function showFaces(packet) {
   showTracks(packet.faces, packet.face?.id);
   latest = packet.face && head ? packet : null;
@@ -83,7 +108,7 @@ function showFaces(packet) {
     expressions.show(head.expression_names, packet.arrays.expressions, packet.arrays.jaws);
     element("face-id").textContent = packet.face.id;
     const most = (1000 * head.step * spread.data.reduce((a, b) => Math.max(a, b), 0)).toFixed(1);
-    element("mesh-title").textContent = `selected hypothesis · spread up to ${most} mm`;
+    element("mesh-title").textContent = `spread up to ${most} mm`;
   } else {
     clearFace();
   }
@@ -156,31 +181,13 @@ function draw() {
   counts.drawn += 1;
 }
 
-async function showPicture(packet) {
-  const bitmap = await createImageBitmap(new Blob([packet.arrays.jpeg.data], { type: "image/jpeg" }));
-  const canvas = element("picture");
-  if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) Object.assign(canvas, { width: bitmap.width, height: bitmap.height });
-  canvas.getContext("2d").drawImage(bitmap, 0, 0);
-  bitmap.close();
-  element("camera").style.setProperty("--aspect", `${packet.width} / ${packet.height}`);
-  canvas.hidden = false;
-  element("camera").querySelector(".empty").hidden = true;
-  element("picture-size").textContent = `${packet.width} × ${packet.height} px`;
-  counts.pictures += 1;
-}
-
-/** The camera, or the way to it, has stopped: an old picture would look like a live one. */
-function showNothing() {
-  element("picture").hidden = true;
-  element("picture-size").textContent = "";
-  element("camera").querySelector(".empty").hidden = false;
-  showFaces({ faces: [] });
-}
-
 /** One dot and one sentence: what is wrong, the worst first, or what the node says. */
 function showState() {
   const silent = performance.now() - arrived > SILENCE;
-  if (silent && !element("picture").hidden) showNothing();
+  if (silent && (latest || !element("picture").hidden)) { // an old picture would look like a live one
+    showPicture(null);
+    showFaces({ faces: [] });
+  }
   const [kind, text] = !connected ? ["bad", "view_node is gone: trying again"]
     : told.problem ? ["bad", "cannot show the faces"]
     : silent ? ["warn", "waiting for faces"]

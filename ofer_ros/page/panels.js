@@ -34,12 +34,15 @@ export function showFacts(face, hypotheses) {
     "hidden": `${number(100 * face.occlusion, 0)} %`,
     "landmarks off by": `${number(face.landmark_error === null ? null : 100 * face.landmark_error)} % of eye distance`,
     "identity": `${face.identity_state || "–"}, revision ${face.identity_revision}`,
-    "mouth / eyes / brows": `${face.spread_mm.map((value) => number(value)).join(" / ")} mm apart`,
+    "mouth / eyes / brows": `± ${face.spread_mm.map((value) => number(value)).join(" / ")} mm`,
     "hypotheses": `${hypotheses}, no. ${face.selected + 1} selected`,
   };
-  const list = element("facts");
-  const cells = children(list, 2 * Object.keys(rows).length, () => document.createElement(list.children.length % 2 ? "dd" : "dt"));
-  Object.entries(rows).flat().forEach((text, index) => { if (cells[index].textContent !== text) cells[index].textContent = text; });
+  const lines = children(element("facts"), Object.keys(rows).length, () => fragment("<div><dt></dt><dd></dd></div>"));
+  Object.entries(rows).forEach(([name, text], index) => {
+    const [label, value] = lines[index].children;
+    if (label.textContent !== name) label.textContent = name;
+    if (value.textContent !== text) value.textContent = text;
+  });
 }
 
 /** Bars of the strongest coefficients that are shown, with a tick for every hypothesis. */
@@ -89,7 +92,7 @@ export class Timings {
       boxes[index].children[1].textContent = label;
     });
     const memory = read("memory_mb");
-    element("timings-title").textContent = "image to faces" + (memory === null ? "" : ` · ${memory.toFixed(0)} MB`) + (Number(values.tier_level) > 0 ? ` · saving time: ${values.tier}` : "");
+    element("timings-title").textContent = read("tier_level") ? `to save time: ${values.tier}` : `image to faces · ${number(memory, 0)} MB`;
     if (p50 !== null) this.history = [...this.history, [p50, p95]].slice(-HISTORY);
     this.draw();
     this.stages(values);
