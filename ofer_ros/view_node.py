@@ -27,7 +27,7 @@ from ofer_ros.geometry import stamp_key
 from ofer_ros.images import ImageError, image_to_rgb
 from ofer_ros.managed_node import run
 from ofer_ros.mesh import MeshDecoder
-from ofer_ros.outputs import FACES, LATCHED
+from ofer_ros.outputs import LATCHED
 from ofer_ros.parameters import ViewSettings, declare, read
 from ofer_ros.problems import ProblemLog
 from ofer_ros.statistics import RateCap
@@ -35,10 +35,11 @@ from ofer_ros.view_packets import FacePackets, pack
 from ofer_ros.view_server import ViewServer
 
 NAME = "view_node"
-# Only the newest is of interest, and a lost one is no loss.
-_NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-_OVERLAY_WAIT = 1.0  # seconds without an overlay after which faces are shown without one
+# Only the newest is of interest, and a lost one is no loss. A few faces wait for their overlay.
 _FACES_KEPT = 10
+_FACES = QoSProfile(depth=_FACES_KEPT // 2, reliability=ReliabilityPolicy.BEST_EFFORT)
+_OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+_OVERLAY_WAIT = 1.0  # seconds without an overlay after which faces are shown without one
 _LOOK_EVERY = 0.25  # seconds between looks at whether anybody looks
 _JPEG_QUALITY = 82
 
@@ -58,6 +59,7 @@ class ViewNode(Node):
         self._mismatch = ""
         self._cap = RateCap()
         self._faces: OrderedDict[int, FaceArray] = OrderedDict()  # by stamp, until their picture comes
+        self._overlay: Image | None = None
         self._overlay_arrived = float("-inf")
         self._inputs: list = []
         self._server = ViewServer(settings.host, settings.port)
@@ -81,14 +83,15 @@ class ViewNode(Node):
         if looking and not self._inputs:
             node = self._settings.node
             self._inputs = [
-                self.create_subscription(FaceArray, f"{node}/faces", self._on_faces, FACES),
-                self.create_subscription(Image, f"{node}/overlay", self._on_overlay, _NEWEST),
+                self.create_subscription(FaceArray, f"{node}/faces", self._on_faces, _FACES),
+                self.create_subscription(Image, f"{node}/overlay", self._on_overlay, _OVERLAY),
             ]
         elif self._inputs and not looking:
             for entity in self._inputs:
                 self.destroy_subscription(entity)
             self._inputs = []
             self._faces.clear()
+            self._overlay = None
             self._packets.forget()
 
     def _tell(self, problem: str) -> None:
@@ -114,18 +117,28 @@ class ViewNode(Node):
         elif time.monotonic() - self._overlay_arrived > _OVERLAY_WAIT:
             if self._cap.due(self._settings.rate):
                 self._show(message)
-        else:  # with their picture, which takes longer to draw
+        else:
             self._faces[stamp_key(message.header.stamp)] = message
             while len(self._faces) > _FACES_KEPT:
                 self._faces.popitem(last=False)
+            self._show_pair()
 
     def _on_overlay(self, message: Image) -> None:
         self._overlay_arrived = time.monotonic()
-        faces = self._faces.pop(stamp_key(message.header.stamp), None)
-        if faces is None or not self._cap.due(self._settings.rate):
+        self._overlay = message
+        self._show_pair()
+
+    def _show_pair(self) -> None:
+        """Show the newest overlay with the faces of its frame, once both are here; they arrive in either order."""
+        overlay = self._overlay
+        faces = None if overlay is None else self._faces.pop(stamp_key(overlay.header.stamp), None)
+        if faces is None:
+            return
+        self._overlay = None
+        if not self._cap.due(self._settings.rate):
             return
         try:
-            bgr = cv2.cvtColor(image_to_rgb(message), cv2.COLOR_RGB2BGR)
+            bgr = cv2.cvtColor(image_to_rgb(overlay), cv2.COLOR_RGB2BGR)
         except ImageError as error:
             self._problems.report(f"overlay: {error}")
             return

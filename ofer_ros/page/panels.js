@@ -34,7 +34,7 @@ export function showFacts(face, hypotheses) {
     "hidden": `${number(100 * face.occlusion, 0)} %`,
     "landmarks off by": `${number(face.landmark_error === null ? null : 100 * face.landmark_error)} % of eye distance`,
     "identity": `${face.identity_state || "–"}, revision ${face.identity_revision}`,
-    "mouth / eyes / brows": `± ${face.spread_mm.map((value) => number(value)).join(" / ")} mm`,
+    "mouth, eyes, brows": `± ${face.spread_mm.map((value) => number(value)).join(" / ")} mm`,
     "hypotheses": `${hypotheses}, no. ${face.selected + 1} selected`,
   };
   const lines = children(element("facts"), Object.keys(rows).length, () => fragment("<div><dt></dt><dd></dd></div>"));
