@@ -6,7 +6,7 @@ OUT ?= out/demo
 ARGS ?=
 ENV = . .venv/ofer_env.sh
 
-.PHONY: demo view test lint train-env clean
+.PHONY: demo view test soak lint train-env clean
 .DEFAULT_GOAL := demo
 
 # make demo [SOURCE=folder|video|0|bag] [OUT=folder]
@@ -23,6 +23,12 @@ view:
 test:
 	@$(PYTHON) tools/setup_env.py test
 	@$(ENV) && python -m pytest -m "not long and not gpu" $(ARGS)
+
+# Ten rough minutes for ofer_node: a camera that stops and changes, broken frames, parameters, the lifecycle.
+# make soak [ARGS="--seconds 60"]; summary in out/soak/soak.json
+soak:
+	@$(PYTHON) tools/setup_env.py demo
+	@$(ENV) && python -m ofer_ros.soak $(ARGS)
 
 lint:
 	@$(PYTHON) tools/setup_env.py test

@@ -19,10 +19,9 @@ from ofer_models.head.model import Identity
 from ofer_models.identity.cache import IdentityCache
 from ofer_models.identity.candidates import CandidateDrawer
 from ofer_models.identity.machine import View
-from ofer_models.identity.quality import sharpness, view_quality
+from ofer_models.identity.quality import facing, sharpness, view_quality
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
-from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
 from ofer_models.posing import FacePoser, TrackMemory
@@ -31,6 +30,7 @@ from ofer_models.stream.noise import DriftingNoise
 from ofer_models.stream.uncertainty import spread_mm
 
 _NOISE, _IDENTITY = 1, 2  # streams of random numbers
+_IDLE = 1.0  # s without a frame that end nothing yet
 
 
 class FacePipeline:
@@ -111,9 +111,13 @@ class FacePipeline:
     def expire(self) -> None:
         """Forget everybody when no frame has come for as long as lost faces are remembered. To be called now and then,
         from any thread: frames that do not come cannot clear anything."""
-        with self._lock:
-            if time.monotonic() - self._last_frame > self._identities.keep:
-                self._clear()
+        if self._idle():  # without waiting for a frame at work
+            with self._lock:
+                if self._idle():
+                    self._clear()
+
+    def _idle(self) -> bool:
+        return time.monotonic() - self._last_frame > max(self._identities.keep, _IDLE)
 
     def set_hypotheses(self, hypotheses: int) -> None:
         """Hypotheses a face from the next frame on; those that stay go on as they were. Raises ValueError below one."""
@@ -135,16 +139,14 @@ class FacePipeline:
         self.plan.measured(milliseconds, time.monotonic())
 
     def status(self) -> dict[str, object]:
-        """Load tier and identities, for diagnostics. From any thread."""
-        with self._lock:
-            states = {f"identity/{id}": state.value for id, state in self._identities.states().items()}
-            remembered = self._identities.remembered
-        return {"tier": self.plan.tier.name, "tier_level": self.plan.level, "identities_lost": remembered, **states}
+        """Load tier, and identities after the last frame, for diagnostics. From any thread, without waiting."""
+        return {"tier": self.plan.tier.name, "tier_level": self.plan.level, **self._identity_status}
 
     def _clear(self) -> None:
         self._frontend.reset()
         self._identities.forget()
         self._memory: dict[str, TrackMemory] = {}
+        self._note_identities()
         self._frames = 0
         self._last_frame = time.monotonic()
 
@@ -194,8 +196,13 @@ class FacePipeline:
             faces = self._reconstruct(frame, stamp, seen, camera)
         else:
             self._identities.update(self._memory, [], {}, stamp)
+        self._note_identities()
         self.timings["total"] = 1000 * (time.perf_counter() - started)
         return faces
+
+    def _note_identities(self) -> None:
+        states = {f"identity/{id}": state.value for id, state in self._identities.states().items()}
+        self._identity_status = {"identities_lost": self._identities.remembered, **states}
 
     def _remember(self) -> TrackMemory:
         self._tracks_seen += 1
@@ -259,7 +266,7 @@ class FacePipeline:
         qualities = []
         for row, (track, memory) in enumerate(zip(tracks, memories, strict=True)):
             sharp = 1.0 if crops is None else sharpness(crops[row])
-            qualities.append(view_quality(track.points, _facing(track.points, memory.pose), memory.occlusion, sharp))
+            qualities.append(view_quality(track.points, facing(track.points, memory.pose), memory.occlusion, sharp))
         wanted = [i for i, track in enumerate(tracks) if self._identities.wants(track.id, qualities[i], stamp)]
         views: dict[str, View] = {}
         if wanted:
@@ -286,12 +293,3 @@ def _call(stage, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _rows(inputs: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
     return {name: array[rows] for name, array in inputs.items()}
-
-
-def _facing(points: np.ndarray, pose: HeadPose | None) -> np.ndarray:
-    """Direction of the face (3,) in the camera frame: from the last pose, else from the landmarks' own depth."""
-    if pose is not None:
-        return pose.rotation[:, 2]
-    across, down = points[263] - points[33], points[152] - points[10]
-    normal = np.cross(down, across)
-    return normal / max(float(np.linalg.norm(normal)), 1e-9)

@@ -9,7 +9,7 @@ message from objects.
 from __future__ import annotations
 
 import struct
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-_TEMPLATES_KEPT = 300  # one for each marker of a message: 15 hypotheses of several faces, and the other layers
+_TEMPLATES_KEPT = 32  # a few for each layer: texts and neighbours shift what follows them
 _ENCAPSULATION, _COUNT = 4, 4  # bytes before the first marker of a serialised MarkerArray
 # Bit patterns that no other field of the template holds. Padding is not written by the serialiser and may hold pieces
 # of an earlier message: a mark must be longer than padding (7 bytes) to be unmistakable.
@@ -120,13 +120,12 @@ class _Template:
     def _view(self, start: int, dtype: type, count: int) -> np.ndarray:
         return self._buffer[start : start + count * np.dtype(dtype).itemsize].view(dtype)
 
-    def fill(self, stamp: Time, item: BulkMarker) -> np.ndarray:
-        """The marker's bytes; valid until the next call."""
+    def fill(self, stamp: Time, item: BulkMarker) -> bytes:
         self._stamp[:] = stamp.sec, stamp.nanosec
         self._id[0] = item.id
         self._points[:] = item.points
         self._colors[:] = item.colors
-        return self._buffer
+        return self._buffer.tobytes()
 
 
 class MarkerEncoder:
@@ -138,30 +137,26 @@ class MarkerEncoder:
 
     def encode(self, frame_id: str, stamp: Time, items: Sequence[BulkMarker | Marker]) -> bytes:
         """Serialised visualization_msgs/MarkerArray. Raises LayoutError where `marker_array` must be used instead."""
-        pieces: list[bytes | np.ndarray] = [self._encapsulation, struct.pack("<I", len(items))]
+        pieces = [self._encapsulation, struct.pack("<I", len(items))]
         length = _COUNT  # of the stream, which is aligned behind its encapsulation
-        used: Counter[tuple] = Counter()
         for item in items:
             padding = -length % 4
             phase = (length + padding) % 8
             if isinstance(item, BulkMarker):
-                key = (item.style, frame_id, len(item.points), phase)
-                piece = self._template(key, used[key]).fill(stamp, item)
-                used[key] += 1
+                piece = self._template(item.style, frame_id, len(item.points), phase).fill(stamp, item)
             else:
                 piece = _body(item, phase)
             pieces += [bytes(padding), piece]
             length += padding + len(piece)
         return b"".join(pieces)
 
-    def _template(self, key: tuple, which: int) -> _Template:
-        """Each marker of a message needs a buffer of its own: `which` tells equals apart."""
-        template = self._templates.get((key, which))
+    def _template(self, *key) -> _Template:
+        template = self._templates.get(key)
         if template is None:
-            template = self._templates[key, which] = _Template(*key)
+            template = self._templates[key] = _Template(*key)
             if len(self._templates) > _TEMPLATES_KEPT:
                 self._templates.popitem(last=False)
-        self._templates.move_to_end((key, which))
+        self._templates.move_to_end(key)
         return template
 
 

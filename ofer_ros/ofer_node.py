@@ -31,7 +31,7 @@ from ofer_ros.outputs import FaceOutputs
 from ofer_ros.parameters import OferSettings, declare, read
 from ofer_ros.problems import ProblemLog
 from ofer_ros.silence import SilenceWatch
-from ofer_ros.statistics import FrameStatistics
+from ofer_ros.statistics import FrameStatistics, give_memory_back
 from ofer_ros.worker import Frame, FrameWorker, Result
 
 NAME = "ofer_node"
@@ -218,6 +218,8 @@ class OferNode(ManagedNode):
         self._loaded = ()
         if outputs is not None:
             outputs.destroy()
+            del outputs
+            give_memory_back()
 
     # Frames
 

@@ -10,14 +10,18 @@ from ofer_models.identity.machine import Draw, Drawn, View
 SAME, OTHER = 0.99, 0.96
 
 
-def person(number: int) -> np.ndarray:
-    """Context (8,) of a person; those of two have a cosine of 0.9."""
+def person(number: float) -> np.ndarray:
+    """Context (8,) of a person; those of two have a cosine of 0.9. 0.5 is halfway between 0 and 1: 0.975 to both."""
+    if number != int(number):
+        halfway = person(int(number)) + person(int(number) + 1)
+        return halfway / np.linalg.norm(halfway)
+    number = int(number)
     context = np.full(8, np.sqrt(0.9 / 8))
     context[number] += np.sqrt(0.1)
     return context / np.linalg.norm(context)
 
 
-def view(stamp: float, quality: float = 0.8, who: int = 0, tremble: float = 0.0) -> View:
+def view(stamp: float, quality: float = 0.8, who: float = 0, tremble: float = 0.0) -> View:
     """A view of a person; tremble: length of a random part of its context."""
     noise = np.random.default_rng(int(1000 * stamp)).standard_normal(8) * tremble
     return View(stamp, quality, person(who) + noise)

@@ -109,6 +109,18 @@ def test_a_poor_view_does_not_decide_who_is_back(scene):
     assert scene.head_of("f1") != mine and scene.cache.remembered == 1
 
 
+def test_a_face_that_cannot_be_told_is_not_taken_for_the_lost_one_for_long(scene):
+    before = scene.frames(20, f1=0)["f1"]
+    mine = scene.head_of("f1")
+    scene.frames(3)
+    shown = [scene.frame(tremble=0.0, f1=0.5)["f1"] for _ in range(6)]
+    states = [face.state for face in shown]
+    assert states[0] is State.LOST and states[-1] is State.GATHERING and states.count(State.LOST) <= 4
+    assert scene.head_of("f1") != mine and shown[-1].revision > before.revision
+    assert scene.frame(tremble=0.0, f1=0)["f1"].state is State.LOCKED  # recognised after all
+    assert scene.head_of("f1") == mine
+
+
 def test_two_people_cross_and_the_tracks_swap(scene):
     scene.frames(20, f1=0, f2=1)
     mine, theirs = scene.head_of("f1"), scene.head_of("f2")

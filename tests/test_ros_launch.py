@@ -1,4 +1,4 @@
-"""The launch files under the real launch and launch_ros. Not on the Python registry: these tests skip where they are absent."""
+"""The launch files under the real launch and launch_ros, which are not on the Python registry: else skipped."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from ofer_ros.mesh import MeshDecoder
 from ofer_ros.messages import face_array_message, face_message
 from ofer_ros.observations import marker_difference
 from ofer_ros.parameters import LayerSettings
+from ofer_ros.soak.checks import marker_heads
 
 pytestmark = pytest.mark.ros
 HEAD = synthetic_head()
@@ -76,7 +77,9 @@ def test_templates_and_objects_in_any_order_equal_the_real_message(frame_id, lay
     encoder = MarkerEncoder()
     expected = marker_array(frame_id, stamp, items)
     for _ in range(2):  # the second time from the remembered templates
-        assert deserialize_message(encoder.encode(frame_id, stamp, items), MarkerArray) == expected
+        data = encoder.encode(frame_id, stamp, items)
+        assert deserialize_message(data, MarkerArray) == expected
+    assert marker_heads(data) == [(marker.ns, marker.id, marker.action, lifetime) for marker in expected.markers]
 
 
 def test_markers_hold_the_decoded_mesh():

@@ -254,11 +254,15 @@ def test_parameters_and_the_lifecycle_change_while_it_runs(running, photo):
     assert running.answer(photo).faces
 
 
-def test_mesh_node_makes_identical_markers_in_a_third_process(running, photo, tmp_path):
-    near, far = [], []
+def test_mesh_node_makes_identical_markers_in_a_third_process_from_1_kb_a_face(running, photo, tmp_path):
+    near, far, sizes = [], [], []
+    running.client.create_subscription(
+        FaceArray, "/ofer_node/faces_selected", lambda data: sizes.append(len(data)), FACES, raw=True
+    )
     running.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, MARKERS)
     running.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
-    remaps = [part for name in ("faces", "head_model") for part in ("-r", f"{name}:=/ofer_node/{name}")]
+    topics = {"faces": "/ofer_node/faces_selected", "head_model": "/ofer_node/head_model"}
+    remaps = [part for name, topic in topics.items() for part in ("-r", f"{name}:={topic}")]
     with (tmp_path / "log").open("w") as log:
         mesh_node = subprocess.Popen(
             [sys.executable, "-m", "ofer_ros.mesh_node", "--ros-args", *remaps],
@@ -279,6 +283,7 @@ def test_mesh_node_makes_identical_markers_in_a_third_process(running, photo, tm
     assert len(both) >= 3
     assert all(one == other for one, other in both)
     assert len(both[0][0].markers[0].points) > 3000
+    assert 500 < max(sizes) < 3000, "bytes of a message with one face"
 
 
 # What a user's own program may look like: ROS, numpy and the message definitions, nothing of this project.

@@ -152,7 +152,7 @@ class IdentityCache:
         for id in self._tracks.keys() - visible:
             track = self._tracks[id]
             track.machine.lose(stamp)
-            track.returned = np.inf
+            track.returned, track.strikes = np.inf, 0
             if id not in tracked:
                 self._remember(self._tracks.pop(id).machine)
         self._lost = [machine for machine in self._lost if 0 <= stamp - machine.lost_since <= self.keep]
@@ -161,9 +161,9 @@ class IdentityCache:
         """Look whether a track shows the face that it did; True when not, or not surely."""
         track = self._tracks[id]
         machine, reference = track.machine, track.machine.reference
-        track.checked = view.stamp
         if machine.state is State.LOST:
             return self._welcome(id, view)
+        track.checked = view.stamp
         if reference is None or view.quality < RECOGNISABLE:
             return False
         own = cosine(view.context, reference)
@@ -177,16 +177,19 @@ class IdentityCache:
         """A track is seen again after a loss. Place and time speak for the same face; its context must as well."""
         track, machine = self._tracks[id], self._tracks[id].machine
         track.returned = min(track.returned, view.stamp)
-        own = -1.0
-        if machine.reference is not None and view.quality >= RECOGNISABLE:
+        if machine.chosen is None or machine.reference is None or view.stamp - track.returned > UNSURE_TIME:
+            track.strikes = STRIKES
+        elif view.quality >= RECOGNISABLE:
             own = cosine(view.context, machine.reference)
             if own >= self._same and not self._clearly_else(own, view, [machine]):
                 machine.find()
                 track.strikes = 0
                 return False
-        unsure = own >= self._other or view.quality < RECOGNISABLE
-        if machine.chosen is None or not unsure or view.stamp - track.returned > UNSURE_TIME:
-            track.strikes = STRIKES
+            if own < self._other:
+                track.strikes = STRIKES
+            elif not 0 <= view.stamp - track.checked < CHECK_EVERY:
+                track.strikes += 1
+                track.checked = view.stamp
         return True
 
     def _clearly_else(self, own: float, view: View, mine: Collection[IdentityMachine]) -> bool:

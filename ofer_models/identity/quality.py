@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ofer_models.perception.head_pose import HeadPose
+
 FULL_SIZE_PX = 45.0  # distance between the outer eye corners from which a face counts as large
 # Deviation of the Laplacian as a part of the picture's own: 0.17 to 0.47 on aligned crops of eleven sharp photographs,
 # 0.04 to 0.15 after a blur by three pixels.
@@ -36,3 +38,12 @@ def sharpness(crop: np.ndarray) -> float:
     smooth = cv2.GaussianBlur(grey, (3, 3), 0.8)
     detail = float(cv2.Laplacian(smooth, cv2.CV_32F, ksize=1).std())
     return min(1.0, detail / contrast / FULL_SHARPNESS)
+
+
+def facing(points: np.ndarray, pose: HeadPose | None) -> np.ndarray:
+    """Direction of the face (3,) in the camera frame: from the last pose, else from the depth of landmarks (478, 3)."""
+    if pose is not None:
+        return pose.rotation[:, 2]
+    across, down = points[263] - points[33], points[152] - points[10]
+    normal = np.cross(down, across)
+    return normal / max(float(np.linalg.norm(normal)), 1e-9)
