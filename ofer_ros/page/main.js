@@ -7,7 +7,7 @@ import { Stream } from "./stream.js";
 const CAMERA_TO_VIEW = [1, 0, 0, 0, -1, 0, 0, 0, -1]; // camera: x right, y down, z forward; view: y up, z to the eye
 const SILENCE = 2500; // ms without a packet of faces until the page says so
 const TILE_ASPECT = 0.82; // width by height of a head
-const TILE_ZOOM = 1.25;
+const TILE_ZOOM = 1.18;
 const TILE_LABEL = 19; // px
 
 const view = { yaw: 0, pitch: 0, zoom: 1, coloured: true, pose: true };

@@ -121,7 +121,7 @@ export class Timings {
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
     const style = getComputedStyle(document.documentElement), muted = style.getPropertyValue("--muted");
-    const top = [20, 50, 100, 200, 500, 1000, 2000, 5000].find((limit) => limit >= Math.max(1, ...this.history.flat())) ?? 10000;
+    const top = [20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4].find((limit) => limit >= Math.max(1, ...this.history.flat())) ?? 5e4;
     const left = 42, y = (ms) => height - 4 - ((height - 12) * ms) / top;
     const x = (index) => left + ((width - left - 2) * (index + HISTORY - this.history.length)) / (HISTORY - 1);
     pen.font = "11px system-ui, sans-serif";
