@@ -29,30 +29,31 @@ class CameraInputs:
     def __init__(
         self, node: Node, settings: OferSettings, calibration: Calibration, accept: Callable[[Frame], None]
     ) -> None:
-        """accept(frame) is called for each image that is to be looked at, or where `sync` says so, for each pair.
-
-        `node` needs no more of this object than to call `destroy`.
-        """
+        """accept(frame) is called for each image that is to be looked at, or where `sync` says so, for each pair."""
         self._node = node
         self._settings = settings
         self._calibration = calibration
         self._accept = accept
         self._raw_arrived = self._arrived = float("-inf")
-        paired = settings.sync != "latest"
         slop = settings.sync_slop if settings.sync == "approximate" else 0.0
         self._pairings: dict[type, Pairing] = {}
-        self._subscriptions = []
-        for kind, topic, callback in (
-            (Image, "image_raw", self._on_raw),
-            (CompressedImage, "image_raw/compressed", self._on_compressed),
-        ):
-            if settings.transport in ("auto", "raw" if kind is Image else "compressed"):
-                if paired:
-                    self._pairings[kind] = Pairing(slop, lambda image, info: self._accept(Frame(image, info)))
-                self._subscriptions.append(node.create_subscription(kind, topic, callback, image_qos(settings)))
-        self._subscriptions.append(
-            node.create_subscription(CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data)
-        )
+        self._subscriptions: list = []
+        try:
+            if settings.transport in ("auto", "raw"):
+                self._hear(Image, "image_raw", self._on_raw, slop)
+            if settings.transport in ("auto", "compressed"):
+                self._hear(CompressedImage, "image_raw/compressed", self._on_compressed, slop)
+            self._subscriptions.append(
+                node.create_subscription(CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data)
+            )
+        except Exception:
+            self.destroy()
+            raise
+
+    def _hear(self, kind: type, topic: str, callback: Callable, slop: float) -> None:
+        if self._settings.sync != "latest":
+            self._pairings[kind] = Pairing(slop, lambda image, info: self._accept(Frame(image, info)))
+        self._subscriptions.append(self._node.create_subscription(kind, topic, callback, image_qos(self._settings)))
 
     def destroy(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, []

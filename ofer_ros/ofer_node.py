@@ -2,8 +2,9 @@
 
     CameraInputs (executor thread) ── newest frame ──> Mailbox ──> FrameWorker (its own thread) ──> FaceOutputs
 
-Callbacks only store what arrives, so services and parameters answer while a frame is at work. The pipeline belongs to
-the worker's thread: what services and parameters ask of it is done there, between two frames.
+The first three are a FaceStream, which lives while the node is active. Callbacks only store what arrives, so services
+and parameters answer while a frame is at work. The pipeline belongs to the worker's thread: what services and
+parameters ask of it is done there, between two frames.
 """
 
 from __future__ import annotations
@@ -20,19 +21,15 @@ from std_srvs.srv import SetBool, Trigger
 
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.srv import ResetIdentity
-from ofer_ros.bridge import image_converter
 from ofer_ros.bundles import load_bundle
-from ofer_ros.calibration import Calibration
 from ofer_ros.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
-from ofer_ros.inputs import CameraInputs
-from ofer_ros.mailbox import Mailbox
 from ofer_ros.managed_node import ManagedNode, guarded, run
 from ofer_ros.outputs import FaceOutputs
 from ofer_ros.parameters import OferSettings, declare, read
 from ofer_ros.problems import ProblemLog
 from ofer_ros.silence import SilenceWatch
 from ofer_ros.statistics import FrameStatistics, give_memory_back
-from ofer_ros.worker import Frame, FrameWorker, Result
+from ofer_ros.stream import FaceStream
 
 NAME = "ofer_node"
 # Parameters that what is loaded depends on: changed while inactive, they are taken up when the node is activated.
@@ -79,11 +76,8 @@ class OferNode(ManagedNode):
         self._pipeline = None
         self._loaded: tuple = ()
         self._outputs: FaceOutputs | None = None
-        self._worker: FrameWorker | None = None
-        self._unfinished: FrameWorker | None = None
-        self._mailbox: Mailbox[Frame] = Mailbox()
-        self._inputs: CameraInputs | None = None
-        self._tracks: list[str] = []
+        self._stream: FaceStream | None = None
+        self._unfinished: FaceStream | None = None
         self._load_problem = ""
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetBool, "~/enable", self._on_enable)
@@ -107,7 +101,7 @@ class OferNode(ManagedNode):
 
     @guarded
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if self._unfinished is not None and self._unfinished.alive:
+        if self._unfinished is not None and self._unfinished.working:
             self.get_logger().error("cannot activate: the last frame before deactivate is still at work")
             return TransitionCallbackReturn.FAILURE
         self._settings = read(self, OferSettings)
@@ -115,11 +109,14 @@ class OferNode(ManagedNode):
             answer = self._load("activate")
             if answer != TransitionCallbackReturn.SUCCESS:
                 return answer
-        try:
-            self._begin()
-        except Exception:
-            self._stop()
-            raise
+        self._pipeline.reset()
+        self._problems.clear()
+        self._outputs.clear()
+        self._stream = FaceStream(
+            self, self._pipeline, self._outputs, lambda: self._settings, self._statistics, self._problems
+        )
+        self._stream.pause(not self._enabled)
+        self._silence.start()
         return TransitionCallbackReturn.SUCCESS
 
     @guarded
@@ -179,37 +176,11 @@ class OferNode(ManagedNode):
             self.get_logger().warning(missing)
         return TransitionCallbackReturn.SUCCESS
 
-    def _begin(self) -> None:
-        self._pipeline.reset()
-        self._problems.clear()
-        self._outputs.clear()
-        self._mailbox = Mailbox()
-        self._tracks = []
-        calibration = Calibration(self._settings.field_of_view, self._problems)
-        self._worker = FrameWorker(
-            self._mailbox,
-            self._pipeline,
-            calibration,
-            self._deliver,
-            self._statistics,
-            self._problems,
-            max_age=lambda: self._settings.max_frame_age,
-            convert=image_converter(self._settings.conversion, self.get_logger().warning),
-        )
-        self._worker.start()
-        self._inputs = CameraInputs(self, self._settings, calibration, self._accept)
-        self._silence.start()
-
     def _stop(self) -> None:
-        inputs, self._inputs = self._inputs, None
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            self._mailbox.close()
-        if inputs is not None:
-            inputs.destroy()
-        if worker is not None:
-            if not worker.stop(_STOP_PATIENCE):
-                self._unfinished = worker
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            if not stream.stop(_STOP_PATIENCE):
+                self._unfinished = stream
                 self.get_logger().error(f"the frame at work did not finish in {_STOP_PATIENCE:g} s")
             self._outputs.clear()
 
@@ -221,25 +192,12 @@ class OferNode(ManagedNode):
             del outputs
             give_memory_back()
 
-    # Frames
-
-    def _accept(self, frame: Frame) -> None:
-        if self._enabled:
-            self._statistics.received += 1
-            self._statistics.overwritten += self._mailbox.put(frame)
-
-    def _deliver(self, result: Result) -> dict[str, float]:
-        self._tracks = [face.id for face in result.faces]
-        return self._outputs.publish(result) if self._enabled else {}
-
     # Services
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._enabled = request.data
-        if not self._enabled:
-            self._mailbox.clear()
-            if self._worker is not None:  # after the frame at work, whose markers would come back otherwise
-                self._worker.between_frames(self._outputs.clear)
+        if self._stream is not None:
+            self._stream.pause(not self._enabled)
         response.success = True
         response.message = "working" if self._enabled else "paused: images are ignored until enabled again"
         return response
@@ -253,7 +211,8 @@ class OferNode(ManagedNode):
         if self._pipeline is None:
             response.success, response.message = True, f"nothing is known: the node is {self.state}"
             return response
-        self._mailbox.clear()
+        if self._stream is not None:
+            self._stream.drop_waiting()
         problem = self._between_frames(forget)
         response.success, response.message = not problem, problem or "every person is forgotten"
         return response
@@ -264,16 +223,16 @@ class OferNode(ManagedNode):
         def reset() -> str:
             if self._pipeline.reset_identity(request.id or None):
                 return ""
-            return f"there is no face '{request.id}'; there are: {', '.join(self._tracks) or 'none'}"
+            return f"there is no face '{request.id}'; there are: {', '.join(self._stream.tracks) or 'none'}"
 
-        problem = self._between_frames(reset) if self._worker else f"the node is {self.state}, not active"
+        problem = self._between_frames(reset) if self._stream else f"the node is {self.state}, not active"
         response.success, response.message = not problem, problem or "the identity is drawn anew"
         return response
 
     def _between_frames(self, action: Callable[[], str]) -> str:
         """Do it on the worker's thread, or here where there is none; '' or why it was not done."""
         try:
-            return self._worker.between_frames(action).result(_PATIENCE) if self._worker else action()
+            return self._stream.between_frames(action).result(_PATIENCE) if self._stream else action()
         except NotYet:
             return "the frame at work takes long; it will be done right after it"
         except Exception as error:
@@ -286,7 +245,7 @@ class OferNode(ManagedNode):
         """Read the parameters; what the pipeline is to do differently, it is told between two frames."""
         before, self._settings = self._settings, read(self, OferSettings)
         now = self._settings
-        if self._worker is None or (before.hypotheses, before.steps) == (now.hypotheses, now.steps):
+        if self._stream is None or (before.hypotheses, before.steps) == (now.hypotheses, now.steps):
             return
 
         def resize() -> None:
@@ -296,7 +255,7 @@ class OferNode(ManagedNode):
             except ValueError as error:
                 self._problems.report(str(error))
 
-        self._worker.between_frames(resize)
+        self._stream.between_frames(resize)
         self._loaded = self._wanted()
 
     # Once a second
@@ -304,10 +263,11 @@ class OferNode(ManagedNode):
     def _each_second(self) -> None:
         self._take_up_settings()
         settings, silent = self._settings, ""
-        if self._inputs is not None:
+        if self._stream is not None:
+            inputs = self._stream.inputs
             silent = self._silence.check(
-                self._inputs.last_image, settings.silence_warning, settings.transport, settings.image_reliability
-            ) or self._inputs.unpaired(settings.silence_warning)
+                inputs.last_image, settings.silence_warning, settings.transport, settings.image_reliability
+            ) or inputs.unpaired(settings.silence_warning)
         level, text = self._status(silent)
         bundle = getattr(self._pipeline, "bundle", None)
         values = {"state": self.state, "enabled": self._enabled, **frame_values(self._statistics)}

@@ -27,9 +27,14 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    unless_zero: int = 0,
 ) -> Any:
-    """A parameter: what it is for, its range (inclusive) or choices, and whether it may change while the node works."""
-    return field(metadata={"description": description, "low": low, "high": high, "choices": choices, "live": live})
+    """A parameter: what it is for, its range (inclusive) or choices, and whether it may change while the node works.
+
+    unless_zero: the least value but for 0, which has a meaning of its own.
+    """
+    metadata = {"description": description, "low": low, "high": high, "choices": choices, "live": live}
+    return field(metadata=metadata | {"unless_zero": unless_zero})
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class OferSettings(LayerSettings):
     bundle: str = setting("name of a bundle in engines/, or the path of a bundle's folder")
     hypotheses: int = setting("expression hypotheses a face and frame", 1, 64, live=True)
     candidates: int = setting("head shapes that are drawn once per track and ranked; 0: as the bundle says", 0, 512)
-    steps: int = setting("sampling steps; 0: as the bundle says", 0, 1000, live=True)
+    steps: int = setting("sampling steps, 3 at least; 0: as the bundle says", 0, 1000, live=True, unless_zero=3)
     seed: int = setting("seed of all noise: equal frames give equal faces", 0, 2**31 - 1)
     hypothesis_drift: float = setting("rate at which the hypotheses' noise wanders, 1/s; 0: frozen", 0.0, 100.0)
     latency_bound: float = setting(
@@ -191,6 +196,8 @@ def _problem(settings: type, parameter: Parameter) -> str | None:
     kind = get_type_hints(settings)[parameter.name]
     if metadata["choices"] and parameter.value not in metadata["choices"]:
         return f"{parameter.name} '{parameter.value}' is not one of: {', '.join(metadata['choices'])}"
+    if kind is int and isinstance(parameter.value, int) and 0 < parameter.value < metadata["unless_zero"]:
+        return f"{parameter.name} must be 0 or at least {metadata['unless_zero']}, not {parameter.value}"
     if kind is float:
         # Ranges of the descriptor hold for doubles only; an integer comes past them.
         if isinstance(parameter.value, bool) or not isinstance(parameter.value, (int, float)):

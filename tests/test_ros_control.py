@@ -271,13 +271,21 @@ def test_every_transition_from_every_state(state):
 
 
 def test_an_activate_that_fails_half_way_leaves_nothing_running(monkeypatch, capfd):
+    create = OferNode.create_subscription
+
+    def fail(node, kind, topic, *args, **kwargs):
+        if topic == "camera_info":
+            raise RuntimeError("out of order")
+        return create(node, kind, topic, *args, **kwargs)
+
     with NodeHarness(start=False) as harness:
         assert harness.change("configure")
         with monkeypatch.context() as broken:
-            broken.setattr(ofer_node, "CameraInputs", lambda *args: 1 / 0)
+            broken.setattr(OferNode, "create_subscription", fail)
             assert not harness.change("activate")
         assert harness.node.state == "inactive"
-        assert harness.node._worker is None
+        harness.wait_for(lambda: harness.node.count_subscribers("/image_raw") == 0)
+        assert harness.node._stream is None
         assert not [thread for thread in threading.enumerate() if thread.name == WORKER]
         assert "on_activate raised" in capfd.readouterr().err
         assert harness.change("activate")

@@ -102,6 +102,8 @@ def test_defaults_are_those_of_the_file(make):
         ("hypotheses", 0),
         ("hypotheses", 1000),
         ("hypotheses", "many"),
+        ("steps", 2),
+        ("steps", -1),
         ("field_of_view", 1.0),
         ("field_of_view", 500),
         ("field_of_view", "wide"),

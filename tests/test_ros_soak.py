@@ -56,7 +56,11 @@ def test_memory_counts_from_when_it_has_settled():
     memory = Memory(settled=60.0)
     for second in range(600):
         memory.add(second, 100 + min(second, 50) + 0.05 * max(0, second - 60))
-    assert memory.growth == pytest.approx(0.05 * 540 * 0.9, rel=0.1)
+    assert memory.growth == pytest.approx(0.05 * 540, rel=0.02)
+    memory = Memory(settled=60.0)
+    for second in range(600):
+        memory.add(second, 400 + 30 * (second % 70 < 25))
+    assert abs(memory.growth) < 10, "up and down is no growth"
     assert Memory(settled=60.0).growth == 0.0
 
 

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     summary = run_soak(SoakPlan(seconds=given.seconds, cycles=given.cycles, rate=given.rate), given.out)
     for name in ("camera", "counts", "memory", "diagnostics", "node"):
-        print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in summary[name].items()))
+        print(f"{name}: " + ", ".join(f"{key} {v}" for key, v in summary[name].items() if not isinstance(v, list)))
     for problem in summary["problems"]:
         print(f"PROBLEM: {problem}")
     print(f"{summary['seconds']:.0f} s, {len(summary['problems'])} problem(s); {given.out / 'soak.json'}")

@@ -36,13 +36,20 @@ _ANSWER = 30.0  # s for which a service may take on a busy machine
 _START = 90.0  # s until the node is there
 # Live parameters and values the operator tries. The last ones are refused at work.
 _LIVE = {
-    "hypotheses": [1, 4, 8, 15], "steps": [0, 2, 4], "marker_rate": [5.0, 15.0, 30.0], "overlay_rate": [0.0, 5.0],
+    "hypotheses": [1, 4, 8, 15], "steps": [0, 3, 5], "marker_rate": [5.0, 15.0, 30.0], "overlay_rate": [0.0, 5.0],
     "show_hypotheses": [True, False], "show_identity": [True, False], "show_uncertainty": [True, False],
     "show_landmarks": [True, False], "show_text": [True, False], "show_mesh": [True, True, False],
     "hypotheses_side_by_side": [True, False], "publish_tf": [True, False], "max_frame_age": [0.3, 1.0],
 }  # fmt: skip
 _NODE_VALUES = ("frames_in", "frames_processed", "bad_images", "failures", "tier")
-_REFUSED = {"hypotheses": [0, 65], "marker_rate": [-1.0], "bundle": ["other"], "sync": ["exact"], "max_faces": [2]}
+_REFUSED = {
+    "hypotheses": [0, 65],
+    "steps": [2],
+    "marker_rate": [-1.0],
+    "bundle": ["other"],
+    "sync": ["exact"],
+    "max_faces": [2],
+}
 
 
 @dataclass(frozen=True)
