@@ -1,17 +1,23 @@
 # The README's commands. Each target sets up what it needs in .venv and is quick the second time.
 PYTHON ?= $(shell command -v python3 || command -v python3.12 || command -v python3.11 || command -v python3.10)
 SOURCE ?= scene
+PORT ?= 8080
 OUT ?= out/demo
 ARGS ?=
 ENV = . .venv/ofer_env.sh
 
-.PHONY: demo test soak lint train-env clean
+.PHONY: demo view test soak lint train-env clean
 .DEFAULT_GOAL := demo
 
-# make demo [SOURCE=folder|video|0] [OUT=folder]
+# make demo [SOURCE=folder|video|0|bag] [OUT=folder]
 demo:
 	@$(PYTHON) tools/setup_env.py demo
 	@$(ENV) && python -m ofer_ros.demo "$(SOURCE)" --out "$(OUT)" $(ARGS)
+
+# make view [SOURCE=folder|video|0|bag] [PORT=8080]; until Ctrl-C
+view:
+	@$(PYTHON) tools/setup_env.py demo
+	@$(ENV) && exec python -m ofer_ros.view "$(SOURCE)" --port "$(PORT)" $(ARGS)
 
 # make test [ARGS="-k markers"]
 test:

@@ -118,7 +118,8 @@ class CameraSettings:
     """Parameters of camera_node."""
 
     source: str = setting(
-        "'scene' (built in), a picture, a folder of pictures, a video file, or the number of a webcam"
+        "'scene' (built in), a picture, a folder of pictures, a video file, the number of a webcam, or a rosbag2 "
+        "(path, or path#topic)"
     )
     rate: float = setting("frames a second", 0.1, 1000.0)
     loop: bool = setting("start again at the end; otherwise the node ends")
@@ -128,6 +129,9 @@ class CameraSettings:
     camera_info: bool = setting("publish camera_info beside each image")
     compressed: bool = setting("publish image_raw/compressed (JPEG) instead of image_raw")
     max_side: int = setting("larger pictures and videos are scaled down to this side, px", 16, 4096)
+    paced_by: str = setting(
+        "topic of FaceArrays; a picture is sent once the one before was answered there, so that none is lost; '': no"
+    )
     wait_for_subscribers: int = setting("publish nothing before this many nodes listen to the image", 0, 100)
     log_file: str = setting("write stamp, name and expected face of each frame here, a line of JSON each; '': do not")
 
@@ -141,7 +145,21 @@ class RecorderSettings:
     node: str = setting("name of the ofer_node whose topics are recorded")
     output: str = setting("folder for recorder.json, overlay.mp4 and contact_sheet.png")
     video_rate: float = setting("frames a second of overlay.mp4", 1.0, 120.0)
+    bag: str = setting("folder of a new rosbag2 for all that the observed node publishes; '': none")
+    bag_storage: str = setting("files of that bag", choices=("mcap", "sqlite3"))
     check_every: int = setting("compare every n-th MarkerArray with the decoded mesh, point by point", 1, 10000)
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Parameters of view_node."""
+
+    bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
+    mesh_region: str = setting("part of the head that the page shows", choices=("face", "head"))
+    node: str = setting("name of the ofer_node to look at")
+    host: str = setting("address to serve the page on; 0.0.0.0: every network, where anybody can then see the camera")
+    port: int = setting("port of the page; 0: any that is free", 0, 65535)
+    rate: float = setting("most meshes and pictures a second that each browser gets; 0: every one", 0.0, 1000.0)
 
 
 @cache

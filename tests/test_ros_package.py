@@ -29,6 +29,7 @@ pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[1]
 # Import name -> what package.xml calls it.
 SYSTEM = {
+    "aiohttp": "python3-aiohttp",
     "cv2": "python3-opencv",
     "mediapipe": "python3-mediapipe-pip",
     "numpy": "python3-numpy",
@@ -38,7 +39,10 @@ SYSTEM = {
     "typer": "python3-typer",
     "yaml": "python3-yaml",
 }
-OPTIONAL = {"hri_msgs"}  # an apt package of some distributions only: behind a switch
+OPTIONAL = {
+    "hri_msgs",  # an apt package of some distributions only: behind a switch
+    "rosbags",  # from pip, for bags alone
+}
 
 
 def dependencies(manifest: str) -> set[str]:

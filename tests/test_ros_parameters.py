@@ -17,7 +17,15 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_support import free_domain
 
-from ofer_ros.parameters import CameraSettings, MeshSettings, OferSettings, RecorderSettings, declare, read
+from ofer_ros.parameters import (
+    CameraSettings,
+    MeshSettings,
+    OferSettings,
+    RecorderSettings,
+    ViewSettings,
+    declare,
+    read,
+)
 from ofer_ros.paths import config_file
 
 pytestmark = pytest.mark.ros
@@ -26,6 +34,7 @@ SECTIONS = {
     "mesh_node": MeshSettings,
     "camera_node": CameraSettings,
     "recorder": RecorderSettings,
+    "view_node": ViewSettings,
 }
 
 
