@@ -1,8 +1,8 @@
 """The marker layers of a face: what each shows, as bulk markers and texts in a namespace of its own.
 
-Every function takes a Face message, or the mesh made of it, and the number of its track, and gives the layer's markers: one whose id is that
-number or, in the namespaces with several for each face, some with ids from `NUMBERS * number` on. Points are in the
-camera optical frame: x right, y down, z forward.
+Every function takes a Face message, or the mesh made of it, and the number of its track, and gives the layer's markers:
+one whose id is that number or, in the namespaces with several for each face, some with ids from `NUMBERS * number` on.
+Points are in the camera optical frame: x right, y down, z forward.
 """
 
 from __future__ import annotations
