@@ -140,3 +140,49 @@ def inside_region(samples: np.ndarray, truth: np.ndarray, share: float = 0.9, fl
     offset = (truth - samples.mean(0))[:, None]
     distance = ((offset @ inverse) * offset).sum(-1)[:, 0]
     return distance <= np.maximum(np.quantile(own, share, axis=1), 1e-12)
+
+
+def reference_scale(meshes: np.ndarray) -> float:
+    """The plausible distance that ASD-O divides by: the largest of a population's meshes from their mean, in mm."""
+    return float(rms_distance(meshes, np.mean(meshes, axis=0)).max())
+
+
+def hypothesis_figures(
+    samples: np.ndarray,
+    truth: np.ndarray,
+    visible: np.ndarray,
+    occluded: np.ndarray,
+    population: VertexPopulation,
+    scale: float,
+) -> dict[str, float]:
+    """All of CO-545's metrics for one picture: samples (K, V, 3), truth (V, 3), visible and occluded (V,) bool.
+
+    Figures of an empty part are NaN.
+    """
+    seen, hidden = np.flatnonzero(visible), np.flatnonzero(occluded)
+    excess = population.excess(samples)
+    nothing = float("nan")
+    figures = {
+        "se": sample_error(samples, truth),
+        "cse": closest_sample_error(samples, truth),
+        "std_s": shape_deviation(samples, excess),
+        "ode": out_of_distribution(excess),
+        "ode_o": out_of_distribution(excess, hidden),
+        "ode_v": out_of_distribution(excess, seen),
+        "min_asd_v": nothing, "max_asd_v": nothing, "asd_o": nothing,
+    }  # fmt: skip
+    if len(samples) > 1 and len(seen):
+        figures["min_asd_v"] = average_self_distance(samples[:, seen])
+        figures["max_asd_v"] = average_self_distance(samples[:, seen], farthest=True)
+    if len(samples) > 1 and len(seen) and len(hidden):
+        figures["asd_o"] = occluded_diversity(samples[:, seen], truth[seen], samples[:, hidden], scale)
+    return figures
+
+
+def averaged(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the pictures that have it; NaN where none has."""
+    if not rows:
+        return {}
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return {name: float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else float("nan")
+            for name, v in columns.items()}  # fmt: skip

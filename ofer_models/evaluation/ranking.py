@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RankFigures:
-    """Errors of a set of faces in one unit: of the candidates' average, of the best, of the ranked one, of the candidate
+    """Errors of a set of faces in one unit: of the candidates' average, of the best, of the ranked one, of the one
     nearest to the candidates' mean, of that mean itself; gap_closed: (average - ranked) / (average - best), nearest's
     likewise.
     """

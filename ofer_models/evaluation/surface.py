@@ -1,4 +1,4 @@
-"""Closest points on a triangle mesh, exactly. For evaluation only: needs scipy, and takes no care of speed by the frame.
+"""Closest points on a triangle mesh, exactly. For evaluation only: needs scipy, and is not made for every frame.
 
 Region tests of the closest point on a triangle: Ericson, Real-Time Collision Detection (2005), section 5.1.5.
 """
