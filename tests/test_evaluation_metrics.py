@@ -21,7 +21,7 @@ from ofer_models.evaluation.hypotheses import (
 )
 from ofer_models.evaluation.nme import by_yaw, landmark_errors
 from ofer_models.evaluation.now import crop_scan, pool, scan_distances
-from ofer_models.evaluation.ranking import ablation, nearest_to_mean, rank_figures
+from ofer_models.evaluation.ranking import nearest_to_mean, picked_errors, rank_figures, summary
 from ofer_models.evaluation.surface import TriangleSurface, closest_on_triangles
 from ofer_models.head.model import rotation_matrices
 
@@ -239,9 +239,10 @@ def test_the_nearest_to_the_mean():
 
 def test_ablation_by_hand():
     """Two faces, two candidates, two vertices."""
-    errors = np.array([[[1.0, 3], [2, 2.5]], [[5, 5], [0, 4]]])
-    table = ablation({"ours": errors, "random": errors + 1}, {"ours": np.array([1, 0])})
-    assert table["ours"]["best"]["median"] == 2 and table["ours"]["best"]["mean"] == 2  # 1 3 and 0 4
-    assert table["ours"]["ranked"]["mean"] == pytest.approx((2 + 2.5 + 5 + 5) / 4)
-    assert table["ours"]["average"]["std"] == pytest.approx(errors.std())
-    assert set(table["random"]) == {"best", "average"}
+    one, other = np.array([[1.0, 3], [2, 2.5]]), np.array([[5.0, 5], [0, 4]])
+    first, second = picked_errors(one, 1), picked_errors(other, 0)
+    assert first["best"].tolist() == [1, 3] and first["average"].tolist() == [1.5, 2.75]
+    assert second["best"].tolist() == [0, 4] and second["ranked"].tolist() == [5, 5]
+    assert set(picked_errors(one)) == {"best", "average"}
+    table = summary([first["best"], second["best"]])
+    assert table == {"median": 2, "mean": 2, "std": pytest.approx(np.sqrt(2.5))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,20 +40,15 @@ def nearest_to_mean(meshes: np.ndarray) -> np.ndarray:
     return np.linalg.norm(meshes - meshes.mean(-2, keepdims=True), axis=-1).argmin(-1)
 
 
-def ablation(candidates: Mapping[str, np.ndarray], chosen: Mapping[str, np.ndarray]) -> dict[str, dict[str, dict]]:
-    """OFER's table 1: for each mixture of candidates, median, mean and std of pooled vertex errors of the best
-    possible, the ranked and the average candidate.
-
-    candidates: name -> errors (F, N, V'), chosen: name -> (F,); a mixture without an entry there has no ranking.
+def picked_errors(errors: np.ndarray, chosen: int | None = None) -> dict[str, np.ndarray]:
+    """Of one face's candidates with vertex errors (N, V), those (V,) of the best possible one, of the average one,
+    and of the ranked one where there is a ranking: the three columns of OFER's table 1.
     """
-    table: dict[str, dict[str, dict]] = {}
-    for name, errors in candidates.items():
-        every = np.arange(len(errors))
-        picks = {"best": errors[every, errors.mean(2).argmin(1)], "average": errors}
-        if name in chosen:
-            picks["ranked"] = errors[every, chosen[name]]
-        table[name] = {
-            what: {"median": float(np.median(e)), "mean": float(e.mean()), "std": float(e.std())}
-            for what, e in picks.items()
-        }
-    return table
+    picks = {"best": errors[errors.mean(1).argmin()], "average": errors.mean(0)}
+    return picks if chosen is None else picks | {"ranked": errors[chosen]}
+
+
+def summary(errors: Iterable[np.ndarray]) -> dict[str, float]:
+    """Median, mean and std of errors pooled over faces and vertices, as OFER's tables give them."""
+    pooled = np.concatenate([np.ravel(some) for some in errors])
+    return {"median": float(np.median(pooled)), "mean": float(pooled.mean()), "std": float(pooled.std())}

@@ -71,11 +71,14 @@ def generate(
             pass
 
 
-def load(folder: Path, limit: int | None = None) -> PictureSet:
-    """All shards of a folder in order, at most `limit` samples. Raises FileNotFoundError when there are none."""
+def load(folder: Path, limit: int | None = None, shards: slice = slice(None)) -> PictureSet:
+    """Shards of a folder in order, all by default, at most `limit` samples.
+
+    Raises FileNotFoundError when there are none.
+    """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in PictureSet.__dataclass_fields__}
     total = 0
-    for path in sorted(folder.glob("[0-9]*.npz")):
+    for path in sorted(folder.glob("[0-9]*.npz"))[shards]:
         with np.load(path) as shard:
             for name, list_ in parts.items():
                 list_.append(shard[name])

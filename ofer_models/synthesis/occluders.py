@@ -28,10 +28,23 @@ def add_occluders(
         return image, covered
     for _ in range(1 + (rng.uniform() < 0.25)):
         kind = _KINDS[rng.choice(len(_KINDS), p=_ODDS)]
-        alpha, colour = kind(image, points, rng)
-        image = image + alpha[..., None] * (colour - image)
+        image, alpha = _laid_over(image, kind(image, points, rng))
         covered = np.maximum(covered, alpha)
     return image.astype(np.float32), covered
+
+
+def add_occluder(
+    image: np.ndarray, points: np.ndarray, rng: np.random.Generator, group: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one occluder of a group of GROUPS; arguments and result as for `add_occluders`."""
+    kinds = GROUPS[group]
+    image, alpha = _laid_over(image, kinds[rng.integers(len(kinds))](image, points, rng))
+    return image.astype(np.float32), alpha
+
+
+def _laid_over(image: np.ndarray, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    alpha, colour = layer
+    return image + alpha[..., None] * (colour - image), alpha
 
 
 def _extent(points: np.ndarray) -> float:
@@ -199,3 +212,5 @@ _KINDS: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], Layer], ..
     _block,
 )
 _ODDS = (0.3, 0.2, 0.15, 0.15, 0.1, 0.1)
+# As the published tests of several hypotheses group them: hands, objects on or before the face, random shapes.
+GROUPS = {"hand": (_hand,), "object": (_mask, _glasses, _object), "random": (_hair, _block)}
