@@ -18,7 +18,7 @@ from ofer_models.head.model import HeadModel, Identity, LandmarkEmbedding
 from ofer_models.identity import TrackIdentity, choose, view_quality, wants_new_identity
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
-from ofer_models.perception.head_pose import HeadPose
+from ofer_models.perception.head_pose import HeadPose, NoPoseError
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
 
@@ -168,10 +168,11 @@ class FacePipeline:
         with self._timed("identity"):
             self._update_identities(tracks, memories, seen, inputs, expressions.mean(1), jaws.mean(1), occlusion)
         with self._timed("pose"):
-            return [
+            faces = [
                 self._face(*parts, intrinsics.metric)
                 for parts in zip(tracks, memories, seen, expressions, jaws, occlusion.tolist(), strict=True)
             ]
+        return [face for face in faces if face]
 
     def _update_identities(
         self,
@@ -211,11 +212,17 @@ class FacePipeline:
     def _agreement(
         self, seen: SeenLandmarks, candidates: np.ndarray, expression: np.ndarray, jaw: np.ndarray
     ) -> np.ndarray:
-        """Log weights (N,) of candidates (N, S), each in its own best pose, with an expression (E,) and jaw (3,)."""
+        """Log weights (N,) of candidates (N, S), each in its own best pose, with an expression (E,) and jaw (3,).
+
+        Zeros, which change nothing, where the landmarks fit no pose.
+        """
         vertices = self.head.decode(candidates, np.tile(expression, (len(candidates), 1)), jaw)
         models = self._landmarks_of(vertices[:, self._decode_landmarks.indices])
-        start = seen.pose(models.mean(0))
-        return np.array([seen.log_weights(model, seen.pose(model, start)) for model in models])
+        try:
+            start = seen.pose(models.mean(0))
+            return np.array([seen.log_weights(model, seen.pose(model, start)) for model in models])
+        except NoPoseError:
+            return np.zeros(len(models))
 
     def _landmarks_of(self, vertices: np.ndarray) -> np.ndarray:
         """Landmarks (N, L, 3) on meshes (N, V', 3) that hold only the vertices under them."""
@@ -230,14 +237,18 @@ class FacePipeline:
         jaws: np.ndarray,
         occlusion: float,
         metric: bool,
-    ) -> Face:
-        """Weigh the hypotheses by their reprojection, pose the head by the best one."""
+    ) -> Face | None:
+        """Weigh the hypotheses by their reprojection, pose the head by the best one; None where no pose fits."""
         identity = memory.identity.identity
         models = self._landmarks_of(self._decode_landmarks(identity, expressions, jaws))
-        mean_pose = seen.pose(models.mean(0), memory.pose)
-        scores = softmax(seen.log_weights(models, mean_pose))
-        selected = int(scores.argmax())
-        memory.pose = pose = seen.pose(models[selected], mean_pose)
+        try:
+            mean_pose = seen.pose(models.mean(0), memory.pose)
+            scores = softmax(seen.log_weights(models, mean_pose))
+            selected = int(scores.argmax())
+            memory.pose = pose = seen.pose(models[selected], mean_pose)
+        except NoPoseError:
+            memory.pose = None
+            return None
         x, y, width, height = (round(float(v)) for v in track.box)
         return Face(
             id=track.id, roi=(x, y, width, height), confidence=float(track.confidence), landmarks=track.points,

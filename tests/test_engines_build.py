@@ -79,9 +79,7 @@ class TestOneStage:
         assert entry.path.name in run("build", "--bundle", bundle.path, "--list")
         assert {p.suffix for p in bundle.path.iterdir()} == {".onnx", ".npz", ".yaml", ".engine", ".json"}
         bundle.stages["idrank"].files["graph"].write_bytes(b"retrained")
-        assert "is stale: it was built from another idrank.onnx" in entry.refuse(
-            bundle.stages["idrank"].files["graph"]
-        )
+        assert "is stale: it was built from another idrank.onnx" in entry.refuse(bundle.stages["idrank"].files["graph"])
 
     def test_progress_comes_from_inside_the_build(self, bundle):
         told = []
@@ -99,9 +97,7 @@ class TestOneStage:
     )
     def test_a_graph_with_a_wrong_input_is_refused_by_name(self, bundle, changes, said):
         stage = bundle.stages["idrank"]
-        changed = dataclasses.replace(
-            bundle, stages=bundle.stages | {"idrank": dataclasses.replace(stage, **changes)}
-        )
+        changed = dataclasses.replace(bundle, stages=bundle.stages | {"idrank": dataclasses.replace(stage, **changes)})
         with pytest.raises(StageError, match=said):
             build.build(Order(changed, gpus=("sm86",), stages=("idrank",)))
         assert engine_cache.entries(bundle.path) == []

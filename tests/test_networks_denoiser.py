@@ -36,8 +36,10 @@ def recorded_activations(net: Denoiser, x, t, context) -> dict[str, np.ndarray]:
     modules |= {"downs.0.2.fn.norm": attention.norm, "ups.0.1.res_conv": net.up[0].first.skip}
     seen, inputs, hooks = {}, {}, []
     for name, module in modules.items():
+
         def keep(_, args, output, name=name):
             seen[name], inputs[name] = output, args[0]
+
         hooks.append(module.register_forward_hook(keep))
     hooks.append(block.second.register_forward_hook(lambda _, args, out: seen.update({"downs.0.0.block1": args[0]})))
     hooks.append(block.register_forward_hook(lambda _, args, out: inputs.update(modulation=args[1])))

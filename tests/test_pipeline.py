@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from ofer_models import agreement
 from ofer_models.bundle import Bundle, BundleError
+from ofer_models.perception.head_pose import HeadPose, NoPoseError
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import Face, FacePipeline
 
@@ -144,6 +146,22 @@ def test_two_people_get_a_head_and_noise_each(pipeline, picture):
     assert not np.array_equal(faces[0].shape, faces[1].shape)
     left, right = sorted(faces, key=lambda f: f.roi[0])
     assert left.translation[0] < 0 < right.translation[0]
+
+
+def test_a_face_without_a_pose_does_not_cost_the_others(pipeline, picture, monkeypatch):
+    face = picture[0:280, 90:370]
+    frame = np.concatenate([face, face[:, ::-1]], axis=1)
+    solve = agreement.estimate_head_pose
+
+    def fails_on_the_left(points: np.ndarray, *rest: object) -> HeadPose:
+        if points[:, 0].mean() < 280:
+            raise NoPoseError("made to fail")
+        return solve(points, *rest)
+
+    monkeypatch.setattr(agreement, "estimate_head_pose", fails_on_the_left)
+    assert only(pipeline(frame, 0.0)).translation[0] > 0
+    monkeypatch.setattr(agreement, "estimate_head_pose", solve)
+    assert len(pipeline(frame, 0.03)) == 2
 
 
 def test_max_faces(make, picture):

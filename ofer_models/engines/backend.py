@@ -56,9 +56,7 @@ def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
     if stage.kind == "graph":
         return {"graph": GraphSpec(stage.files["graph"], stage.inputs, stage.outputs)}
     samples, context = stage.inputs["noise"], stage.inputs["context"]
-    cond = GraphSpec(
-        stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)}
-    )
+    cond = GraphSpec(stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)})
     step = GraphSpec(
         stage.files["step"],
         {"x": samples, "x0_prev": samples, "modulation": ("F", ANY), "coefficients": (5,)},

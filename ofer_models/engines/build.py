@@ -84,9 +84,7 @@ def build(order: Order, progress: Progress = lambda *_: None) -> list[Built]:
     return [outcome for outcome in outcomes if isinstance(outcome, Built)]
 
 
-def key_of(
-    order: Order, graph: GraphSpec, stage: str, flavour: str, version: str, gpus: tuple[str, ...]
-) -> EngineKey:
+def key_of(order: Order, graph: GraphSpec, stage: str, flavour: str, version: str, gpus: tuple[str, ...]) -> EngineKey:
     """The key under which this order's engine of a graph is stored."""
     used = {dim for dims in graph.inputs.values() for dim in dims if isinstance(dim, str)}
     profile = {name: sizes for name, sizes in profile_of(order, stage).items() if name in used}
@@ -128,9 +126,7 @@ def filed_gpus(gpus: Iterable[str], portable: bool) -> tuple[str, ...]:
 
 def graphs_of(bundle: Bundle) -> dict[str, Path]:
     """Every graph of a bundle by file name."""
-    return {
-        graph.path.name: graph.path for stage in bundle.stages.values() for graph in graph_specs(stage).values()
-    }
+    return {graph.path.name: graph.path for stage in bundle.stages.values() for graph in graph_specs(stage).values()}
 
 
 def _graphs(order: Order) -> list[tuple[str, GraphSpec]]:

@@ -34,9 +34,7 @@ def build_command(
         str, typer.Option(help="current, or sm75, sm80, sm86, sm89, sm120, sm121; several with commas, in one engine.")
     ] = "current",
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be repeated.")] = None,
-    all_stages: Annotated[
-        bool, typer.Option("--all", help="Build all anew, also what is there and fits.")
-    ] = False,
+    all_stages: Annotated[bool, typer.Option("--all", help="Build all anew, also what is there and fits.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Graphs built at the same time.")] = len(os.sched_getaffinity(0)),
     show: Annotated[bool, typer.Option("--list", help="List the engines that are there, build nothing.")] = False,
     prune: Annotated[

@@ -42,9 +42,7 @@ class GraphSpec:
                     for a, b in zip(dims, found[name], strict=True)
                 )
                 if not fits:
-                    raise StageError(
-                        f"{file}: {kind} {name!r} is {text(found[name])}, the manifest says {text(dims)}"
-                    )
+                    raise StageError(f"{file}: {kind} {name!r} is {text(found[name])}, the manifest says {text(dims)}")
 
 
 def check_call(file: str, wanted: Mapping[str, Dims], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -60,7 +60,7 @@ def _split(a: Attributes, x: torch.Tensor, sizes: torch.Tensor | None = None) ->
 
 
 def _layer_norm(a: Attributes, x: torch.Tensor, gain: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
-    return F.layer_norm(x, x.shape[a.get("axis", -1):], gain, offset, a.get("epsilon", 1e-5))
+    return F.layer_norm(x, x.shape[a.get("axis", -1) :], gain, offset, a.get("epsilon", 1e-5))
 
 
 def _gemm(a: Attributes, x: torch.Tensor, y: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
@@ -176,9 +176,7 @@ class TorchStage:
         unknown = sorted({node.op_type for node in model.node} - OPERATORS.keys() - {"Constant"})
         if unknown:
             raise StageError(f"{self.path.name}: the torch backend does not know the operator {', '.join(unknown)}")
-        self._constants = {
-            stored.name: self._constant(numpy_helper.to_array(stored)) for stored in model.initializer
-        }
+        self._constants = {stored.name: self._constant(numpy_helper.to_array(stored)) for stored in model.initializer}
         self._nodes = []
         for node in model.node:
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}

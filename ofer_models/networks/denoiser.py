@@ -162,12 +162,18 @@ class Denoiser(nn.Module):
     def blocks(self) -> list[tuple[str, ResidualBlock]]:
         """The residual blocks with their official names, in the order of evaluation (and of the modulation vector)."""
         return [
-            *((f"downs.{i}.{j}", block) for i, level in enumerate(self.down)
-              for j, block in enumerate((level.first, level.second))),
+            *(
+                (f"downs.{i}.{j}", block)
+                for i, level in enumerate(self.down)
+                for j, block in enumerate((level.first, level.second))
+            ),
             ("mid_block1", self.middle_first),
             ("mid_block2", self.middle_second),
-            *((f"ups.{i}.{j}", block) for i, level in enumerate(self.up)
-              for j, block in enumerate((level.first, level.second), start=1)),
+            *(
+                (f"ups.{i}.{j}", block)
+                for i, level in enumerate(self.up)
+                for j, block in enumerate((level.first, level.second), start=1)
+            ),
             ("finals.0.0", self.last_block),
         ]
 

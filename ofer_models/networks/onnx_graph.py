@@ -72,7 +72,6 @@ class Graph:
         return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="ofer_models")
 
 
-
 def save_model(model: onnx.ModelProto, path: str | Path, half_weights: bool = False) -> None:
     """Write a model to a file; the same model gives the same bytes.
 

@@ -18,6 +18,10 @@ _NO_POSE = "the landmarks fit no head pose in front of the camera"
 _Pose = tuple[np.ndarray, np.ndarray]
 
 
+class NoPoseError(ValueError):
+    """No head pose in front of the camera explains the landmarks."""
+
+
 @dataclass(frozen=True)
 class HeadPose:
     """rotation (3, 3), translation (3,) in metres: x_camera = rotation @ x_head + translation.
@@ -45,8 +49,8 @@ def estimate_head_pose(
     weights (L,): trust in each point, 0 to leave it out.  The Cauchy scale is twice the residuals' robust deviation, so
     hidden points that the landmark network has guessed wrongly hardly count.
 
-    Raises ValueError for fewer than six usable points, shapes that disagree, or no pose in front of
-    the camera.
+    Raises NoPoseError (a ValueError) for fewer than six usable points or no pose in front of the camera, ValueError for
+    shapes that disagree.
     """
     points_px, points_head, K = (np.asarray(a, np.float64) for a in (points_px, points_head, K))
     trust = np.ones(len(points_px)) if weights is None else np.asarray(weights, np.float64)
@@ -57,7 +61,7 @@ def estimate_head_pose(
         )
     usable = (trust > 0) & np.isfinite(points_px).all(axis=1) & np.isfinite(points_head).all(axis=1)
     if usable.sum() < _MIN_POINTS:
-        raise ValueError(f"head pose needs at least {_MIN_POINTS} finite points with weight, got {usable.sum()}")
+        raise NoPoseError(f"head pose needs at least {_MIN_POINTS} finite points with weight, got {usable.sum()}")
     seen, model, trust = points_px[usable], points_head[usable], trust[usable]
 
     pose, error = None, np.inf
@@ -69,7 +73,7 @@ def estimate_head_pose(
         if pose is None or not error <= _median_error(seen, model, K, fresh):
             pose = fresh
     if not np.isfinite(_median_error(seen, model, K, pose)):
-        raise ValueError(_NO_POSE)
+        raise NoPoseError(_NO_POSE)
     rotation, translation = pose
     error = np.linalg.norm(_project(points_head, K, rotation, translation) - points_px, axis=1)
     return HeadPose(rotation, translation, error)
@@ -93,7 +97,7 @@ def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose:
             if error < best_error:
                 best, best_error = pose, error
     if best is None:
-        raise ValueError(_NO_POSE)
+        raise NoPoseError(_NO_POSE)
     return best
 
 

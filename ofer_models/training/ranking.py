@@ -19,7 +19,7 @@ from ofer_models.networks.rank import FoldedRank, listnet_loss
 from ofer_models.training.diffusion import draw
 from ofer_models.training.loop import History, Schedule, train
 
-WIDTHS = (512, 256, 128, 64, 1)
+WIDTHS = (384, 256, 128, 64, 1)
 MILLIMETRES = 1000.0
 
 
@@ -41,7 +41,7 @@ def train_rank(
 ) -> tuple[FoldedRank, History]:
     """Train on candidates of `faces` training pictures; the validation figure is the mean error (mm) of those chosen.
 
-    temperature is IdGen's, as the bundle draws. sharpness in mm divides the errors in OFER's target softmax(-error);
+    temperature scales IdGen's starting noise. sharpness in mm divides the errors in OFER's target softmax(-error);
     its own is 1 mm, wide for errors that differ by tenths.
     """
     torch.manual_seed(seed)
