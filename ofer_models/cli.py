@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ofer_models.engines import commands as engine_commands
+from ofer_models.evaluation import commands as evaluation_commands
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
@@ -30,11 +31,12 @@ engine_commands.register(app)
 def main() -> None:
     """Entry point: errors that a user can mend come as one line, without a traceback."""
     from ofer_models.bundle.manifest import BundleError
+    from ofer_models.evaluation.errors import EvaluationError
     from ofer_models.head.model import HeadModelError
 
     try:
         app()
-    except (BundleError, HeadModelError, FileNotFoundError) as error:
+    except (BundleError, HeadModelError, EvaluationError, FileNotFoundError) as error:
         console.print(f"[red]ofer:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
@@ -123,29 +125,6 @@ def train(
 
 
 @app.command()
-def evaluate(
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle; the shipped one by default.")] = None,
-    pictures: Annotated[int, typer.Option(min=20, help="Held-out renderings to measure on.")] = 300,
-    work: Annotated[Path, typer.Option(help="Where the renderings are kept.")] = Path("out"),
-    json_file: JsonFile = None,
-) -> None:
-    """Errors on held-out renderings against the mean head and the neutral face. Needs `make train-env` to render."""
-    _require("numba", "the renderer (numba)", "run `make train-env`")
-    from ofer_models.bundle.manifest import HEAD, Bundle, default_bundle
-    from ofer_models.evaluation.held_out import expression_errors, identity_errors
-    from ofer_models.synthesis import dataset
-
-    loaded = Bundle.load(bundle or default_bundle())
-    folder = work / "pictures" / "held_out"
-    needed = -(-pictures // 900) * 1000  # a tenth of the pictures shows no face that MediaPipe finds
-    dataset.generate(loaded.path / HEAD, folder, needed, seed=dataset.HELD_OUT_SEED, progress=_progress)
-    chosen = dataset.load(folder, pictures)
-    figures = {f"identity_{name}": value for name, value in asdict(identity_errors(loaded, chosen)).items()}
-    figures |= {f"expression_{name}": value for name, value in asdict(expression_errors(loaded, chosen)).items()}
-    _report(f"bundle {loaded.name} {loaded.version} on {len(chosen)} held-out renderings (mm)", figures, json_file)
-
-
-@app.command()
 def reconstruct(
     images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or patterns such as 'a/*.jpg'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder in it a picture.")],
@@ -228,6 +207,9 @@ def _require(module: str, what: str, how: str) -> None:
     if importlib.util.find_spec(module) is None:
         console.print(f"[red]ofer:[/red] this command needs {what}: {how}", highlight=False, soft_wrap=True)
         raise SystemExit(1)
+
+
+evaluation_commands.register(app, _progress, _require)
 
 
 if __name__ == "__main__":

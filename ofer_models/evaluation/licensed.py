@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ofer_models.evaluation import hypotheses as metrics
+from ofer_models.evaluation.errors import EvaluationError
 from ofer_models.evaluation.nme import by_yaw, landmark_errors
 from ofer_models.evaluation.now import pool, scan_distances
 
@@ -22,10 +23,6 @@ MESHES, POINTS, PICTURES = (".obj", ".ply"), (".npy", ".txt"), (".jpg", ".png", 
 AFLW2000_BINS = (1306, 462, 232)
 _POINT = re.compile(r"<point\b[^>]*>")
 _FLOOR = 0.05  # mm: deviations below this are none
-
-
-class EvaluationError(ValueError):
-    """A set's folder or its predictions are not as documented; the message says which file and what to do."""
 
 
 def evaluate_now(data: Path, predictions: Path, *, metrical: bool, progress: Progress) -> dict[str, Any]:

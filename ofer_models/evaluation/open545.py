@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.bundle.manifest import sha256_of
+from ofer_models.evaluation.errors import EvaluationError
 from ofer_models.synthesis.dataset import PictureSet
 
 SEED, PEOPLE, PICTURES = 545, 11, 545
@@ -50,10 +51,6 @@ class Open545:
     def first(self, count: int) -> Open545:
         """The first pictures only; people and groups stay mixed."""
         return Open545(**{name: getattr(self, name)[:count] for name in self.__dataclass_fields__})
-
-
-class Open545Error(ValueError):
-    """The set's files are not what the repository's hashes say."""
 
 
 def generate(
@@ -111,12 +108,12 @@ def hashes(pictures: Open545, head_path: Path) -> dict[str, str]:
 def check(found: dict[str, str]) -> str:
     """One line on how the set compares with the repository's hashes.
 
-    Raises Open545Error when it is of another head or truth: figures would not be comparable.
+    Raises EvaluationError when it is of another head or truth: figures would not be comparable.
     """
     expected = json.loads(_HASHES.read_text())
     for part in ("head", "truth"):
         if found[part] != expected[part]:
-            raise Open545Error(
+            raise EvaluationError(
                 f"Open-545: the {part}'s hash is {found[part][:12]}, the repository's is {expected[part][:12]}; "
                 "delete the folder to draw the set again, or measure with the bundle's own head by --set held_out"
             )
@@ -184,4 +181,6 @@ def _draw(source, index: int) -> dict[str, np.ndarray]:
                 row[f"{which}_{name}"] = getattr(sample, name)
             row[f"{which}_occlusion"] = np.float32(sample.occlusion)
         return row
-    raise Open545Error(f"Open-545: no face was found in picture {index} at {_ATTEMPTS} attempts; is MediaPipe whole?")
+    raise EvaluationError(
+        f"Open-545: no face was found in picture {index} at {_ATTEMPTS} attempts; is MediaPipe whole?"
+    )

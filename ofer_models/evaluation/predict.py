@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.evaluation.licensed import PICTURES, EvaluationError, now_images
+from ofer_models.evaluation.errors import EvaluationError
+from ofer_models.evaluation.licensed import PICTURES, now_images
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import Face, FacePipeline
 from ofer_models.reconstruction.mesh_files import write_mesh

@@ -25,7 +25,7 @@ from ofer_models.evaluation.regressor import Regressor
 from ofer_models.evaluation.steps import StepLoss, step_loss
 
 Progress = Callable[[Iterable, str, int], Iterable]
-_STEP_PICTURES = 30
+STEP_PICTURES = 30
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def measure(
             bundle, stages, pictures, hidden, identity[which].selected, regressor, population, scale,
             seed=seed, title=f"expression, {which}", progress=progress,
         )  # fmt: skip
-    steps = step_loss(bundle, stages, data.occluded[: _STEP_PICTURES], seed=seed)
+    steps = step_loss(bundle, stages, data.occluded[:STEP_PICTURES], seed=seed)
     threshold = float(population.threshold.mean())
     figures = headline(identity, expression, steps, threshold)
     return Results(figures, len(data), identity, expression, data.group, steps, threshold)
@@ -112,7 +112,7 @@ def headline(
     )
     gap = max(average - best, 1e-12)
     covered, clean = expression["occluded"], expression["clean"]
-    at_hidden = _pooled(covered.spread, covered.hidden)
+    at_hidden = pooled(covered.spread, covered.hidden)
     inside = np.concatenate(covered.inside, axis=1)[SHARES.index(0.9)]
     ode = np.mean([row["ode"] for row in covered.rows["hypotheses"]])
     figures = {
@@ -126,8 +126,8 @@ def headline(
         "expression_ratio": float(
             np.median(np.concatenate(clean.mean_error)) / np.median(np.concatenate(clean.neutral_error))
         ),
-        "spread_ratio": float(np.median(at_hidden) / np.median(_pooled(covered.spread, covered.visible))),
-        "spread_clean_ratio": float(np.median(_pooled(clean.spread, covered.hidden)) / np.median(at_hidden)),
+        "spread_ratio": float(np.median(at_hidden) / np.median(pooled(covered.spread, covered.visible))),
+        "spread_clean_ratio": float(np.median(pooled(clean.spread, covered.hidden)) / np.median(at_hidden)),
         "ode": float(ode / threshold),
         "coverage90": float(inside.mean()),
         "steps_error_loss": steps.error_loss,
@@ -175,7 +175,8 @@ def group_table(results: Results) -> list[tuple[str, str, dict[str, float]]]:
         for number, group in enumerate(GROUPS):
             of_group = [row for row, g in zip(results.expression["occluded"].rows[name], results.group, strict=True)
                         if g == number]  # fmt: skip
-            rows.append((name, group, averaged(of_group)))
+            if of_group:
+                rows.append((name, group, averaged(of_group)))
         rows.append((name, "none", averaged(results.expression["clean"].rows[name])))
     return rows
 
@@ -185,7 +186,8 @@ def _halves(results: Results, method: str) -> dict[str, dict[str, float]]:
     return {"unoccluded": summary(clean), "occluded": summary(occluded), "both": summary(clean + occluded)}
 
 
-def _pooled(values: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
+def pooled(values: list[np.ndarray], parts: list[np.ndarray]) -> np.ndarray:
+    """Values (n x V',) at a part of each picture's vertices, in one row."""
     return np.concatenate([v[part] for v, part in zip(values, parts, strict=True)])
 
 

@@ -7,35 +7,53 @@ from __future__ import annotations
 
 import numpy as np
 
-_NEAREST = 16  # triangles tried first for each point
+_NEAREST = 8  # triangles tried first for each point, then eight times as many where that is not enough
 _TRIED = 200_000  # pairs of point and triangle computed at once
 
 
 class TriangleSurface:
-    """A mesh asked for closest points; vertices (V, 3) in any unit, faces (F, 3)."""
+    """A mesh asked for closest points; vertices (V, 3) in any unit, faces (F, 3).
+
+    Triangles are searched by their middles, apart by size: one whose middle is further away than the best distance plus
+    the reach of its size cannot hold a closer point.
+    """
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray) -> None:
         from scipy.spatial import cKDTree
 
         self.corners = np.asarray(vertices, np.float64)[np.asarray(faces)]  # (F, 3, 3)
         middle = self.corners.mean(1)
-        self._reach = np.linalg.norm(self.corners - middle[:, None], axis=2).max()
-        self._tree = cKDTree(middle)
+        reach = np.linalg.norm(self.corners - middle[:, None], axis=2).max(1)
+        size = np.floor(np.log2(np.maximum(reach, 1e-12))).astype(int)
+        self._groups = []
+        for one in np.unique(size):
+            which = np.flatnonzero(size == one)
+            self._groups.append((which, cKDTree(middle[which]), reach[which].max()))
+        self._groups.sort(key=lambda group: -len(group[0]))
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Closest surface points (P, 3) of points (P, 3), and the triangles (P,) that they lie on."""
         points = np.asarray(points, np.float64)
-        count = min(_NEAREST, len(self.corners))
-        far, near = self._tree.query(points, k=count)
-        far, near = far.reshape(len(points), count), near.reshape(len(points), count)
-        found, triangle = self._best(points, near)
-        distance = np.linalg.norm(points - found, axis=1)
-        # A triangle whose middle is further away than this cannot hold a closer point.
-        open_ = np.flatnonzero(far[:, -1] < distance + self._reach) if count < len(self.corners) else []
-        for row in open_:
-            others = self._tree.query_ball_point(points[row], distance[row] + self._reach)
-            if others:
-                found[row : row + 1], triangle[row : row + 1] = self._best(points[row : row + 1], np.array([others]))
+        found, triangle = np.zeros_like(points), np.zeros(len(points), np.int64)
+        best = np.full(len(points), np.inf)
+        for which, tree, reach in self._groups:
+            rows, count = np.arange(len(points)), min(_NEAREST, len(which))
+            while len(rows):
+                far, near = tree.query(points[rows], k=count)
+                far, near = far.reshape(len(rows), count), near.reshape(len(rows), count)
+                possible = far[:, 0] < best[rows] + reach
+                rows, far, near = rows[possible], far[possible], near[possible]
+                if not len(rows):
+                    break
+                on, on_triangle = self._best(points[rows], which[near])
+                distance = np.linalg.norm(points[rows] - on, axis=1)
+                better = distance < best[rows]
+                changed = rows[better]
+                found[changed], triangle[changed], best[changed] = on[better], on_triangle[better], distance[better]
+                if count == len(which):
+                    break
+                rows = rows[far[:, -1] < best[rows] + reach]
+                count = min(8 * count, len(which))
         return found, triangle
 
     def normals(self, triangles: np.ndarray) -> np.ndarray:
