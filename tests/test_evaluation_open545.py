@@ -156,7 +156,7 @@ STEPS = StepLoss(1.0, 2.0, 1.1, 1.9, 1 / 1.1 - 1, 1 - 2 / 1.9)
 def results() -> protocol.Results:
     identity = {"clean": identity_result(1), "occluded": identity_result(2)}
     expression = {"clean": expression_result(2.0), "occluded": expression_result(4.0)}
-    figures = protocol.headline(identity, expression, STEPS, 5.0)
+    figures = protocol.headline(identity, expression, STEPS, 5.0, np.array([1.0, 1, 8, 8]))
     return protocol.Results(figures, 1, identity, expression, np.array([0]), STEPS, 5.0)
 
 
@@ -168,6 +168,7 @@ def test_headline_figures_by_hand(results):
     assert figures["cse_ratio_occluded"] == pytest.approx(0.6) and figures["cse_ratio_visible"] == 0.5
     assert figures["expression_ratio"] == pytest.approx(2 / 5)
     assert figures["spread_ratio"] == 4 and figures["spread_clean_ratio"] == 0.5
+    assert figures["spread_ratio_relative"] == pytest.approx(4 / 8)
     assert figures["ode"] == pytest.approx(0.02 / 5)
     assert figures["coverage90"] == 1.0  # the row of 0.9 in SHARES
     assert SHARES[3] == 0.9

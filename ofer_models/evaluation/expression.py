@@ -77,11 +77,12 @@ def random_faces(head: HeadModel, count: int, seed: int) -> np.ndarray:
     return np.stack([np.concatenate(population.expression(rng)) for _ in range(count)])
 
 
-def reference_population(bundle: Bundle) -> tuple[metrics.VertexPopulation, float]:
-    """How far vertices move in random expressions (mm from the neutral face), and ASD-O's scale."""
+def reference_population(bundle: Bundle) -> tuple[metrics.VertexPopulation, float, np.ndarray]:
+    """How far vertices move in random expressions (mm from the neutral face), ASD-O's scale, and their spread (V',)."""
     decode, nobody = FaceDecoder(bundle), bundle.head.identity(np.zeros(bundle.n_shape, np.float32))
     moved = decode(nobody, random_faces(bundle.head, _PEOPLE, 1)) - 1000 * nobody.vertices[decode.indices]
-    return metrics.VertexPopulation.fit(moved, _FLOOR), metrics.reference_scale(moved)
+    usual = np.maximum(metrics.spread(moved), _FLOOR)
+    return metrics.VertexPopulation.fit(moved, _FLOOR), metrics.reference_scale(moved), usual
 
 
 def measure_expression(

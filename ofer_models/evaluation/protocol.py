@@ -59,7 +59,7 @@ def measure(
     candidates: N of the identity, the bundle's by default. landmarks: also the node's choice by rank and landmarks.
     """
     stages = StageSet(bundle, threads=threads)
-    population, scale = reference_population(bundle)
+    population, scale, usual = reference_population(bundle)
     hidden = unpack(bundle.head, data.occluded.covered)
     identity, expression = {}, {}
     for which, pictures, points in (
@@ -76,12 +76,16 @@ def measure(
         )  # fmt: skip
     steps = step_loss(bundle, stages, data.occluded[:STEP_PICTURES], seed=seed)
     threshold = float(population.threshold.mean())
-    figures = headline(identity, expression, steps, threshold)
+    figures = headline(identity, expression, steps, threshold, usual)
     return Results(figures, len(data), identity, expression, data.group, steps, threshold)
 
 
 def headline(
-    identity: dict[str, IdentityResult], expression: dict[str, ExpressionResult], steps: StepLoss, threshold: float
+    identity: dict[str, IdentityResult],
+    expression: dict[str, ExpressionResult],
+    steps: StepLoss,
+    threshold: float,
+    usual: np.ndarray,
 ) -> dict[str, float]:
     """The acceptance figures.
 
@@ -95,7 +99,8 @@ def headline(
     expression_ratio: median error of the hypotheses' mean / of the neutral face, at visible vertices that the truth
     moves by more than 1 mm, pictures without occluder.
     spread_ratio: median spread of 100 hypotheses at occluded vertices / at visible ones; spread_clean_ratio: at the
-    same vertices without the occluder / with it.
+    same vertices without the occluder / with it; spread_ratio_relative: as spread_ratio, with each vertex's spread
+    divided by `usual` (V',) mm, that of random expressions: brows and mouths are not compared with cheeks.
     ode: ODE of the hypotheses as a share of the population's mean threshold.
     coverage90: share of occluded vertices whose truth lies within the ellipsoid that holds 90 % of 100 hypotheses.
     steps_error_loss, steps_spread_loss: what the default steps lose of error and spread against 1000-step DDPM, as
@@ -127,6 +132,10 @@ def headline(
             np.median(np.concatenate(clean.mean_error)) / np.median(np.concatenate(clean.neutral_error))
         ),
         "spread_ratio": float(np.median(at_hidden) / np.median(pooled(covered.spread, covered.visible))),
+        "spread_ratio_relative": float(
+            np.median(pooled([s / usual for s in covered.spread], covered.hidden))
+            / np.median(pooled([s / usual for s in covered.spread], covered.visible))
+        ),
         "spread_clean_ratio": float(np.median(pooled(clean.spread, covered.hidden)) / np.median(at_hidden)),
         "ode": float(ode / threshold),
         "coverage90": float(inside.mean()),

@@ -111,8 +111,9 @@ def _learn(
     def error(net: nn.Module, rows: Tensor | slice) -> Tensor:
         return (counts * (net(given[rows]) - truth[rows]) ** 2).mean()
 
+    schedule = Schedule(_STEPS, _BATCH, _RATE, 1e-2)
     best, _ = train(
-        network, lambda index: error(network, index + _TEST), len(given) - _TEST, Schedule(_STEPS, _BATCH, _RATE, 1e-2),
+        network, lambda net, index, _: error(net, index + _TEST), len(given) - _TEST, schedule,
         validate=lambda average: error(average, slice(_TEST)).item(), name=name, log=log,
     )  # fmt: skip
     first, _, last = best

@@ -138,6 +138,7 @@ def _goals(results: Results) -> list[str]:
 _EXTRA = {
     "nearest_gap_closed": "the same way, by the candidate nearest to the candidates' mean",
     "mean_gap_closed": "the same way, by that mean itself",
+    "spread_ratio_relative": "spread as a share of random expressions' at the same vertex, occluded / visible",
     "identity_ratio_with_landmarks": "as the node chooses, by rank and landmarks / random heads' average",
 }
 
@@ -197,13 +198,13 @@ def _plot(results: Results, path: Path) -> None:
     second.set(xticks=place, xticklabels=METHODS, title="expression: error of the closest sample (mm)")
     second.tick_params(axis="x", rotation=15)
     second.legend()
-    clean, bins = results.expression["clean"], np.linspace(0, 4, 60)
+    clean, bins = results.expression["clean"], np.linspace(0, 6, 90)
     for label, values in (
         ("visible", protocol.pooled(covered.spread, covered.visible)),
         ("occluded", protocol.pooled(covered.spread, covered.hidden)),
         ("the same, occluder taken away", protocol.pooled(clean.spread, covered.hidden)),
     ):
-        third.hist(np.clip(values, 0, bins[-1]), bins, histtype="step", density=True, label=label)
+        third.hist(values, bins, histtype="step", density=True, label=label)
     third.set(title=f"spread of {MANY} hypotheses at a vertex (mm)")
     third.legend()
     fourth.plot([0, 1], [0, 1], "k:", linewidth=1)

@@ -10,14 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ofer_models.diffusion.solvers import solver_table
 from ofer_models.head.model import HeadModel
 from ofer_models.networks.denoiser import Denoiser
 from ofer_models.networks.rank import FoldedRank, listnet_loss
 from ofer_models.training.diffusion import draw
-from ofer_models.training.loop import History, Schedule, train
+from ofer_models.training.loop import History, Keeper, Schedule, train
+from ofer_models.training.machine import Machine
 
 WIDTHS = (384, 256, 128, 64, 1)
 MILLIMETRES = 1000.0
@@ -38,6 +39,8 @@ def train_rank(
     sharpness: float = 0.25,
     seed: int,
     log: Callable[[str], None] = print,
+    machine: Machine | None = None,
+    keeper: Keeper | None = None,
 ) -> tuple[FoldedRank, History]:
     """Train on candidates of `faces` training pictures; the validation figure is the mean error (mm) of those chosen.
 
@@ -54,19 +57,22 @@ def train_rank(
     test_errors = _errors(test_drawn, test_truth, basis)
     log(f"idrank: candidates average {test_errors.mean():.3f} mm, best {test_errors.min(1).values.mean():.3f} mm")
     network = FoldedRank(betas.shape[1], contexts.shape[1], WIDTHS)
-    generator = torch.Generator().manual_seed(seed)
+    device = (machine or Machine()).device
 
-    def loss(index: Tensor) -> Tensor:
-        some = torch.randint(candidates // 2, candidates + 1, (1,), generator=generator).item()
-        subset = torch.randperm(candidates, generator=generator)[:some]
-        scores = network(drawn[index][:, subset], context[index])
-        return listnet_loss(scores, errors[index][:, subset] / sharpness)
+    def loss(net: nn.Module, index: Tensor, noise: torch.Generator) -> Tensor:
+        some = torch.randint(candidates // 2, candidates + 1, (1,), generator=noise).item()
+        subset = torch.randperm(candidates, generator=noise)[:some]
+        scores = net(drawn[index][:, subset].to(device), context[index].to(device))
+        return listnet_loss(scores, errors[index][:, subset].to(device) / sharpness)
 
-    def validate(average: FoldedRank) -> float:
-        best = average(test_drawn, test_context).argmax(1)
+    def validate(average: nn.Module) -> float:
+        best = average(test_drawn.to(device), test_context.to(device)).argmax(1).cpu()
         return float(test_errors.gather(1, best[:, None]).mean())
 
-    return train(network, loss, len(context), schedule, validate=validate, name="idrank", seed=seed, log=log)
+    return train(
+        network, loss, len(context), schedule, validate=validate, name="idrank", seed=seed, log=log, machine=machine,
+        keeper=keeper,
+    )  # fmt: skip
 
 
 def frontal_basis(head: HeadModel) -> Tensor:
