@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ofer_models.engines import commands as engine_commands
 from ofer_models.evaluation import commands as evaluation_commands
+from ofer_models.training import commands as training_commands
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
@@ -33,10 +34,11 @@ def main() -> None:
     from ofer_models.bundle.manifest import BundleError
     from ofer_models.evaluation.errors import EvaluationError
     from ofer_models.head.model import HeadModelError
+    from ofer_models.training.errors import DataError
 
     try:
         app()
-    except (BundleError, HeadModelError, EvaluationError, FileNotFoundError) as error:
+    except (BundleError, HeadModelError, EvaluationError, DataError, FileNotFoundError) as error:
         console.print(f"[red]ofer:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
@@ -100,28 +102,6 @@ def build_head(
         draw_contact_sheet(out, sheet)
         console.print(f"contact sheet: {sheet}")
     _report(f"{out}", asdict(report), json_file)
-
-
-@app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")] = Path("engines/open"),
-    head: Annotated[Path, typer.Option(help="The head model to train for.")] = Path("engines/open/head.npz"),
-    work: Annotated[Path, typer.Option(help="Pictures and finished networks; a stopped run goes on from here.")] = Path(
-        "out"
-    ),
-    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 90_000,
-    seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
-    smoke: Annotated[bool, typer.Option(help="Only see that every stage runs.")] = False,
-) -> None:
-    """Train the open bundle: render pictures, encoders, IdGen, IdRank, ExpGen, then export. Needs `make train-env`."""
-    _require("torch", "torch", "run `make train-env`")
-    from ofer_models.training.open_bundle import OpenTraining, Plan
-
-    log: Callable[[str], None] = lambda line: console.print(line, highlight=False)  # noqa: E731
-    plan = Plan.smoke() if smoke else Plan.full(pictures)
-    OpenTraining(head, work, plan, seed=seed, workers=workers, log=log).run(_progress, out)
-    console.print(f"bundle written to {out}; measure it with `ofer evaluate --bundle {out}`")
 
 
 @app.command()
@@ -210,6 +190,7 @@ def _require(module: str, what: str, how: str) -> None:
 
 
 evaluation_commands.register(app, _progress, _require)
+training_commands.register(app, _progress, _require)
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ def quiet(_: str) -> None:
     pass
 
 
-def symmetric_head(seed: int = 0) -> HeadModel:
-    """A cloud of points that is its own mirror image, with coefficients of both sides."""
+def symmetric_head(seed: int = 0) -> dict[str, np.ndarray]:
+    """Arrays of a head: a cloud of points that is its own mirror image, with coefficients of both sides."""
     rng = np.random.default_rng(seed)
     left = rng.normal(0, 0.08, (HALF, 3))
     left[:, 0] = np.abs(left[:, 0]) + 0.005
@@ -73,10 +73,10 @@ def symmetric_head(seed: int = 0) -> HeadModel:
     }
     for start, name in enumerate(("brows", "eyes", "mouth", "face", "frontal")):
         arrays[f"mask_{name}"] = np.arange(start, 2 * HALF)
-    return HeadModel(arrays)
+    return arrays
 
 
-HEAD = symmetric_head()
+HEAD = HeadModel(symmetric_head())
 
 
 def random_pictures(count: int, seed: int) -> PictureSet:

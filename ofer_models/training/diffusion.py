@@ -103,15 +103,17 @@ def draw(
     temperature scales the starting noise.
     """
     network.eval()
-    steps = torch.from_numpy(table.timesteps.astype(np.float32))
-    modulation = network.modulation(contexts, steps)
-    rows = torch.from_numpy(table.coefficients.astype(np.float32))
-    x = temperature * torch.randn((len(contexts), count, network.n_coefficients), generator=generator)
+    device = next(network.parameters()).device
+    steps = torch.from_numpy(table.timesteps.astype(np.float32)).to(device)
+    modulation = network.modulation(contexts.to(device), steps)
+    rows = table.coefficients.astype(np.float32).tolist()
+    # All randomness is drawn on the CPU, so that it does not depend on the machine.
+    x = temperature * torch.randn((len(contexts), count, network.n_coefficients), generator=generator).to(device)
     previous = torch.zeros_like(x)
     for k, (of_x, of_noise, keep, to_clean, to_previous) in enumerate(rows):
         clean = of_x * x - of_noise * network.denoise(x, modulation[:, k])
         x = keep * x + to_clean * clean + to_previous * previous
         if table.noise_std[k] > 0:
-            x += float(table.noise_std[k]) * torch.randn(x.shape, generator=generator)
+            x += float(table.noise_std[k]) * torch.randn(x.shape, generator=generator).to(device)
         previous = clean
-    return x
+    return x.cpu()

