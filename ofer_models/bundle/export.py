@@ -16,7 +16,7 @@ import yaml
 from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, FileRecord, sha256_of
 from ofer_models.networks.denoiser import Denoiser
 from ofer_models.networks.export import export_rank, export_sampler
-from ofer_models.networks.rank import FoldedRank
+from ofer_models.networks.rank import FoldedRank, PosteriorRank
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def write_sampler(
     }  # fmt: skip
 
 
-def write_rank(network: FoldedRank, path: Path, half_weights: bool) -> dict[str, Any]:
-    """Write the folded rank network and return its manifest entry."""
+def write_rank(network: FoldedRank | PosteriorRank, path: Path, half_weights: bool) -> dict[str, Any]:
+    """Write the rank network and return its manifest entry."""
     export_rank(network, path, half_weights)
     return graph_entry(path)
 

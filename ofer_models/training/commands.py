@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 PARTS = ("all", "context", "idgen", "idrank", "expgen")
+RANKS = ("posterior", "listnet", "listmle", "pairwise", "error")
 OBJECTIVES = ("weighted", "mse", "l1")
 LAYOUTS = ("ofer", "mica", "famos")
 # Lines for people: whole however narrow the place that they are read in.
@@ -35,6 +36,9 @@ def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[
         objective: Annotated[
             str, typer.Option(help="IdGen's and ExpGen's loss: weighted (the open bundle's), mse, or l1 (OFER's).")
         ] = "weighted",
+        rank: Annotated[
+            str, typer.Option(help=f"IdRank's method: {', '.join(RANKS)}; `listnet` is OFER's.")
+        ] = "posterior",
         seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
         workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
         again: Annotated[
@@ -46,8 +50,11 @@ def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[
 
         The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
         """
-        for name, value, known in (("part", part, PARTS), ("--objective", objective, OBJECTIVES),
-                                   ("--layout", layout, LAYOUTS)):  # fmt: skip
+        choices = (
+            ("part", part, PARTS), ("--objective", objective, OBJECTIVES), ("--rank", rank, RANKS),
+            ("--layout", layout, LAYOUTS),
+        )  # fmt: skip
+        for name, value, known in choices:
             if value not in known:
                 raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=name)
         for module in ("torch", "accelerate"):
@@ -65,7 +72,7 @@ def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[
         else:
             source = Photographs(HeadModel.load(head), data, layout, work / "photographs")
         training = OpenTraining(
-            head, work, plan, source, seed=seed, objective=objective, machine=machine, log=console.print
+            head, work, plan, source, seed=seed, objective=objective, rank=rank, machine=machine, log=console.print
         )
         training.run(progress, out, part, again)
         if part == "all" and machine.main:

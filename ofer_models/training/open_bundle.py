@@ -20,16 +20,17 @@ from ofer_models.bundle.export import Provenance, graph_entry, write_manifest, w
 from ofer_models.bundle.manifest import HEAD
 from ofer_models.head.model import HeadModel
 from ofer_models.networks.open_context import CONTEXT, OpenContext, VisibilityContext
-from ofer_models.networks.rank import FoldedRank
+from ofer_models.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.networks.trace import export_module
 from ofer_models.synthesis import dataset
 from ofer_models.training.context import Normaliser, Supervised, predict, train_context
 from ofer_models.training.curves import Curves
 from ofer_models.training.diffusion import Objective, make_denoiser, train_denoiser
+from ofer_models.training.errors import DataError
 from ofer_models.training.loop import History, Keeper, Schedule, save_whole
 from ofer_models.training.machine import Machine
 from ofer_models.training.mirror import Mirror
-from ofer_models.training.ranking import WIDTHS, train_rank
+from ofer_models.training.ranking import POSTERIOR, make_rank, train_rank
 from ofer_models.training.sources import Source
 
 _ENCODER_SHARE = 0.75
@@ -82,7 +83,7 @@ class Plan:
             expression_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
             idgen=Schedule(6_000, 256, 1e-3, 1e-2),
             expgen=Schedule(3_500, 256, 1e-3, 1e-2),
-            idrank=Schedule(2_400, 64, 5e-4, 1e-2),
+            idrank=Schedule(1_500, 128, 1e-3, 1e-2),
             rank_faces=12_000,
         )  # fmt: skip
 
@@ -119,12 +120,13 @@ class OpenTraining:
         *,
         seed: int = 1,
         objective: Objective = "weighted",
+        rank: str = POSTERIOR,
         machine: Machine | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
-        """objective is that of IdGen and ExpGen, see `train_denoiser`."""
+        """objective is that of IdGen and ExpGen, see `train_denoiser`; rank IdRank's method, see `train_rank`."""
         self.head_path, self.work, self.plan, self.source, self.seed = head_path, work, plan, source, seed
-        self.objective, self.machine = objective, machine or Machine()
+        self.objective, self.rank, self.machine = objective, rank, machine or Machine()
         self.log = log if self.machine.main else lambda line: None
         self.head = HeadModel.load(head_path)
         work.mkdir(parents=True, exist_ok=True)
@@ -226,16 +228,19 @@ class OpenTraining:
             return train_rank(
                 self.head, idgen, contexts[watched:], betas[watched:], contexts[:ranked], betas[:ranked],
                 self.plan.idrank, faces=self.plan.rank_faces, temperature=_RANKED_TEMPERATURE,
-                seed=self.seed, log=self.log, machine=self.machine, keeper=self._keeper("idrank"),
+                method=self.rank, seed=self.seed, log=self.log, machine=self.machine, keeper=self._keeper("idrank"),
             )  # fmt: skip
 
-        return self._stage("idrank", FoldedRank(self.head.n_shape, CONTEXT, WIDTHS), work)
+        return self._stage("idrank", make_rank(self.head, CONTEXT, self.rank), work)
 
     def _stage(self, name: str, network: nn.Module, work: Callable[[], tuple[nn.Module, History]]) -> nn.Module:
         """The trained network: loaded when an earlier run saved it, else trained and saved with its history."""
         path = self.work / f"{name}.pt"
         if path.exists():
-            network.load_state_dict(torch.load(path, weights_only=True))
+            try:
+                network.load_state_dict(torch.load(path, weights_only=True))
+            except RuntimeError:
+                raise DataError(f"{path} is another network than asked for; `--again` trains it anew") from None
             self.log(f"{name}: taken from {path}")
             return network.eval().to(self.machine.device)
         network, history = work()
@@ -258,7 +263,7 @@ class OpenTraining:
         expression: Supervised,
         idgen: nn.Module,
         expgen: nn.Module,
-        rank: FoldedRank,
+        rank: FoldedRank | PosteriorRank,
         normaliser: Normaliser,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
