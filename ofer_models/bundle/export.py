@@ -45,14 +45,15 @@ def write_sampler(
     mean: np.ndarray,
     deviation: np.ndarray,
     half_weights: bool,
-    temperature: float = 1.0,
+    temperature: float | tuple[float, float] = 1.0,
 ) -> dict[str, Any]:
     """Write a sampler's two graphs and return its manifest entry; raw coefficients = drawn * deviation + mean."""
     files = export_sampler(network, folder, name, half_weights)
     inputs, outputs = _tensors(files["step"])
     return {
         "kind": "sampler", "files": {part: file.name for part, file in files.items()},
-        "solver": solver, "spacing": spacing, "steps": steps, "temperature": temperature,
+        "solver": solver, "spacing": spacing, "steps": steps,
+        "temperature": list(temperature) if isinstance(temperature, tuple) else temperature,
         "inputs": {"context": ["F", network.n_context], "noise": inputs["x"]}, "outputs": {"samples": outputs["x0"]},
         "coefficients": {
             "mean": [round(float(v), 7) for v in mean], "deviation": [round(float(v), 7) for v in deviation],

@@ -6,6 +6,7 @@ graphs are written. Pictures are renderings of the open head, or photographs wit
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -36,11 +37,10 @@ from ofer_models.training.sources import Source
 _ENCODER_SHARE = 0.75
 _VALIDATED = 1000  # pictures that a training is watched on
 _RANKED = 300  # the same for the ranking, where drawing candidates is what costs
-# IdGen's starting noise is scaled by this: its samples crowd round the middle of what the picture allows, where the
-# expected error is least, and a ranked one comes out nearer the truth than of samples at full width.
-_IDENTITY_TEMPERATURE = 0.15
-# IdRank learns from candidates at full width: crowded ones differ too little to learn from, and what it learns of wide
-# ones holds for those in the middle of them.
+# IdGen's candidates go from the middle of what the picture allows (starting noise times 0), where the expected error is
+# least, to the full width of the learned distribution: IdRank finds the good ones whatever their number is.
+_IDENTITY_TEMPERATURE = (0.0, 1.0)
+# What IdRank is watched on, and its other methods learn from: candidates at full width.
 _RANKED_TEMPERATURE = 1.0
 # What each part of `ofer train` trains, in order; a stage that it needs is trained too, unless it is there.
 PARTS = {
@@ -108,6 +108,9 @@ class _Task:
     in_mirror: Callable[[torch.Tensor], torch.Tensor]
 
 
+_Samples = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
 class OpenTraining:
     """One training run in a working folder."""
 
@@ -160,19 +163,22 @@ class OpenTraining:
                                 mirror.coefficients if mirror else _as_it_is),
         }  # fmt: skip
         trained: dict[str, nn.Module] = {}
-        samples: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+        @functools.cache
+        def samples(name: str) -> tuple[np.ndarray, np.ndarray]:
+            """Contexts and targets of the pictures that the encoder has not learned from: minutes, if needed at all."""
+            task = tasks[name]
+            rest = pictures[first:]
+            return _both_ways(trained[f"{name}_context"], rest, task.targets[first:], mirror, task.in_mirror)
+
         for name in wanted:
             if name.endswith("_context"):
                 trained[name] = self._encoder(tasks[name.removesuffix("_context")], pictures, first, mirror)
-                continue
-            task = tasks["expression" if name == "expgen" else "identity"]
-            if task.name not in samples:
-                encoder = trained[f"{task.name}_context"]
-                samples[task.name] = _both_ways(encoder, pictures[first:], task.targets[first:], mirror, task.in_mirror)
-            if name == "idrank":
-                trained[name] = self._ranking(trained["idgen"], samples[task.name])
+            elif name == "idrank":
+                trained[name] = self._ranking(trained["idgen"], functools.partial(samples, "identity"))
             else:
-                trained[name] = self._sampler(task, samples[task.name])
+                task = tasks["expression" if name == "expgen" else "identity"]
+                trained[name] = self._sampler(task, functools.partial(samples, task.name))
         if part == "all" and self.machine.main:
             self._export(bundle, *(trained[name].cpu() for name in ("identity_context", "expression_context", "idgen",
                                                               "expgen", "idrank")), normaliser)  # fmt: skip
@@ -205,26 +211,25 @@ class OpenTraining:
 
         return self._stage(f"{task.name}_context", Supervised(OpenContext(), task.targets.shape[1]), work)
 
-    def _sampler(self, task: _Task, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
+    def _sampler(self, task: _Task, samples: _Samples) -> nn.Module:
         """A denoiser for contexts and targets, watched on the first of them."""
-        contexts, targets = samples
-        watched = min(_VALIDATED, len(contexts) // 4)
         schedule = {"idgen": self.plan.idgen, "expgen": self.plan.expgen}[task.sampler]
 
         def work() -> tuple[nn.Module, History]:
+            contexts, targets = samples()
+            watched = min(_VALIDATED, len(contexts) // 4)
             return train_denoiser(
                 contexts[watched:], targets[watched:], contexts[:watched], targets[:watched], schedule,
                 name=task.sampler, seed=self.seed, objective=self.objective, log=self.log, machine=self.machine,
                 keeper=self._keeper(task.sampler),
             )  # fmt: skip
 
-        return self._stage(task.sampler, make_denoiser(targets.shape[1], CONTEXT), work)
+        return self._stage(task.sampler, make_denoiser(task.targets.shape[1], CONTEXT), work)
 
-    def _ranking(self, idgen: nn.Module, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
-        contexts, betas = samples
-        watched, ranked = min(_VALIDATED, len(contexts) // 4), min(_RANKED, len(contexts) // 4)
-
+    def _ranking(self, idgen: nn.Module, samples: _Samples) -> nn.Module:
         def work() -> tuple[nn.Module, History]:
+            contexts, betas = samples()
+            watched, ranked = min(_VALIDATED, len(contexts) // 4), min(_RANKED, len(contexts) // 4)
             return train_rank(
                 self.head, idgen, contexts[watched:], betas[watched:], contexts[:ranked], betas[:ranked],
                 self.plan.idrank, faces=self.plan.rank_faces, temperature=_RANKED_TEMPERATURE,
