@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ofer_models.engines import commands as engine_commands
 from ofer_models.evaluation import commands as evaluation_commands
+from ofer_models.synthesis import commands as synthesis_commands
 from ofer_models.training import commands as training_commands
 
 app = typer.Typer(
@@ -191,6 +192,7 @@ def _require(module: str, what: str, how: str) -> None:
 
 evaluation_commands.register(app, _progress, _require)
 training_commands.register(app, _progress, _require)
+synthesis_commands.register(app, _progress, _require)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 
 from conftest import OPEN
 
-from ofer_models.evaluation import open545, protocol, report
+from ofer_models.evaluation import open545, pooling, protocol, report
 from ofer_models.evaluation.errors import EvaluationError
 from ofer_models.evaluation.expression import METHODS, SHARES, ExpressionResult
 from ofer_models.evaluation.identity import IdentityResult, LandmarkAgreement
@@ -149,6 +149,43 @@ def expression_result(hidden_spread: float) -> ExpressionResult:
     return result
 
 
+class TwoStages:
+    """IdGen that draws the noise itself, and a ranking by the sum of the coefficients times the context."""
+
+    def idgen(self, context, noise, rng):
+        return noise
+
+    def idrank(self, betas, context):
+        return {"score": (betas * context[:, None]).sum(-1)}
+
+
+TwoStages.idgen.n_coefficients = 2
+
+
+def test_several_pictures_of_a_person_are_ranked_together():
+    """Contexts (1, 0) and (0, 1) of one person add up, so the candidate with the largest sum is chosen."""
+
+    class Direct:
+        basis = np.eye(2)
+
+        def __call__(self, betas, truth):
+            return np.abs(betas - truth)
+
+    result = IdentityResult(
+        contexts=[np.array([1.0, 0]), np.array([0, 1.0])],
+        drawn=[np.array([[3.0, -9], [1, 0]]), np.array([[-9.0, 3], [2, 2]])],
+    )
+    pictures = SimpleNamespace(betas=np.array([[2.0, 2], [2, 2]]))
+    figures = pooling.by_frames(TwoStages(), pictures, np.array([0, 0]), result, Direct())
+    assert set(figures) == {1, 2}
+    assert figures[1].ranked == pytest.approx(((1 + 11) / 2 + (11 + 1) / 2) / 2)  # the first ones, of 3 and 3
+    assert figures[2].ranked == 0 and figures[2].gap_closed == 1
+    stages = TwoStages()
+    counts = pooling.by_count(stages, pictures, result, Direct(), [0, 1], seed=0)
+    assert set(counts) == set(pooling.COUNTS)
+    assert counts[500].best < counts[20].best  # more candidates, a better best one
+
+
 STEPS = StepLoss(1.0, 2.0, 1.1, 1.9, 1 / 1.1 - 1, 1 - 2 / 1.9)
 
 
@@ -157,7 +194,9 @@ def results() -> protocol.Results:
     identity = {"clean": identity_result(1), "occluded": identity_result(2)}
     expression = {"clean": expression_result(2.0), "occluded": expression_result(4.0)}
     figures = protocol.headline(identity, expression, STEPS, 5.0, np.array([1.0, 1, 8, 8]))
-    return protocol.Results(figures, 1, identity, expression, np.array([0]), STEPS, 5.0)
+    counts = {20: identity["clean"].ranking(), 500: identity["occluded"].ranking()}
+    frames = {"clean": {2: identity["clean"].ranking()}}
+    return protocol.Results(figures, 1, identity, expression, np.array([0]), STEPS, 5.0, counts, frames)
 
 
 def test_headline_figures_by_hand(results):
@@ -183,6 +222,8 @@ def test_the_report_holds_figures_goals_and_tables(results, tmp_path):
     assert "| `rank_gap_closed` |" in text and "| 0.5 | at least 0.5 | yes |" in text
     assert "| `spread_clean_ratio` |" in text and "at most 1/3 | no |" in text
     assert "| random heads | 8.00 / 8.00 / 0.00 |" in text and "| 3 drawn |" in text
+    assert "| 20 candidates | 2.000 | 1.000 | 1.000 | 2.000 | 1.500 | 1.00 | 0.00 |" in text
+    assert "| 2 pictures, clean |" in text
     assert "nan" not in text.lower().replace("nanm", "")
     figures = json.loads(files[2].read_text())
     assert figures["rank_gap_closed"] == pytest.approx(0.5) and figures["tables"]["coverage"]["0.5"] == 0.5

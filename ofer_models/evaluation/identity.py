@@ -33,7 +33,7 @@ MIXTURES = {"50 random + 50 drawn": 50, "80 random + 20 drawn": 80}
 class IdentityResult:
     """errors: method -> vertex errors (V',) in mm, a picture each; candidates: mean errors (n, N) of all drawn; chosen,
     nearest (n,) indices of the ranked candidate and of the one nearest to the candidates' mean; mean_error (n,) of that
-    mean; selected (n, S) betas of the ranked one.
+    mean; selected (n, S) betas of the ranked one; contexts (n, C) and the candidates drawn (n, N, S) from them.
     """
 
     errors: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -42,6 +42,8 @@ class IdentityResult:
     nearest: list[int] = field(default_factory=list)
     mean_error: list[float] = field(default_factory=list)
     selected: list[np.ndarray] = field(default_factory=list)
+    contexts: list[np.ndarray] = field(default_factory=list)
+    drawn: list[np.ndarray] = field(default_factory=list)
 
     def add(self, method: str, errors: np.ndarray) -> None:
         self.errors.setdefault(method, []).append(errors.astype(np.float32))
@@ -107,6 +109,8 @@ def measure_identity(
             result.nearest.append(nearest)
             result.mean_error.append(float(mean.mean()))
             result.selected.append(drawn[i, best])
+            result.contexts.append(context[i])
+            result.drawn.append(drawn[i])
             for name, picked in picked_errors(errors, best).items():
                 result.add(name, picked)
             result.add("nearest to mean", errors[nearest])

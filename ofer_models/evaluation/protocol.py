@@ -18,20 +18,23 @@ from ofer_models.evaluation.expression import (
 )
 from ofer_models.evaluation.held_out import unpack
 from ofer_models.evaluation.hypotheses import averaged
-from ofer_models.evaluation.identity import IdentityResult, measure_identity
+from ofer_models.evaluation.identity import FrontalErrors, IdentityResult, measure_identity
 from ofer_models.evaluation.open545 import GROUPS, Open545
-from ofer_models.evaluation.ranking import summary
+from ofer_models.evaluation.pooling import by_count, by_frames
+from ofer_models.evaluation.ranking import RankFigures, summary
 from ofer_models.evaluation.regressor import Regressor
 from ofer_models.evaluation.steps import StepLoss, step_loss
 
 Progress = Callable[[Iterable, str, int], Iterable]
 STEP_PICTURES = 30
+_SWEPT = 40  # pictures that other numbers of candidates are tried on
 
 
 @dataclass(frozen=True)
 class Results:
     """figures: the keys of `ofer evaluate --json`, see `headline`. The rest is what the tables and plots are made of,
-    by `clean` and `occluded` pictures.
+    by `clean` and `occluded` pictures. counts: the ranking with other numbers of candidates, occluded pictures; frames:
+    with several pictures of a person.
     """
 
     figures: dict[str, float]
@@ -41,6 +44,8 @@ class Results:
     group: np.ndarray
     steps: StepLoss
     threshold: float
+    counts: dict[int, RankFigures]
+    frames: dict[str, dict[int, RankFigures]]
 
 
 def measure(
@@ -76,8 +81,12 @@ def measure(
         )  # fmt: skip
     steps = step_loss(bundle, stages, data.occluded[:STEP_PICTURES], seed=seed)
     threshold = float(population.threshold.mean())
+    errors = FrontalErrors(bundle.head)
+    sweep = np.linspace(0, len(data) - 1, min(_SWEPT, len(data))).astype(int)
+    counts = by_count(stages, data.occluded, identity["occluded"], errors, sweep, seed)
+    frames = {which: by_frames(stages, data.clean, data.person, result, errors) for which, result in identity.items()}
     figures = headline(identity, expression, steps, threshold, usual)
-    return Results(figures, len(data), identity, expression, data.group, steps, threshold)
+    return Results(figures, len(data), identity, expression, data.group, steps, threshold, counts, frames)
 
 
 def headline(

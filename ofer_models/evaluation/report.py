@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,11 @@ def write_report(results: Results, bundle: Bundle, folder: Path, command: str, w
                 [(name, *(_three(row[what]) if what in row else "-" for what in ("best", "ranked", "average")))
                  for name, row in protocol.ablation_table(results)]),
         "",
+        "Ranking by the number of candidates (occluded pictures), and over several pictures of a person (the candidates"
+        " of all of them, scores added up); mean errors in mm, and the way from the average to the best that is gone:",
+        "",
+        *_ranking(results),
+        "",
         "## Expression",
         "",
         "True identity given; mm at vertices of the face, averaged over pictures, in the form of OFER's tables 3 and 4."
@@ -119,6 +125,9 @@ def content(results: Results, bundle: Bundle, command: str, which: str) -> dict:
     tables = {
         "identity": dict(protocol.identity_table(results)), "ranking": dict(protocol.ablation_table(results)),
         "expression": _finite(hypotheses), "occluders": _finite(groups),
+        "candidates": {count: asdict(one) for count, one in results.counts.items()},
+        "frames": {which: {count: asdict(one) for count, one in several.items()}
+                   for which, several in results.frames.items()},
         "coverage": dict(zip(map(str, SHARES), _shares_inside(results), strict=True)),
     }  # fmt: skip
     return {
@@ -141,6 +150,17 @@ _EXTRA = {
     "spread_ratio_relative": "spread as a share of random expressions' at the same vertex, occluded / visible",
     "identity_ratio_with_landmarks": "as the node chooses, by rank and landmarks / random heads' average",
 }
+
+
+def _ranking(results: Results) -> list[str]:
+    rows = [(f"{count} candidates", figures) for count, figures in results.counts.items()]
+    rows += [(f"{count} pictures, {which}", figures)
+             for which, several in results.frames.items() for count, figures in several.items()]  # fmt: skip
+    header = ("", "average", "best", "ranked", "nearest to mean", "mean", "ranked: gone", "nearest: gone")
+    return _table(header, [
+        (name, *(f"{v:.3f}" for v in (f.average, f.best, f.ranked, f.nearest, f.mean)),
+         f"{f.gap_closed:.2f}", f"{f.nearest_gap_closed:.2f}") for name, f in rows
+    ])  # fmt: skip
 
 
 def _hypotheses(results: Results) -> list[str]:

@@ -60,6 +60,9 @@ class View:
     most_pitch: float = np.radians(35)
 
 
+WIDE = View(yaw=np.radians(28), most_yaw=np.radians(75))  # as far as MediaPipe still finds faces
+
+
 @dataclass(frozen=True)
 class Scene:
     """A rendered head before anything covers it: image (SIZE, SIZE, 3) float32, its coefficients, seen (V,) bool the
@@ -81,10 +84,13 @@ class Scene:
 
 
 class PictureSource:
-    """Draws pictures of one head. Sample n of a seed is always the same picture, whoever draws it and in what order."""
+    """Draws pictures of one head. Sample n of a seed is always the same picture, whoever draws it and in what order.
 
-    def __init__(self, head: HeadModel, seed: int, occluded_share: float = 0.6) -> None:
-        self.head, self.seed, self.occluded_share = head, seed, occluded_share
+    wide: also hats, and yaw to 75 degrees, which sets drawn before there was the choice (the held-out one) do not have.
+    """
+
+    def __init__(self, head: HeadModel, seed: int, occluded_share: float = 0.6, wide: bool = False) -> None:
+        self.head, self.seed, self.occluded_share, self.wide = head, seed, occluded_share, wide
         self.population = Population(head.expression_names, head.n_shape, head.jaw_open_angle)
         self.surface = describe_surface(head)
         self._landmarker = FaceLandmarker()
@@ -97,8 +103,9 @@ class PictureSource:
         """The picture (SIZE, SIZE, 3) uint8 RGB and its truth by name, whatever MediaPipe thinks of it."""
         rng = np.random.default_rng([self.seed, index])
         betas = self.population.betas(rng)
-        scene = self.scene(betas, *self.population.expression(rng), rng)
-        image, cover = add_occluders(scene.image, scene.points68, rng, self.occluded_share)
+        view = WIDE if self.wide else View()
+        scene = self.scene(betas, *self.population.expression(rng), rng, view)
+        image, cover = add_occluders(scene.image, scene.points68, rng, self.occluded_share, self.wide)
         return camera_effects(image, rng), self.truth(scene, cover)
 
     def scene(

@@ -29,6 +29,9 @@ def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[
             Path, typer.Option(help="Pictures, checkpoints, networks and curves; a stopped run goes on from here.")
         ] = Path("out"),
         pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 90_000,
+        wide: Annotated[
+            bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees; the shipped bundle saw neither.")
+        ] = False,
         data: Annotated[
             Path | None, typer.Option(help="Photographs with FLAME parameters to train on instead of renderings.")
         ] = None,
@@ -68,7 +71,7 @@ def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[
         machine = AcceleratedMachine()
         plan = Plan.smoke() if smoke else Plan.full(pictures)
         if data is None:
-            source = Rendered(head, work / "pictures", plan.pictures, plan.held_out, seed, workers)
+            source = Rendered(head, work / "pictures", plan.pictures, plan.held_out, seed, workers, wide)
         else:
             source = Photographs(HeadModel.load(head), data, layout, work / "photographs")
         training = OpenTraining(

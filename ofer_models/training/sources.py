@@ -28,7 +28,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Rendered:
-    """`count` renderings for training and `held_out` ones for `ofer evaluate --set held_out`, under `folder`."""
+    """`count` renderings for training and `held_out` ones for `ofer evaluate --set held_out`, under `folder`.
+
+    wide: of the training pictures, see `PictureSource`; the held-out set stays what it always was.
+    """
 
     head_path: Path
     folder: Path
@@ -36,16 +39,18 @@ class Rendered:
     held_out: int
     seed: int = 1
     workers: int = 2
+    wide: bool = False
     provenance: Provenance = _RENDERED
 
     def prepare(self, progress: Callable) -> None:
-        for name, count, seed in (
-            ("train", self.count, self.seed),
-            ("held_out", self.held_out, dataset.HELD_OUT_SEED),
+        for name, count, seed, wide in (
+            ("train", self.count, self.seed, self.wide),
+            ("held_out", self.held_out, dataset.HELD_OUT_SEED, False),
         ):
             dataset.generate(
-                self.head_path, self.folder / name, count, seed=seed, workers=self.workers, progress=progress
-            )
+                self.head_path, self.folder / name, count, seed=seed, workers=self.workers, wide=wide,
+                progress=progress,
+            )  # fmt: skip
 
     def load(self) -> PictureSet:
         return dataset.load(self.folder / "train", self.count)
