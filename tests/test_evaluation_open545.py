@@ -12,13 +12,14 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 
 from conftest import OPEN
 
-from ofer_models.evaluation import open545, pooling, protocol, report
+from ofer_models.evaluation import open545, pooling, protocol, regressor, report
 from ofer_models.evaluation.errors import EvaluationError
 from ofer_models.evaluation.expression import METHODS, SHARES, ExpressionResult
 from ofer_models.evaluation.identity import IdentityResult, LandmarkAgreement
 from ofer_models.evaluation.regressor import SHIPPED, Regressor
 from ofer_models.evaluation.steps import StepLoss
 from ofer_models.head.model import HeadModel
+from ofer_models.synthesis.dataset import PictureSet
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +101,32 @@ def test_landmarks_prefer_the_true_head(open_head: HeadModel, part):
 def test_the_shipped_regressor_belongs_to_the_shipped_bundle(open_bundle):
     """After training, delete the file; `ofer evaluate` fits a new one into out/regressor.npz."""
     with np.load(SHIPPED) as file:
-        regressor = Regressor({name: file[name] for name in file.files})
-    assert regressor.fits(open_bundle)
+        shipped = Regressor({name: file[name] for name in file.files})
+    assert shipped.fits(open_bundle)
     context = np.random.default_rng(0).normal(size=(4, 256)).astype(np.float32)
-    assert regressor.betas(context).shape == (4, open_bundle.n_shape)
-    assert regressor.coefficients(context).shape == (4, open_bundle.n_expression + 3)
+    assert shipped.betas(context).shape == (4, open_bundle.n_shape)
+    assert shipped.coefficients(context).shape == (4, open_bundle.n_expression + 3)
+
+
+def test_a_regressor_learns_through_a_bundles_encoders(open_bundle, monkeypatch):
+    """Coefficients that the landmarks tell plainly, half a minute of training cut to a second."""
+    monkeypatch.setattr(regressor, "_STEPS", 150)
+    monkeypatch.setattr(regressor, "_TEST", 50)
+    rng, count = np.random.default_rng(0), 300
+    told = rng.normal(size=(count, 1)).astype(np.float32)
+    landmarks = 0.02 * rng.normal(size=(count, 478, 6)) + 0.2 * told[:, None] * rng.normal(size=(1, 478, 6))
+    nothing = np.zeros((count, 1), np.uint8)
+    pictures = PictureSet(
+        landmarks=landmarks.astype(np.float16), crop=np.zeros((count, 112, 112, 3), np.uint8),
+        betas=np.repeat(told, open_bundle.n_shape, 1), expression=np.repeat(told, open_bundle.n_expression, 1),
+        jaw=np.repeat(told, 3, 1), occlusion=nothing[:, 0], visible=nothing, covered=nothing, index=np.arange(count),
+    )  # fmt: skip
+    fitted = regressor.fit(open_bundle, pictures, log=lambda line: None)
+    assert fitted.fits(open_bundle)
+    inputs = regressor.encoder_arrays(pictures, slice(None))
+    context = regressor.StageSet(open_bundle).identity_context(**inputs)
+    guess = fitted.betas(context["context"])
+    assert ((guess - pictures.betas) ** 2).mean() < 0.5 * pictures.betas.var()
 
 
 def identity_result(ranked: float) -> IdentityResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def test_a_stopped_run_ends_as_one_that_was_not_stopped(head_path, tmp_path, mon
 
 
 SCRIPT = """
+import os
+import signal
 import sys
 import torch
 from torch import nn
@@ -109,13 +112,17 @@ torch.manual_seed(0)
 x = torch.randn(64, 4)
 machine = AcceleratedMachine()
 network = nn.Linear(4, 4)
-loss = lambda net, index, noise: ((net(x[index].to(machine.device)) - x[index].to(machine.device)) ** 2).mean()
-seen = []
+seen, steps = [], []
+def loss(net, index, noise):
+    steps.append(index)
+    if len(steps) == int(os.environ.get("KILL_AT", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ((net(x[index].to(machine.device)) - x[index].to(machine.device)) ** 2).mean()
 trained, history = train(network, loss, 64, Schedule(20, 16, 0.1, average=0.0), name="net",
                          validate=lambda net: float(((net(x) - x) ** 2).mean()), machine=machine,
                          keeper=Keeper(Path(sys.argv[1]) / "net.checkpoint", 0.0), log=lambda line: seen.append(line))
 if machine.main:
-    result = {"weight": trained.weight.data, "lines": len(seen), "count": machine.count}
+    result = {"weight": trained.weight.data, "lines": len(seen), "count": machine.count, "steps": len(steps)}
     torch.save(result, Path(sys.argv[1], "done.pt"))
 """
 
@@ -124,15 +131,34 @@ if machine.main:
 def test_accelerate_trains_as_torch_alone(tmp_path, processes):
     """One process or two, which share every batch: the mean gradient, and so the weights, are the same."""
     pytest.importorskip("accelerate", reason="`make train-env`")
-    (tmp_path / "script.py").write_text(SCRIPT)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29577"]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(tmp_path / "script.py"), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
-    environment["ACCELERATE_USE_CPU"] = "true"
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_script(tmp_path, launcher if processes > 1 else [])
     assert done.returncode == 0, done.stderr[-2000:]
     result = torch.load(tmp_path / "done.pt", weights_only=True)
     assert result["count"] == processes and result["lines"] == 10
+    torch.testing.assert_close(result["weight"], weight_of_torch_alone(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_killed_process_is_continued_to_the_same_weights(tmp_path):
+    """SIGKILL in the middle of step 13, as a machine that goes down."""
+    pytest.importorskip("accelerate", reason="`make train-env`")
+    assert run_script(tmp_path, [], KILL_AT="13").returncode == -signal.SIGKILL
+    assert not (tmp_path / "done.pt").exists()
+    assert run_script(tmp_path, []).returncode == 0
+    result = torch.load(tmp_path / "done.pt", weights_only=True)
+    assert result["steps"] == 20 - 12
+    assert torch.equal(result["weight"], weight_of_torch_alone())
+
+
+def run_script(folder: Path, launcher: list[str], **environment: str) -> subprocess.CompletedProcess:
+    (folder / "script.py").write_text(SCRIPT)
+    command = [sys.executable, *launcher, str(folder / "script.py"), str(folder)]
+    variables = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    variables |= {"ACCELERATE_USE_CPU": "true"} | environment
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+
+
+def weight_of_torch_alone() -> torch.Tensor:
     torch.manual_seed(0)
     x = torch.randn(64, 4)
     from torch import nn
@@ -144,7 +170,7 @@ def test_accelerate_trains_as_torch_alone(tmp_path, processes):
         network, lambda net, index, _: ((net(x[index]) - x[index]) ** 2).mean(), 64, Schedule(20, 16, 0.1, average=0.0),
         validate=lambda net: float(((net(x) - x) ** 2).mean()), name="net", log=quiet,
     )  # fmt: skip
-    torch.testing.assert_close(result["weight"], trained.weight.data, atol=1e-5, rtol=1e-5)
+    return trained.weight.data
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from ofer_models.synthesis.dataset import PictureSet
 
 SHIPPED = Path(__file__).with_name("regressor_open.npz")
 _WIDTH, _STEPS, _BATCH, _RATE = 256, 800, 256, 5e-4
-_SHARDS, _TEST = 12, 500  # shards learned from, pictures that stop it in time
+_SHARDS, _TEST = 14, 500  # shards learned from, pictures that stop it in time
 _CONTEXTS = 100
 
 
