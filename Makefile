@@ -1,22 +1,34 @@
 # The README's commands. Each target sets up what it needs in .venv and is quick the second time.
 PYTHON ?= $(shell command -v python3 || command -v python3.12 || command -v python3.11 || command -v python3.10)
 SOURCE ?= scene
+PORT ?= 8080
 OUT ?= out/demo
 ARGS ?=
 ENV = . .venv/ofer_env.sh
 
-.PHONY: demo test lint train-env clean
+.PHONY: demo view test soak lint train-env clean
 .DEFAULT_GOAL := demo
 
-# make demo [SOURCE=folder|video|0] [OUT=folder]
+# make demo [SOURCE=folder|video|0|bag] [OUT=folder]
 demo:
 	@$(PYTHON) tools/setup_env.py demo
 	@$(ENV) && python -m ofer_ros.demo "$(SOURCE)" --out "$(OUT)" $(ARGS)
+
+# make view [SOURCE=folder|video|0|bag] [PORT=8080]; until Ctrl-C
+view:
+	@$(PYTHON) tools/setup_env.py demo
+	@$(ENV) && exec python -m ofer_ros.view "$(SOURCE)" --port "$(PORT)" $(ARGS)
 
 # make test [ARGS="-k markers"]
 test:
 	@$(PYTHON) tools/setup_env.py test
 	@$(ENV) && python -m pytest -m "not long and not gpu" $(ARGS)
+
+# Ten rough minutes for ofer_node: a camera that stops and changes, broken frames, parameters, the lifecycle.
+# make soak [ARGS="--seconds 60"]; summary in out/soak/soak.json
+soak:
+	@$(PYTHON) tools/setup_env.py demo
+	@$(ENV) && python -m ofer_ros.soak $(ARGS)
 
 lint:
 	@$(PYTHON) tools/setup_env.py test

@@ -26,7 +26,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ofer_ros", "ofer_ros.*", "ofer_models", "ofer_models.*"]),
-    package_data={"": ["*.md", "*.npz", "*.json"]},
+    package_data={"": ["*.md", "*.npz", "*.json"], "ofer_ros": ["page/*"]},
     install_requires=["setuptools"],
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -42,6 +42,7 @@ setup(
             "mesh_node = ofer_ros.mesh_node:main",
             "camera_node = ofer_ros.camera_node:main",
             "recorder = ofer_ros.recorder:main",
+            "view_node = ofer_ros.view_node:main",
         ],
     },
     zip_safe=False,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
+from ofer_models.bundle.manifest import BundleError
+from ofer_models.head.model import HeadModel, LandmarkEmbedding
+from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
 from ofer_models.perception.intrinsics import Intrinsics
+
+_EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
 
 N_POINTS = 468  # MediaPipe's points without the irises
 _RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
@@ -37,9 +42,10 @@ class SeenLandmarks:
 
     def distances(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
         """Distances (..., L) of posed landmarks (..., L, 3) from those seen, as a part of the inter-ocular distance."""
-        camera = models @ pose.rotation.T + pose.translation
-        pixels = camera[..., :2] / camera[..., 2:] * self.K[[0, 1], [0, 1]] + self.K[:2, 2]
-        return np.linalg.norm(pixels - self.points, axis=-1) / self.between_eyes
+        camera = models.reshape(-1, 3) @ pose.rotation.T + pose.translation
+        pixels = camera[:, :2] / camera[:, 2:] * self.K.diagonal()[:2] + self.K[:2, 2]
+        apart = pixels.reshape(*models.shape[:-1], 2) - self.points
+        return np.sqrt(np.einsum("...i,...i->...", apart, apart)) / self.between_eyes
 
     def log_weights(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
         """Logarithms (...) of Gaussian weights of models (..., L, 3) by their mean distance.
@@ -49,6 +55,30 @@ class SeenLandmarks:
         distances = self.distances(models, pose)
         robust = np.minimum(distances, 3 * np.median(distances)).mean(-1)
         return -0.5 * (robust / _DEVIATION) ** 2
+
+
+def poses_of(
+    seen: Sequence[SeenLandmarks], models: np.ndarray, previous: Sequence[HeadPose | None]
+) -> list[HeadPose | None]:
+    """`SeenLandmarks.pose` of B meshes with landmarks models (B, L, 3), each on its own face, in one go.
+
+    All faces are of one camera. None for those that have no pose.
+    """
+    return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous)
+
+
+def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
+    """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
+
+    FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Raises
+    BundleError when the head knows no such points.
+    """
+    for embedding in (head.embeddings[name] for name in _EMBEDDINGS if name in head.embeddings):
+        if embedding.points is not None:
+            return embedding, embedding.points
+        if len(embedding.triangle) == N_POINTS:
+            return embedding, np.arange(N_POINTS)
+    raise BundleError("the head model has no landmarks to find its pose by; run `ofer import` again with --landmarks")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -69,11 +69,12 @@ def _report(title: str, figures: dict[str, Any], file: Path | None) -> None:
 @app.command()
 def demo(
     source: Annotated[
-        str, typer.Argument(help="`scene` (built in), a folder of pictures, a video file, or a webcam number.")
+        str,
+        typer.Argument(help="`scene` (built in), a folder of pictures, a video file, a webcam number, or a rosbag2."),
     ] = "scene",
-    out: Annotated[Path, typer.Option(help="Folder for overlay.mp4, contact_sheet.png and summary.json.")] = Path(
-        "out/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for overlay.mp4, contact_sheet.png, summary.json and, of a rosbag2, bag/.")
+    ] = Path("out/demo"),
 ) -> None:
     """Camera, face node and recorder as three ROS 2 processes; pictures and figures at the end."""
     _require("rclpy", "ROS 2 (rclpy)", "source a ROS 2 installation, or use `make demo`, which brings its own")

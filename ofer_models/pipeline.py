@@ -2,70 +2,42 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ofer_models.agreement import N_POINTS, SeenLandmarks, softmax
-from ofer_models.bundle.manifest import Bundle, BundleError
+from ofer_models.agreement import SeenLandmarks, tracked_landmarks
+from ofer_models.bundle.manifest import Bundle
 from ofer_models.engines.stages import StageSet
-from ofer_models.head.hypotheses import HypothesisDecoder
-from ofer_models.head.model import HeadModel, Identity, LandmarkEmbedding
-from ofer_models.identity import TrackIdentity, choose, view_quality, wants_new_identity
+from ofer_models.face import Face
+from ofer_models.head.hypotheses import HypothesisDecoder, LandmarkDecoder
+from ofer_models.head.model import Identity
+from ofer_models.identity.cache import IdentityCache
+from ofer_models.identity.candidates import CandidateDrawer
+from ofer_models.identity.machine import View
+from ofer_models.identity.quality import facing, sharpness, view_quality
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
-from ofer_models.perception.head_pose import HeadPose, NoPoseError
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
+from ofer_models.posing import FacePoser, TrackMemory
+from ofer_models.stream.load import LoadPlan
+from ofer_models.stream.noise import DriftingNoise
+from ofer_models.stream.uncertainty import spread_mm
 
-_EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
-_COMPARED = 20  # candidates, the best ranked, that are also posed and compared with the landmarks
-
-
-@dataclass(frozen=True)
-class Face:
-    """One tracked face of one frame.
-
-    id 'f1', ...; roi (x, y, w, h) px; confidence 0..1; landmarks (478, 3) px. rotation (3, 3) and translation (3,) m
-    take the head frame (FLAME axes) to the camera's optical frame (x right, y down, z forward); metric is False when
-    the intrinsics were guessed. shape (S,) betas of revision identity_revision with identity_score 0..1. expressions
-    (H, E), jaws (H, 3) rad, scores (H,) sum to 1, selected their arg-max. occlusion 0..1; landmark_error is the mean
-    reprojection error as a part of the inter-ocular distance.
-    """
-
-    id: str
-    roi: tuple[int, int, int, int]
-    confidence: float
-    landmarks: np.ndarray
-    rotation: np.ndarray
-    translation: np.ndarray
-    metric: bool
-    shape: np.ndarray
-    identity_revision: int
-    identity_score: float
-    expressions: np.ndarray
-    jaws: np.ndarray
-    scores: np.ndarray
-    selected: int
-    occlusion: float
-    landmark_error: float
-
-
-@dataclass
-class _TrackMemory:
-    """What the pipeline remembers of a track: its expression noise (H, D), its identity, and the last pose."""
-
-    noise: np.ndarray
-    identity: TrackIdentity | None = None
-    pose: HeadPose | None = None
+_NOISE, _IDENTITY = 1, 2  # streams of random numbers
+_IDLE = 1.0  # s without a frame that end nothing yet
 
 
 class FacePipeline:
-    """pipeline(frame, stamp, intrinsics) -> faces. One instance per camera and thread."""
+    """pipeline(frame, stamp, intrinsics) -> faces. One instance per camera; one thread at a time gives it frames.
+
+    plan: the `LoadPlan` that is to be told measured latencies, where these are bounded.
+    """
 
     def __init__(
         self,
@@ -78,9 +50,18 @@ class FacePipeline:
         threads: int = 1,
         max_faces: int = 4,
         backend: str = "auto",
+        background: bool = False,
+        drift: float = 0.0,
+        latency_bound: float = 0.0,
+        remember: float = 30.0,
     ) -> None:
         """hypotheses H, candidates N and steps default to the bundle's. Equal seeds and frames give equal faces.
         backend: auto, tensorrt, onnxruntime or torch (`engines.backend`).
+
+        background: identities are drawn on a thread beside the frames, which they then never hold up; a face shows the
+        mean head until its first one, and what a frame gives depends on time. drift: rate in 1/s at which the
+        hypotheses' noise wanders, 0 frozen. latency_bound: ms, see `plan`; 0: none. remember: seconds for which a lost
+        face's identity is kept.
 
         Raises BundleError when the bundle cannot be used and ValueError for counts below one.
         """
@@ -93,170 +74,213 @@ class FacePipeline:
                 f"hypotheses and candidates must be at least 1, got {self.hypotheses} and {self.candidates}"
             )
         self.timings: dict[str, float] = {}
+        self.plan = LoadPlan(latency_bound)
+        self.drift = drift
         self._stages = StageSet(self.bundle, threads, steps, backend)
         self._frontend = FaceFrontend(max_faces)
         embedding, self._landmark_points = tracked_landmarks(self.head)
-        corners = self.head.faces[embedding.triangle]
-        used, inverse = np.unique(corners, return_inverse=True)
-        self._landmark_corners = inverse.reshape(corners.shape)
-        self._landmark_bary = embedding.bary
-        self._decode_landmarks = HypothesisDecoder(self.head, used)
+        landmarks = LandmarkDecoder(self.head, embedding)
+        self._pose_faces = FacePoser(landmarks, self._landmark_points)
         self._decode_all = HypothesisDecoder(self.head)
         self._seed = seed
+        drawer = CandidateDrawer(self.bundle, self._stages, landmarks, self.candidates)
+        self._identities = IdentityCache(
+            drawer, self.head, *self.bundle.same_face, keep=remember, background=background, seed=(seed, _IDENTITY)
+        )
+        self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
-        """Forget every track and identity."""
+        """Forget every track and identity, and start the random numbers anew."""
+        with self._lock:
+            self._clear()
+            self._tracks_seen = 0
+            self._rng = np.random.default_rng(self._seed)
+
+    def forget(self) -> None:
+        """Drop everything that describes anybody, at once; may be called from any thread. Faces get new ids."""
+        with self._lock:
+            self._clear()
+
+    def reset_identity(self, id: str | None = None) -> bool:
+        """Gather the identity of one track, or of all, anew; False where there is no such track. From any thread."""
+        with self._lock:
+            ids = list(self._memory) if id is None else [id]
+            return all([self._identities.reset(id) for id in ids])
+
+    def expire(self) -> None:
+        """Forget everybody when no frame has come for as long as lost faces are remembered. To be called now and then,
+        from any thread: frames that do not come cannot clear anything."""
+        if self._idle():  # without waiting for a frame at work
+            with self._lock:
+                if self._idle():
+                    self._clear()
+
+    def _idle(self) -> bool:
+        return time.monotonic() - self._last_frame > max(self._identities.keep, _IDLE)
+
+    def set_hypotheses(self, hypotheses: int) -> None:
+        """Hypotheses a face from the next frame on; those that stay go on as they were. Raises ValueError below one."""
+        if hypotheses < 1:
+            raise ValueError(f"hypotheses must be at least 1, got {hypotheses}")
+        with self._lock:
+            self.hypotheses = hypotheses
+            for memory in self._memory.values():
+                memory.noise.resize(hypotheses)
+
+    def set_steps(self, steps: int | None) -> None:
+        """Sampling steps from the next frame on; None: the bundle's. Raises ValueError for a count that is refused."""
+        with self._lock:
+            for sampler in (self._stages.idgen, self._stages.expgen):
+                sampler.set_steps(steps)
+
+    def report_latency(self, milliseconds: float) -> None:
+        """Tell the load plan how long the last frame took from its arrival to its publication."""
+        self.plan.measured(milliseconds, time.monotonic())
+
+    def status(self) -> dict[str, object]:
+        """Load tier, and identities after the last frame, for diagnostics. From any thread, without waiting."""
+        return {"tier": self.plan.tier.name, "tier_level": self.plan.level, **self._identity_status}
+
+    def _clear(self) -> None:
         self._frontend.reset()
-        self._memory: dict[str, _TrackMemory] = {}
-        self._rng = np.random.default_rng(self._seed)
+        self._identities.forget()
+        self._memory: dict[str, TrackMemory] = {}
+        self._note_identities()
+        self._frames = 0
+        self._last_frame = time.monotonic()
 
     def __call__(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None = None) -> list[Face]:
         """Faces in frame (H, W, 3) uint8 RGB taken at stamp (seconds).
 
-        Without intrinsics a field of view of 60 degrees is assumed.
+        Without intrinsics a field of view of 60 degrees is assumed. A face whose landmarks fit no pose is left out.
 
         Raises ValueError for another kind of array or a stamp that is not finite.
         """
-        started = time.perf_counter()
-        self.timings = {}
-        with self._timed("perception"):
-            tracks = self._frontend(frame, stamp)
-        self._memory = {track.id: self._memory.get(track.id) or self._remember() for track in tracks}
-        seen = [track for track in tracks if track.visible]
-        faces = self._reconstruct(frame, seen, self._intrinsics(frame, intrinsics)) if seen else []
-        self.timings["total"] = 1000 * (time.perf_counter() - started)
-        return faces
+        with self._lock:
+            return self._process(frame, stamp, intrinsics)
 
     def vertices(self, face: Face, which: int | None = None) -> np.ndarray:
         """Vertices (V, 3) of one hypothesis, the selected one by default: head frame, metres."""
         index = face.selected if which is None else which
-        identity = self._identity_of(face)
-        return self._decode_all(identity, face.expressions[index : index + 1], face.jaws[index : index + 1])[0]
+        rows = slice(index, index + 1) if index != -1 else slice(index, None)
+        return self._decode_all(self._identity_of(face), face.expressions[rows], face.jaws[rows])[0]
+
+    def filtered_vertices(self, face: Face) -> np.ndarray:
+        """Vertices (V, 3) of the selected hypothesis filtered over time, what a viewer shows: head frame, metres."""
+        return self._decode_all(self._identity_of(face), face.expression[None], face.jaw[None])[0]
+
+    def spread_mm(self, face: Face) -> np.ndarray:
+        """Spread (V,) of the hypotheses at each vertex, weighed by their scores, in mm."""
+        return spread_mm(self._decode_all(self._identity_of(face), face.expressions, face.jaws), face.scores)
 
     def _identity_of(self, face: Face) -> Identity:
         memory = self._memory.get(face.id)
-        if memory and memory.identity and memory.identity.revision == face.identity_revision:
-            return memory.identity.identity
+        if memory and memory.head is not None and memory.head.betas is face.shape:
+            return memory.head
         return self.head.identity(face.shape)
 
-    def _remember(self) -> _TrackMemory:
-        return _TrackMemory(
-            self._rng.standard_normal((self.hypotheses, self._stages.expgen.n_coefficients), dtype=np.float32)
-        )
+    def _process(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None) -> list[Face]:
+        started = time.perf_counter()
+        self.timings = {}
+        with self._timed("perception"):
+            tracks = self._frontend(frame, stamp)
+        self._last_frame = time.monotonic()
+        self._frames += 1
+        self._memory = {track.id: self._memory.get(track.id) or self._remember() for track in tracks}
+        seen = [track for track in tracks if track.visible]
+        faces: list[Face] = []
+        if seen:
+            height, width = frame.shape[:2]
+            camera = intrinsics.scaled_to(width, height) if intrinsics else Intrinsics.from_field_of_view(width, height)
+            faces = self._reconstruct(frame, stamp, seen, camera)
+        else:
+            self._identities.update(self._memory, [], {}, stamp)
+        self._note_identities()
+        self.timings["total"] = 1000 * (time.perf_counter() - started)
+        return faces
 
-    @staticmethod
-    def _intrinsics(frame: np.ndarray, given: Intrinsics | None) -> Intrinsics:
-        height, width = frame.shape[:2]
-        return given.scaled_to(width, height) if given else Intrinsics.from_field_of_view(width, height)
+    def _note_identities(self) -> None:
+        states = {f"identity/{id}": state.value for id, state in self._identities.states().items()}
+        self._identity_status = {"identities_lost": self._identities.remembered, **states}
 
-    def _reconstruct(self, frame: np.ndarray, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
+    def _remember(self) -> TrackMemory:
+        self._tracks_seen += 1
+        rng = np.random.default_rng((self._seed, _NOISE, self._tracks_seen))
+        return TrackMemory(DriftingNoise(self.hypotheses, self._stages.expgen.n_coefficients, rng))
+
+    def _reconstruct(self, frame: np.ndarray, stamp: float, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
         memories = [self._memory[track.id] for track in tracks]
         seen = [SeenLandmarks.of(track.points, self._landmark_points, intrinsics) for track in tracks]
-        with self._timed("context"):
+        with self._timed("crops"):
             points = np.stack([track.points for track in tracks])
             inputs = encoder_inputs(frame, points, self._stages.encoder_inputs)
+        count = max(1, round(self.plan.tier.hypotheses * self.hypotheses))
+        rows = self._due(tracks, memories, count)
+        if rows:
+            self._draw_expressions([memories[row] for row in rows], _rows(inputs, rows), stamp, count)
+        with self._timed("identity"):
+            self._update_identities(tracks, memories, seen, inputs, stamp)
+            heads = [self._identities.shown(track.id, stamp) for track in tracks]
+        with self._timed("pose"):
+            return self._pose_faces(tracks, memories, seen, heads, intrinsics.metric, stamp)
+
+    def _due(self, tracks: Sequence[Track], memories: Sequence[TrackMemory], count: int) -> list[int]:
+        """Rows of the tracks whose hypotheses are drawn in this frame: all, unless the load plan says otherwise."""
+        rows = list(range(len(tracks)))
+        if not self.plan.tier.alternate or self._frames % 2:
+            return rows
+        # What is seen of a face: its area, without what is hidden of it.
+        visible = [float(t.box[2] * t.box[3]) * (1 - m.occlusion) for t, m in zip(tracks, memories, strict=True)]
+        least = np.argsort(visible, kind="stable")[: len(tracks) // 2]
+        held = {i for i in least if memories[i].expressions is not None and len(memories[i].expressions) == count}
+        return [row for row in rows if row not in held]
+
+    def _draw_expressions(
+        self, memories: Sequence[TrackMemory], inputs: dict[str, np.ndarray], stamp: float, count: int
+    ) -> None:
+        """Draw `count` hypotheses for each of some tracks, in one batch, into their memories."""
+        with self._timed("context"):
             encoded = _call(self._stages.expression_context, inputs)
-            occlusion = np.clip(encoded.get("occlusion", np.zeros((len(tracks), 1)))[:, 0], 0, 1)
+            occlusion = np.clip(encoded.get("occlusion", np.zeros((len(memories), 1)))[:, 0], 0, 1)
         with self._timed("expression"):
-            noise = np.stack([memory.noise for memory in memories])
-            drawn = self._stages.expgen(encoded["context"], noise, self._rng).astype(np.float32)
+            noise = np.stack([memory.noise.at(stamp, self.drift)[:count] for memory in memories])
+            drawn = self._stages.expgen(encoded["context"], noise, self._rng, self.plan.tier.steps).astype(np.float32)
             expressions, jaws = np.split(drawn, [self.head.n_expression], axis=-1)
             jaws = jaws * np.float32(self.bundle.jaw_scale)
             if self.bundle.expression_range:
                 expressions = np.clip(expressions, *self.bundle.expression_range)
-        with self._timed("identity"):
-            self._update_identities(tracks, memories, seen, inputs, expressions.mean(1), jaws.mean(1), occlusion)
-        with self._timed("pose"):
-            faces = [
-                self._face(*parts, intrinsics.metric)
-                for parts in zip(tracks, memories, seen, expressions, jaws, occlusion.tolist(), strict=True)
-            ]
-        return [face for face in faces if face]
+        for memory, *result in zip(memories, expressions, jaws, occlusion.tolist(), strict=True):
+            memory.expressions, memory.jaws, memory.occlusion = result
 
     def _update_identities(
         self,
-        tracks: list[Track],
-        memories: list[_TrackMemory],
-        seen: list[SeenLandmarks],
+        tracks: Sequence[Track],
+        memories: Sequence[TrackMemory],
+        seen: Sequence[SeenLandmarks],
         inputs: dict[str, np.ndarray],
-        expressions: np.ndarray,
-        jaws: np.ndarray,
-        occlusion: np.ndarray,
+        stamp: float,
     ) -> None:
-        """Draw and rank candidates for the tracks whose view asks for it, all in one batch.
-
-        expressions (F, E) and jaws (F, 3) are those that the candidates are compared with the landmarks in.
-        """
-        qualities = [
-            view_quality(track.points, _facing(track.points, memory.pose), hidden)
-            for track, memory, hidden in zip(tracks, memories, occlusion, strict=True)
-        ]
-        rows = [i for i, memory in enumerate(memories) if wants_new_identity(memory.identity, qualities[i])]
-        if not rows:
-            return
-        chosen = {name: array[rows] for name, array in inputs.items()}
-        context = _call(self._stages.identity_context, chosen)["context"]
-        shape = (len(rows), self.candidates, self._stages.idgen.n_coefficients)
-        betas = self._stages.idgen(context, self._rng.standard_normal(shape, dtype=np.float32), self._rng)
-        betas = betas.astype(np.float32)
-        scores = _call(self._stages.idrank, chosen | {"context": context, "betas": betas})["score"]
-        for row, candidates, score in zip(rows, betas, scores, strict=True):
-            if not self.bundle.rank_alone:
-                best = np.argsort(-score)[:_COMPARED]
-                candidates = candidates[best]
-                score = score[best] + self._agreement(seen[row], candidates, expressions[row], jaws[row])
-            memories[row].identity = choose(self.head, candidates, score, memories[row].identity, qualities[row])
-            memories[row].pose = None  # another head: the old pose is no start
-
-    def _agreement(
-        self, seen: SeenLandmarks, candidates: np.ndarray, expression: np.ndarray, jaw: np.ndarray
-    ) -> np.ndarray:
-        """Log weights (N,) of candidates (N, S), each in its own best pose, with an expression (E,) and jaw (3,).
-
-        Zeros, which change nothing, where the landmarks fit no pose.
-        """
-        vertices = self.head.decode(candidates, np.tile(expression, (len(candidates), 1)), jaw)
-        models = self._landmarks_of(vertices[:, self._decode_landmarks.indices])
-        try:
-            start = seen.pose(models.mean(0))
-            return np.array([seen.log_weights(model, seen.pose(model, start)) for model in models])
-        except NoPoseError:
-            return np.zeros(len(models))
-
-    def _landmarks_of(self, vertices: np.ndarray) -> np.ndarray:
-        """Landmarks (N, L, 3) on meshes (N, V', 3) that hold only the vertices under them."""
-        return np.einsum("lc,hlcx->hlx", self._landmark_bary, vertices[:, self._landmark_corners])
-
-    def _face(
-        self,
-        track: Track,
-        memory: _TrackMemory,
-        seen: SeenLandmarks,
-        expressions: np.ndarray,
-        jaws: np.ndarray,
-        occlusion: float,
-        metric: bool,
-    ) -> Face | None:
-        """Weigh the hypotheses by their reprojection, pose the head by the best one; None where no pose fits."""
-        identity = memory.identity.identity
-        models = self._landmarks_of(self._decode_landmarks(identity, expressions, jaws))
-        try:
-            mean_pose = seen.pose(models.mean(0), memory.pose)
-            scores = softmax(seen.log_weights(models, mean_pose))
-            selected = int(scores.argmax())
-            memory.pose = pose = seen.pose(models[selected], mean_pose)
-        except NoPoseError:
-            memory.pose = None
-            return None
-        x, y, width, height = (round(float(v)) for v in track.box)
-        return Face(
-            id=track.id, roi=(x, y, width, height), confidence=float(track.confidence), landmarks=track.points,
-            rotation=pose.rotation, translation=pose.translation, metric=metric, shape=identity.betas,
-            identity_revision=memory.identity.revision, identity_score=memory.identity.score,
-            expressions=expressions, jaws=jaws, scores=scores, selected=selected,
-            occlusion=occlusion, landmark_error=float(seen.distances(models[selected], pose).mean()),
-        )  # fmt: skip
+        """Show the identity cache the views that it asks for, with their contexts drawn in one batch."""
+        crops = next((inputs[name] for name in ("crop112", "crop112_bgr", "crop224") if name in inputs), None)
+        qualities, wanted = [], []
+        for row, (track, memory) in enumerate(zip(tracks, memories, strict=True)):
+            quality = view_quality(track.points, facing(track.points, memory.pose), memory.occlusion)
+            if crops is not None and self._identities.wants(track.id, quality, stamp):  # else it need not be measured
+                quality *= sharpness(crops[row])
+            qualities.append(quality)
+            if self._identities.wants(track.id, quality, stamp):
+                wanted.append(row)
+        views: dict[str, View] = {}
+        if wanted:
+            contexts = _call(self._stages.identity_context, _rows(inputs, wanted))["context"]
+            for row, context in zip(wanted, contexts, strict=True):
+                needed = {name: inputs[name][row : row + 1] for name in self._stages.idrank.inputs if name in inputs}
+                views[tracks[row].id] = View(
+                    stamp, qualities[row], context, memories[row].occlusion, needed, seen[row],
+                    memories[row].expressions.mean(0), memories[row].jaws.mean(0),
+                )  # fmt: skip
+        self._identities.update(self._memory, [track.id for track in tracks], views, stamp)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -265,29 +289,10 @@ class FacePipeline:
         self.timings[name] = 1000 * (time.perf_counter() - started)
 
 
-def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
-    """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
-
-    FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Raises
-    BundleError when the head knows no such points.
-    """
-    for embedding in (head.embeddings[name] for name in _EMBEDDINGS if name in head.embeddings):
-        if embedding.points is not None:
-            return embedding, embedding.points
-        if len(embedding.triangle) == N_POINTS:
-            return embedding, np.arange(N_POINTS)
-    raise BundleError("the head model has no landmarks to find its pose by; run `ofer import` again with --landmarks")
-
-
 def _call(stage, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run a stage on those of the inputs that it asks for."""
     return stage(**{name: inputs[name] for name in stage.inputs})
 
 
-def _facing(points: np.ndarray, pose: HeadPose | None) -> np.ndarray:
-    """Direction of the face (3,) in the camera frame: from the last pose, else from the landmarks' own depth."""
-    if pose is not None:
-        return pose.rotation[:, 2]
-    across, down = points[263] - points[33], points[152] - points[10]
-    normal = np.cross(down, across)
-    return normal / max(float(np.linalg.norm(normal)), 1e-9)
+def _rows(inputs: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
+    return {name: array[rows] for name, array in inputs.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sensor_msgs.msg import CameraInfo
 
 from ofer_models.perception.intrinsics import Intrinsics
@@ -27,9 +29,7 @@ class Calibration:
 
     def update(self, message: CameraInfo) -> None:
         """Keep a CameraInfo. One without a focal length (uncalibrated cameras send zeros) is reported and not used."""
-        calibrated = Intrinsics.from_camera_info(
-            message.k, message.width, message.height, message.d, message.distortion_model
-        )
+        calibrated = _of_the_image(message)
         if calibrated is None:
             self._calibrated = ()
             self._problems.report(
@@ -56,3 +56,18 @@ class Calibration:
                 f"the image is {width} x {height}; assuming a field of view of {self._field_of_view:g} degrees"
             )
         return Intrinsics.from_field_of_view(width, height, self._field_of_view)
+
+
+def _of_the_image(message: CameraInfo) -> Intrinsics | None:
+    """Intrinsics of the image that comes with a CameraInfo: of its region of interest, binned. None: not calibrated.
+
+    K is stated for the full sensor; roi and binning (0 means 1) tell which part of it the image shows.
+    """
+    full = Intrinsics.from_camera_info(message.k, message.width, message.height, message.d, message.distortion_model)
+    if full is None:
+        return None
+    roi = message.roi
+    if roi.width and roi.height and (roi.width, roi.height) != (message.width, message.height):
+        shifted = full.K - [[0, 0, roi.x_offset], [0, 0, roi.y_offset], [0, 0, 0]]
+        full = replace(full, K=shifted, width=roi.width, height=roi.height)
+    return full.scaled_to(full.width // max(message.binning_x, 1), full.height // max(message.binning_y, 1))

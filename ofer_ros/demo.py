@@ -1,8 +1,9 @@
 """The demo: camera_node, ofer_node and recorder as three processes, and what they measured in one summary.
 
-    python -m ofer_ros.demo [scene | folder | video | number of a webcam] [--out out/demo]
+    python -m ofer_ros.demo [scene | folder | video | number of a webcam | bag] [--out out/demo]
 
-Leaves overlay.mp4, contact_sheet.png, summary.json and the processes' logs. Always ends by itself.
+Leaves overlay.mp4, contact_sheet.png, summary.json and the processes' logs. Always ends by itself. Of a bag every
+picture is processed, however long that takes, and what the node published is left in the new bag <out>/bag.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -22,10 +24,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ofer_ros.bag_source import BagContents, inspect_bag
 from ofer_ros.bundles import load_bundle
 from ofer_ros.processes import Processes
 from ofer_ros.scene import FRAMES
-from ofer_ros.sources import SourceError, open_source
+from ofer_ros.sources import SourceError, bag_path, open_source
 
 _START_LIMIT = 90.0  # seconds until the first frame: three interpreters and the bundle's sessions on a slow machine
 _LAST_DIAGNOSTICS = 2.0  # seconds after the last frame in which ofer_node says its final numbers
@@ -56,55 +59,68 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     for old in ("summary.json", "recorder.json", "frames.jsonl", "overlay.mp4", "contact_sheet.png"):
         (out / old).unlink(missing_ok=True)
-    _check(options)
+    bag = check(options)
+    if bag is not None and (out / "bag" / "metadata.yaml").exists():
+        shutil.rmtree(out / "bag")
+    if bag is not None and bag.others:
+        console.print(f"playing {bag.topic}; for another: {bag.path}#{' or #'.join(bag.others)}", markup=False)
     # A domain of its own keeps two demos on one machine apart.
     environment = {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     with Processes(out / "logs", environment) as processes:
         common = {"bundle": options.bundle}
-        processes.start(
-            "ofer_node", "ofer_ros.ofer_node", {**common, "hypotheses": options.hypotheses, "autostart": True}
-        )
-        processes.start("recorder", "ofer_ros.recorder", {**common, "output": str(out)})
+        node = {**common, "hypotheses": options.hypotheses, "autostart": True}
+        recorder = {**common, "output": str(out)}
+        if bag is not None:
+            # One of everything a picture, whatever time it takes.
+            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0, "latency_bound": 0.0}
+            recorder |= {"bag": str(out / "bag"), "bag_storage": bag.storage}
+        processes.start("ofer_node", "ofer_ros.ofer_node", node)
+        processes.start("recorder", "ofer_ros.recorder", recorder)
         processes.start(
             "camera_node",
             "ofer_ros.camera_node",
             {
                 "source": options.source,
                 "rate": options.rate,
-                "loop": options.seconds is not None,
+                "loop": options.seconds is not None and bag is None,
+                "paced_by": "ofer_node/faces" if bag is not None else "",
                 # ofer_node listens once it is active, the recorder once it is ready.
                 "wait_for_subscribers": 2,
                 "log_file": str(out / "frames.jsonl"),
             },
         )
-        _wait(processes, options, out, console)
+        _wait(processes, options, bag.images if bag is not None else None, out, console)
         processes.stop("camera_node")
         time.sleep(_LAST_DIAGNOSTICS)
         processes.stop("ofer_node")
         processes.stop("recorder", patience=60.0)
         problems = {name: processes.problems(name) for name in ("camera_node", "ofer_node", "recorder")}
-    summary = _summary(options, out)
+    summary = _summary(options, bag, out)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     _print(summary, problems, out, console)
     return summary
 
 
-def _check(options: DemoOptions) -> None:
-    """Find out here, in one line, what would make the children wait for each other."""
+def check(options: DemoOptions) -> BagContents | None:
+    """Find out here, in one line, what would make the children wait for each other; what is played of a bag."""
     try:
         load_bundle(options.bundle)
+        if bag_path(options.source) is not None:
+            return inspect_bag(options.source)
         open_source(options.source, options.rate, 1.0, 1280)
+        return None
     except SourceError as error:
         raise DemoError(str(error)) from None
     except (ValueError, OSError) as error:
         raise DemoError(f"bundle '{options.bundle}': {error}") from None
 
 
-def _wait(processes: Processes, options: DemoOptions, out: Path, console: Console) -> None:
-    """Until the camera has shown everything (or `seconds` are over), with a progress bar."""
+def _wait(processes: Processes, options: DemoOptions, images: int | None, out: Path, console: Console) -> None:
+    """Until the camera has shown everything (or `seconds` are over), with a progress bar. images: of a bag."""
     frames = out / "frames.jsonl"
     limit = options.seconds or (_WEBCAM_SECONDS if options.source.isdigit() else None)
     total = FRAMES if options.source == "scene" and limit is None else limit and int(limit * options.rate)
+    total = total if images is None else images
     started = time.monotonic()
     first_frame = None
     with Progress(
@@ -119,7 +135,7 @@ def _wait(processes: Processes, options: DemoOptions, out: Path, console: Consol
         while processes.status("camera_node") is None:
             for name in ("ofer_node", "recorder"):
                 if processes.status(name) is not None:
-                    raise DemoError(f"{name} ended early: {_last_words(processes, name)}")
+                    raise DemoError(f"{name} ended early: {last_words(processes, name)}")
             errors = processes.problems("ofer_node", "[ERROR]") if first_frame is None else []
             if errors:  # it stays, for a user to mend the cause; here nobody will
                 raise DemoError(f"ofer_node does not start: {errors[0]} [{processes.log_file('ofer_node')}]")
@@ -129,21 +145,21 @@ def _wait(processes: Processes, options: DemoOptions, out: Path, console: Consol
                 first_frame = now
                 progress.update(task, description="running")
             if first_frame is None and now - started > _START_LIMIT:
-                raise DemoError(f"no frame after {_START_LIMIT:.0f} s: {_last_words(processes, 'ofer_node')}")
+                raise DemoError(f"no frame after {_START_LIMIT:.0f} s: {last_words(processes, 'ofer_node')}")
             if first_frame is not None and limit is not None and now - first_frame > limit:
                 return
             progress.update(task, completed=sent)
             time.sleep(0.25)
     if processes.status("camera_node") != 0:
-        raise DemoError(f"camera_node failed: {_last_words(processes, 'camera_node')}")
+        raise DemoError(f"camera_node failed: {last_words(processes, 'camera_node')}")
 
 
-def _last_words(processes: Processes, name: str) -> str:
+def last_words(processes: Processes, name: str) -> str:
     lines = processes.problems(name) or ["(nothing was logged)"]
     return f"{lines[-1]} [{processes.log_file(name)}]"
 
 
-def _summary(options: DemoOptions, out: Path) -> dict:
+def _summary(options: DemoOptions, bag: BagContents | None, out: Path) -> dict:
     """Merge the recorder's numbers with what the camera knows about each frame."""
     try:
         recorded = json.loads((out / "recorder.json").read_text())
@@ -164,7 +180,9 @@ def _summary(options: DemoOptions, out: Path) -> dict:
         "frames_face_missed": sum(faces[frame["stamp"]] == 0 for frame in expected),
         "versions": versions(),
     }
-    if Path(options.source).is_dir():
+    if bag is not None:
+        summary["bag"] = {"topic": bag.topic, "camera_info": bag.info_topic, "images": bag.images}
+    elif Path(options.source).is_dir():
         pictures: dict[str, int] = {}
         for frame in frames:
             pictures[frame["name"]] = max(pictures.get(frame["name"], 0), faces.get(frame["stamp"], 0))
@@ -193,7 +211,7 @@ def _print(summary: dict, problems: dict[str, list[str]], out: Path, console: Co
             str(summary[f"frames_{name}"]) for name in ("sent", "in", "processed", "dropped")
         ),
         "processed frames a second": f"{summary['fps']:.1f}",
-        "stamp to FaceArray, ms": f"p50 {latency['p50']}, p95 {latency['p95']}",
+        f"{'image' if 'bag' in summary else 'stamp'} to FaceArray, ms": f"p50 {latency['p50']}, p95 {latency['p95']}",
         "frames with a face": f"{summary['frames_with_face']} of {summary['frames_compared']} received back",
         "tracks / identities": f"{summary['tracks']} / {summary['identity_revisions']}",
         "hypotheses a face": str(summary["hypotheses"]),
@@ -210,14 +228,18 @@ def _print(summary: dict, problems: dict[str, list[str]], out: Path, console: Co
     for name, lines in problems.items():
         for line in lines[:5]:
             console.print(f"{name}: {line}", style="yellow", markup=False, highlight=False)
-    console.print(f"{out}: overlay.mp4, contact_sheet.png, summary.json, logs/", markup=False, highlight=False)
+    bag = " bag/," if "bag" in summary else ""
+    console.print(f"{out}: overlay.mp4, contact_sheet.png, summary.json,{bag} logs/", markup=False, highlight=False)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ofer demo", description=__doc__.splitlines()[0])
     defaults = DemoOptions()
     parser.add_argument(
-        "source", nargs="?", default=defaults.source, help="scene, folder, video file, or webcam number"
+        "source",
+        nargs="?",
+        default=defaults.source,
+        help="scene, folder, video file, webcam number, or rosbag2 (path, or path#topic)",
     )
     parser.add_argument("--out", type=Path, default=defaults.out, help="folder for the results (default: %(default)s)")
     parser.add_argument("--bundle", default=defaults.bundle, help="name in engines/ or folder (default: %(default)s)")

@@ -1,7 +1,7 @@
 """sensor_msgs/Image and CompressedImage to RGB arrays, with every disagreement named.
 
-Needs no cv_bridge. Values follow its conventions: 16-bit samples are scaled by 255 / 65535, grey is repeated over the
-channels, alpha is dropped.
+Needs no cv_bridge, and gives what it gives: colour is converted first, then 16-bit samples are scaled by 255 / 65535;
+grey is repeated over the channels, alpha is dropped. `ofer_ros.bridge` hands the conversion to cv_bridge itself.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ class _Encoding:
     to_rgb: Callable[[np.ndarray], np.ndarray]
     planes: float = 1.0
 
+    def row_bytes(self, width: int) -> int:
+        return width * self.channels * np.dtype(self.sample).itemsize
+
 
 def _convert(code: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pixels: cv2.cvtColor(pixels, code)
@@ -57,6 +60,7 @@ def _encodings() -> dict[str, _Encoding]:
     for bits, sample in ((8, np.uint8), (16, np.uint16)):
         for channels, name in ((1, "mono"), (3, "bgr"), (4, "bgra")):
             table[f"{bits}UC{channels}"] = _Encoding(sample, channels, colour[name][1])
+    # Packed 4:2:2 is always of 8 bits; the first of each pair is ROS's older name.
     table["yuv422"] = table["uyvy"] = _Encoding(np.uint8, 2, _convert(cv2.COLOR_YUV2RGB_UYVY))
     table["yuv422_yuy2"] = table["yuyv"] = _Encoding(np.uint8, 2, _convert(cv2.COLOR_YUV2RGB_YUY2))
     table["nv12"] = _Encoding(np.uint8, 1, _convert(cv2.COLOR_YUV2RGB_NV12), planes=1.5)
@@ -68,19 +72,23 @@ _ENCODINGS = _encodings()
 ENCODINGS = tuple(sorted(_ENCODINGS))
 
 
-def image_to_rgb(message) -> np.ndarray:
-    """sensor_msgs/Image to (H, W, 3) uint8 RGB, C-contiguous; the array may share the message's memory.
+def pixel_bytes(encoding: str) -> int:
+    """Size of one pixel in a known encoding."""
+    return _ENCODINGS[encoding].row_bytes(1)
 
-    Raises ImageError for a size of zero or beyond MAX_SIDE, an unknown encoding, a step smaller than a row, and data
-    shorter than height * step.
+
+def check(message) -> None:
+    """Raise ImageError for a sensor_msgs/Image that contradicts itself or cannot be used.
+
+    That is: a size of zero or beyond MAX_SIDE, an unknown encoding, a step smaller than a row, and data shorter than
+    height * step.
     """
     width, height, step = message.width, message.height, message.step
     _check_size(width, height)
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
         raise ImageError(f"encoding '{message.encoding}' is not supported; use one of {', '.join(ENCODINGS)}")
-    sample = np.dtype(encoding.sample)
-    row = width * encoding.channels * sample.itemsize
+    row = encoding.row_bytes(width)
     if step < row:
         raise ImageError(
             f"step {step} disagrees with the width: a row of {width} px in {message.encoding} has {row} bytes"
@@ -88,17 +96,29 @@ def image_to_rgb(message) -> np.ndarray:
     if encoding.planes != 1.0 and (width % 2 or height % 2):
         raise ImageError(f"{message.encoding} needs an even size, the image is {width} x {height}")
     rows = int(height * encoding.planes)
-    data = np.frombuffer(message.data, np.uint8)
-    if data.size < rows * step:
+    if len(message.data) < rows * step:
         raise ImageError(
-            f"data is truncated: {data.size} bytes, but {height} rows of step {step} in {message.encoding} "
+            f"data is truncated: {len(message.data)} bytes, but {height} rows of step {step} in {message.encoding} "
             f"are {rows * step}"
         )
-    pixels = data[: rows * step].reshape(rows, step)[:, :row]
+
+
+def image_to_rgb(message) -> np.ndarray:
+    """sensor_msgs/Image to (H, W, 3) uint8 RGB, C-contiguous; the array may share the message's memory.
+
+    Raises ImageError as `check` does.
+    """
+    check(message)
+    encoding = _ENCODINGS[message.encoding]
+    width, rows, sample = message.width, int(message.height * encoding.planes), np.dtype(encoding.sample)
+    data = np.frombuffer(message.data, np.uint8)[: rows * message.step].reshape(rows, message.step)
+    pixels = np.ascontiguousarray(data[:, : encoding.row_bytes(width)])
     if sample.itemsize == 2:
-        pixels = _to_8_bit(np.ascontiguousarray(pixels).view(sample.newbyteorder(">" if message.is_bigendian else "<")))
-    pixels = pixels.reshape(rows, width, encoding.channels)
-    return encoding.to_rgb(np.ascontiguousarray(pixels[..., 0] if encoding.channels == 1 else pixels))
+        pixels = pixels.view(sample.newbyteorder(">" if message.is_bigendian else "<")).astype(np.uint16, copy=False)
+    if encoding.channels != 1:
+        pixels = pixels.reshape(rows, width, encoding.channels)
+    rgb = encoding.to_rgb(pixels)
+    return rgb if rgb.dtype == np.uint8 else _to_8_bit(rgb)
 
 
 def compressed_to_rgb(message) -> np.ndarray:
@@ -135,4 +155,4 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    return cv2.convertScaleAbs(pixels.astype(np.uint16, copy=False), alpha=255.0 / 65535.0)
+    return cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)

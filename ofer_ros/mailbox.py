@@ -15,6 +15,7 @@ class Mailbox(Generic[Item]):
         self._ready = threading.Condition()
         self._item: Item | None = None
         self._closed = False
+        self._woken = False
 
     def put(self, item: Item) -> bool:
         """Store `item`; True when it replaced one that nobody took. After `close`, items are ignored."""
@@ -27,11 +28,18 @@ class Mailbox(Generic[Item]):
             return replaced
 
     def take(self, timeout: float | None = None) -> Item | None:
-        """The newest item, waiting up to `timeout` seconds for one; None on time-out or when closed."""
+        """The newest item, waiting up to `timeout` seconds for one; None on time-out, when woken or when closed."""
         with self._ready:
-            self._ready.wait_for(lambda: self._item is not None or self._closed, timeout)
+            self._ready.wait_for(lambda: self._item is not None or self._closed or self._woken, timeout)
+            self._woken = False
             item, self._item = self._item, None
             return None if self._closed else item
+
+    def wake(self) -> None:
+        """Let a waiting `take`, or the next one, return at once."""
+        with self._ready:
+            self._woken = True
+            self._ready.notify_all()
 
     def clear(self) -> None:
         """Forget the item that waits, if any."""

@@ -24,7 +24,12 @@ Transition = Callable[[LifecycleNode, object], TransitionCallbackReturn]
 
 
 def guarded(transition: Transition) -> Transition:
-    """Wrap an on_* callback: an exception is logged and the transition reported as failed."""
+    """Wrap an on_* callback: an exception is logged with its traceback.
+
+    A step forward (configure, activate) that raises has failed and leaves the state as it was; a step back that raises
+    is an error, which on_error answers by letting go of everything.
+    """
+    forward = transition.__name__ in ("on_configure", "on_activate")
 
     @wraps(transition)
     def call(node: LifecycleNode, state: object) -> TransitionCallbackReturn:
@@ -32,7 +37,7 @@ def guarded(transition: Transition) -> Transition:
             return transition(node, state)
         except Exception:
             node.get_logger().error(f"{transition.__name__} raised:\n{traceback.format_exc()}")
-            return TransitionCallbackReturn.FAILURE
+            return TransitionCallbackReturn.FAILURE if forward else TransitionCallbackReturn.ERROR
 
     return call
 

@@ -1,87 +1,121 @@
-"""The mesh layer: a FaceArray becomes one MarkerArray, with small stable ids and explicit deletion."""
+"""All marker layers of a FaceArray in one MarkerArray, with small stable ids and explicit deletion."""
 
 from __future__ import annotations
 
-import numpy as np
+from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ofer_models.drawing.shading import SKIN, Shader
 from ofer_models.head import HeadModel
-from ofer_msgs.msg import FaceArray
+from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.geometry import seconds
-from ofer_ros.marker_cdr import LayoutError, MarkerEncoder, MarkerStyle, TriangleMarker, marker_array
-from ofer_ros.mesh import MeshDecoder
+from ofer_ros.layers import MESH, FaceLayers
+from ofer_ros.marker_cdr import BulkMarker, LayoutError, MarkerEncoder, Style, marker_array, plain_marker
+from ofer_ros.parameters import LayerSettings
 
-MESH_NAMESPACE = "mesh"
-LIFETIME = 2.0  # seconds; RViz drops a mesh by itself when the node dies
 # A depth-1 reader can miss the message that says DELETE: say it again for this long.
 _DELETE_REPEATED = 1.0
 
+Key = tuple[str, int]  # namespace and id
 
-class MarkerIds:
-    """The smallest free integers for track ids. A lost track's number rests until its deletion has been repeated."""
+
+class TrackNumbers:
+    """The smallest free integers for track ids: RViz updates a marker in place while its id stays."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
-        self._leaving: dict[int, float] = {}  # number -> time of the loss
 
-    def update(self, tracks: list[str], now: float) -> tuple[list[int], list[int]]:
-        """Numbers of `tracks`, in order, and the numbers to delete at time `now` (seconds of the images' clock)."""
-        for track in [known for known in self._numbers if known not in tracks]:
-            self._leaving[self._numbers.pop(track)] = now
-        # A clock that jumped back (a bag played again) must not keep numbers forever.
-        self._leaving = {n: t for n, t in self._leaving.items() if t <= now < t + _DELETE_REPEATED}
-        taken = set(self._numbers.values()) | set(self._leaving)
+    def update(self, tracks: list[str]) -> list[int]:
+        """Numbers of `tracks`, in order; those of tracks that are gone are free again."""
+        self._numbers = {track: number for track, number in self._numbers.items() if track in tracks}
         for track in tracks:
             if track not in self._numbers:
-                number = next(n for n in range(len(taken) + 1) if n not in taken)
-                self._numbers[track] = number
-                taken.add(number)
-        return [self._numbers[track] for track in tracks], sorted(self._leaving)
+                taken = set(self._numbers.values())
+                self._numbers[track] = next(n for n in range(len(taken) + 1) if n not in taken)
+        return [self._numbers[track] for track in tracks]
 
 
-class MeshMarkers:
-    """Serialised MarkerArrays of the selected mesh of each face."""
+class Deletions:
+    """Which markers are to be taken away: those that were shown and are no more, each for a while."""
+
+    def __init__(self) -> None:
+        self._shown: set[Key] = set()
+        self._leaving: dict[Key, float] = {}  # since when
+
+    def update(self, shown: set[Key], now: float) -> list[Key]:
+        """Markers to delete at time `now` (seconds of the images' clock), when `shown` are there."""
+        self._leaving |= dict.fromkeys(self._shown - shown, now)
+        # A clock that jumped back (a bag played again) must not keep deletions forever.
+        self._leaving = {
+            key: since
+            for key, since in self._leaving.items()
+            if key not in shown and since <= now < since + _DELETE_REPEATED
+        }
+        self._shown = shown
+        return sorted(self._leaving)
+
+
+class FaceMarkers:
+    """Serialised MarkerArrays of the layers that are switched on."""
 
     def __init__(self, head: HeadModel, region: str = "face") -> None:
         """region: 'face' or 'head', see MeshDecoder."""
-        self.decoder = MeshDecoder(head, region)
-        self.shader = Shader(self.decoder.triangles, len(self.decoder.vertex_indices))
-        self._corners = self.decoder.triangles.ravel()
-        self._ids = MarkerIds()
-        self._encoder = MarkerEncoder(MarkerStyle(MESH_NAMESPACE, LIFETIME))
+        self.layers = FaceLayers(head, region)
+        self._numbers = TrackNumbers()
+        self._deletions = Deletions()
+        self._encoder = MarkerEncoder()
         self._fast = True
 
-    def encode(self, message: FaceArray) -> bytes:
-        """visualization_msgs/MarkerArray, serialised: one triangle list a face in the header's frame and at its stamp.
+    def encode(self, message: FaceArray, settings: LayerSettings) -> bytes:
+        """visualization_msgs/MarkerArray, serialised: the layers of each face in the header's frame and at its stamp.
 
         Raises ValueError when a face's coefficients do not fit the head.
         """
-        numbers, deleted = self._ids.update([face.id for face in message.faces], seconds(message.header.stamp))
-        meshes = [
-            self._triangle_marker(number, self.decoder.vertices(face))
-            for number, face in zip(numbers, message.faces, strict=True)
-        ]
-        style, frame_id, stamp = self._encoder.style, message.header.frame_id, message.header.stamp
+        frame_id, stamp = message.header.frame_id, message.header.stamp
+        numbers = self._numbers.update([face.id for face in message.faces])
+        items: list[BulkMarker | Marker] = []
+        for number, face in zip(numbers, message.faces, strict=True):
+            items += self._of_face(face, number, frame_id, stamp, settings)
+        shown = {(item.style.namespace if isinstance(item, BulkMarker) else item.ns, item.id) for item in items}
+        for namespace, number in self._deletions.update(shown, seconds(stamp)):
+            items.append(plain_marker(Style(namespace), frame_id, stamp, number, Marker.DELETE))
         if self._fast:
             try:
-                return self._encoder.encode(frame_id, stamp, meshes, deleted)
+                return self._encoder.encode(frame_id, stamp, items)
             except LayoutError:
                 self._fast = False  # another distribution's Marker: slower, never wrong
-        return serialize_message(marker_array(style, frame_id, stamp, meshes, deleted))
+        return serialize_message(marker_array(frame_id, stamp, items))
 
     @property
     def fast(self) -> bool:
         """False once the template did not fit this ROS distribution's Marker."""
         return self._fast
 
-    def _triangle_marker(self, number: int, vertices: np.ndarray) -> TriangleMarker:
-        colors = np.ones((len(vertices), 4), np.float32)
-        colors[:, :3] = self.shader.brightness(vertices)[:, None] * SKIN
-        return TriangleMarker(number, vertices[self._corners], colors[self._corners])
+    def forget(self) -> None:
+        """Drop every shape and mesh that is kept for speed."""
+        self.layers.forget()
+        self._encoder = MarkerEncoder()
+
+    def _of_face(
+        self, face: Face, number: int, frame_id: str, stamp: Time, settings: LayerSettings
+    ) -> list[BulkMarker | Marker]:
+        layers = self.layers
+        items: list[BulkMarker | Marker] = []
+        if settings.show_mesh:
+            items += layers.mesh(face, number)
+        if settings.show_hypotheses:
+            items += layers.hypotheses(face, number, settings.hypotheses_side_by_side)
+        if settings.show_identity:
+            items += layers.identity(face, number)
+        if settings.show_uncertainty:
+            items += layers.uncertainty(face, number, frame_id, stamp)
+        if settings.show_landmarks:
+            items += layers.landmarks(face, number)
+        if settings.show_text:
+            items += layers.text(face, number, frame_id, stamp)
+        return items
 
 
 def delete_all() -> MarkerArray:
-    """The message that clears every marker of the topic."""
-    return MarkerArray(markers=[Marker(ns=MESH_NAMESPACE, action=Marker.DELETEALL)])
+    """The message that clears every marker of the topic, of all layers."""
+    return MarkerArray(markers=[Marker(ns=MESH.namespace, action=Marker.DELETEALL)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from visualization_msgs.msg import MarkerArray
 
@@ -12,7 +13,7 @@ from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.bundles import load_bundle
 from ofer_ros.managed_node import run
-from ofer_ros.markers import MeshMarkers
+from ofer_ros.markers import FaceMarkers
 from ofer_ros.outputs import LATCHED, MARKERS
 from ofer_ros.parameters import MeshSettings, declare, read
 from ofer_ros.problems import ProblemLog
@@ -30,14 +31,18 @@ class MeshNode(Node):
         """head: given by tests; else loaded from the parameter `bundle` (raises BundleError in one line)."""
         super().__init__(NAME, **kwargs)
         declare(self, NAME, MeshSettings)
-        settings = read(self, MeshSettings)
+        self._settings = settings = read(self, MeshSettings)
         self._head = head if head is not None else load_bundle(settings.bundle).head
-        self._meshes = MeshMarkers(self._head, settings.mesh_region)
+        self._meshes = FaceMarkers(self._head, settings.mesh_region)
         self._problems = ProblemLog(self.get_logger().error)
         self._mismatch = ""
         self._markers = self.create_publisher(MarkerArray, "~/markers", MARKERS)
+        self.create_timer(1.0, self._read_settings, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_subscription(HeadModelMessage, "head_model", self._on_head_model, LATCHED)
         self.create_subscription(FaceArray, "faces", self._on_faces, MARKERS)
+
+    def _read_settings(self) -> None:
+        self._settings = read(self, MeshSettings)
 
     def _on_head_model(self, message: HeadModelMessage) -> None:
         fits = message.head_sha256 == self._head.sha256
@@ -53,7 +58,7 @@ class MeshNode(Node):
             self._problems.report(self._mismatch)
             return
         try:
-            self._markers.publish(self._meshes.encode(message))
+            self._markers.publish(self._meshes.encode(message, self._settings))
         except ValueError as error:
             self._problems.report(str(error))
 

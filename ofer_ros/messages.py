@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from copy import copy
 
 import numpy as np
 from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import Header
 
 from ofer_models.head.conventions import HEAD_AXES, JAW_CONVENTION, UNITS, shape_names
+from ofer_models.head.model import JAW
+from ofer_models.head.region import region_triangles
 from ofer_msgs.msg import Face, FaceArray, HeadModel
 from ofer_ros.geometry import pose_message
 
@@ -34,11 +37,16 @@ def face_message(face) -> Face:
         shape=_floats(face.shape),
         identity_revision=int(face.identity_revision),
         identity_score=float(face.identity_score),
+        identity_state=str(face.identity_state),
+        identity_blend=float(face.identity_blend),
         num_hypotheses=len(face.expressions),
         expressions=_floats(face.expressions),
         jaws=_floats(face.jaws),
         scores=_floats(face.scores),
         selected=int(face.selected),
+        expression=_floats(face.expression),
+        jaw=_floats(face.jaw),
+        **{f"spread_{region}": float(metres) for region, metres in face.spread.items()},
         occlusion=float(face.occlusion),
         landmark_error=float(face.landmark_error),
     )
@@ -55,25 +63,56 @@ def face_array_message(faces: Iterable, header: Header, image_shape: tuple[int, 
 
 
 def coefficients(face: Face, row: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Float32 shape (S,), expression (E,) and jaw (3,) of hypothesis `row` (None: the selected one) of a Face message.
+    """Float32 shape (S,), expression (E,) and jaw (3,) of a Face message.
 
-    Raises ValueError when the arrays do not fit num_hypotheses or there is no such row.
+    row: a hypothesis; None: the one that is shown, the selected hypothesis smoothed over time. Raises ValueError as
+    `hypotheses` does, and when there is no such row.
+    """
+    if row is None and len(face.expression):
+        if len(face.jaw) != 3:
+            raise ValueError(f"face '{face.id}' has {len(face.jaw)} jaw numbers, not 3")
+        return np.array(face.shape, np.float32), np.array(face.expression, np.float32), np.array(face.jaw, np.float32)
+    row = face.selected if row is None else row
+    expressions, jaws = hypotheses(face)
+    if row >= len(jaws):
+        raise ValueError(f"face '{face.id}' has {len(jaws)} hypotheses, number {row} is asked for")
+    return np.array(face.shape, np.float32), expressions[row], jaws[row]
+
+
+def hypotheses(face: Face) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 expressions (H, E) and jaws (H, 3) of a Face message.
+
+    Raises ValueError when the arrays do not fit num_hypotheses.
     """
     count = face.num_hypotheses
-    row = face.selected if row is None else row
     expressions = np.array(face.expressions, np.float32)
     jaws = np.array(face.jaws, np.float32)
-    if count == 0 or row >= count or expressions.size % count or jaws.size != 3 * count:
+    if count == 0 or expressions.size % count or jaws.size != 3 * count:
         raise ValueError(
-            f"face '{face.id}': {expressions.size} expression and {jaws.size} jaw numbers do not fit "
-            f"{count} hypotheses with number {row} asked for"
+            f"face '{face.id}': {expressions.size} expression and {jaws.size} jaw numbers do not fit {count} hypotheses"
         )
-    return np.array(face.shape, np.float32), expressions.reshape(count, -1)[row], jaws.reshape(count, 3)[row]
+    return expressions.reshape(count, -1), jaws.reshape(count, 3)
 
 
-def head_model_message(bundle, head, header: Header) -> HeadModel:
-    """The latched description of a bundle (`ofer_models.bundle.Bundle`) and its head."""
+def selected_only(message: FaceArray) -> FaceArray:
+    """The same faces with nothing but what is shown of each: one hypothesis, the smoothed selected one."""
+    faces = []
+    for face in message.faces:
+        _, expression, jaw = coefficients(face)
+        small = copy(face)
+        small.num_hypotheses, small.selected, small.scores = 1, 0, array("f", [1.0])
+        small.expressions, small.jaws = _floats(expression), _floats(jaw)
+        small.expression, small.jaw = array("f"), array("f")
+        faces.append(small)
+    return FaceArray(
+        header=message.header, image_height=message.image_height, image_width=message.image_width, faces=faces
+    )
+
+
+def head_model_message(bundle, head, header: Header, arrays: bool = True) -> HeadModel:
+    """The latched description of a bundle (`ofer_models.bundle.Bundle`) and its head, with the head's own arrays."""
     return HeadModel(
+        **(_head_arrays(head) if arrays else {}),
         header=header,
         bundle=str(bundle.name),
         bundle_version=str(bundle.version),
@@ -88,6 +127,25 @@ def head_model_message(bundle, head, header: Header) -> HeadModel:
         head_axes=HEAD_AXES,
         jaw_convention=JAW_CONVENTION,
     )
+
+
+def _head_arrays(head) -> dict[str, array]:
+    """Fields of HeadModel that hold the head with neck and eyes at rest, where only the jaw turns."""
+    rows = slice(9 * (JAW - 1), 9 * JAW)
+    return {
+        "template_vertices": _floats(head.v_template),
+        "directions": _floats(head.shapedirs),
+        "jaw_correctives": _floats(head.posedirs[rows].T),  # (9, 3 V) -> (3 V, 9)
+        "jaw_weights": _floats(head.lbs_weights[:, JAW]),
+        "jaw_joint": _floats(head.joint_regressor[JAW] @ head.v_template),
+        "jaw_joint_directions": _floats(np.einsum("v,vxc->xc", head.joint_regressor[JAW], head.shapedirs)),
+        "triangles": _indices(head.faces),
+        "face_triangles": _indices(region_triangles(head, "face")),
+    }
+
+
+def _indices(values: np.ndarray) -> array:
+    return array("I", np.ascontiguousarray(values, np.uint32).tobytes())
 
 
 def _floats(values: np.ndarray) -> array:

@@ -9,10 +9,12 @@ import numpy as np
 
 from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.geometry import pose_arrays, stamp_key
+from ofer_ros.layers import MESH
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.messages import coefficients
 
 _ADD = 0  # visualization_msgs/Marker.ADD
+_RECORDED = 3600.0  # seconds: pictures whose stamps are as old as that come from a recording
 
 
 @dataclass
@@ -40,7 +42,8 @@ class Observations:
         self.latencies.append(now - 1e-9 * stamp)
         for face in message.faces:
             self.tracks.add(face.id)
-            self.identities.add((face.id, face.identity_revision))
+            if face.identity_revision:  # 0: the mean head, until the first one is drawn
+                self.identities.add((face.id, face.identity_revision))
             self.hypotheses = max(self.hypotheses, face.num_hypotheses)
             if np.isfinite(face.landmark_error):
                 self.landmark_errors.append(face.landmark_error)
@@ -58,7 +61,6 @@ class Observations:
     def summary(self) -> dict:
         """Everything as JSON-ready values; rates and percentiles over the whole run."""
         span = self.arrivals[-1] - self.arrivals[0] if len(self.arrivals) > 1 else 0.0
-        latency = 1000 * np.array(self.latencies or [np.nan])
         prefix, suffix = "stage/", "_ms"
         stages = {
             key.removeprefix(prefix).removesuffix(suffix): float(value)
@@ -72,11 +74,7 @@ class Observations:
             "bad_images": int(self.node_values.get("bad_images", 0)),
             "failures": int(self.node_values.get("failures", 0)),
             "fps": round((len(self.arrivals) - 1) / span, 2) if span else 0.0,
-            "latency_ms": {
-                "p50": _rounded(np.percentile(latency, 50), 1),
-                "p95": _rounded(np.percentile(latency, 95), 1),
-                "stages": stages,
-            },
+            "latency_ms": {**self._latency_ms(), "stages": stages},
             "tracks": len(self.tracks),
             "identity_revisions": len(self.identities),
             "hypotheses": self.hypotheses,
@@ -85,6 +83,14 @@ class Observations:
             "marker_check": {"messages": self.marker_checks, "largest_difference_m": self.marker_difference},
             "memory_mb": {"first": self.memory[0], "last": self.memory[-1]} if self.memory else {},
         }
+
+    def _latency_ms(self) -> dict[str, float | None]:
+        """p50 and p95, ms, from stamp to arrival here; of recorded pictures the node's own, from arrival there."""
+        latencies = np.array(self.latencies or [np.nan])
+        if np.median(latencies) > _RECORDED:
+            own = {name: self.node_values.get(f"latency_{name}_ms") for name in ("p50", "p95")}
+            return {name: None if value is None else float(value) for name, value in own.items()}
+        return {f"p{q}": _rounded(1000 * np.percentile(latencies, q), 1) for q in (50, 95)}
 
 
 def _rounded(value: float, digits: int) -> float | None:
@@ -100,11 +106,11 @@ def reference_points(face: Face, decoder: MeshDecoder) -> np.ndarray:
 
 
 def marker_difference(markers, faces: FaceArray, decoder: MeshDecoder) -> float:
-    """Largest distance (m) between the ADD markers of a MarkerArray and the meshes of the same frame's faces.
+    """Largest distance (m) between the mesh markers added by a MarkerArray and the meshes of the same frame's faces.
 
     inf when their numbers differ. 0.0 for no faces and no markers.
     """
-    added = [marker for marker in markers.markers if marker.action == _ADD]
+    added = [marker for marker in markers.markers if marker.action == _ADD and marker.ns == MESH.namespace]
     if len(added) != len(faces.faces):
         return float("inf")
     largest = 0.0

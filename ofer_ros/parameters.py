@@ -6,6 +6,7 @@ on a node, `read` gives them back as an instance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
@@ -26,21 +27,47 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     live: bool = False,
+    unless_zero: int = 0,
 ) -> Any:
-    """A parameter: what it is for, its range (inclusive) or choices, and whether it may change while the node works."""
-    return field(metadata={"description": description, "low": low, "high": high, "choices": choices, "live": live})
+    """A parameter: what it is for, its range (inclusive) or choices, and whether it may change while the node works.
+
+    unless_zero: the least value but for 0, which has a meaning of its own.
+    """
+    metadata = {"description": description, "low": low, "high": high, "choices": choices, "live": live}
+    return field(metadata=metadata | {"unless_zero": unless_zero})
 
 
 @dataclass(frozen=True)
-class OferSettings:
+class LayerSettings:
+    """What the markers of a node show."""
+
+    mesh_region: str = setting("part of the head that markers and overlay show", choices=("face", "head"))
+    show_mesh: bool = setting("marker layer: the selected hypothesis of each face", live=True)
+    show_hypotheses: bool = setting("marker layer: all hypotheses, transparent", live=True)
+    hypotheses_side_by_side: bool = setting("show all hypotheses beside each other, opaque", live=True)
+    show_identity: bool = setting("marker layer: the head shape without expression", live=True)
+    show_uncertainty: bool = setting(
+        "marker layer: how far the hypotheses lie apart, in colours, with a legend", live=True
+    )
+    show_landmarks: bool = setting("marker layer: the head's landmarks", live=True)
+    show_text: bool = setting("marker layer: id, occlusion and identity of each face in words", live=True)
+
+
+@dataclass(frozen=True)
+class OferSettings(LayerSettings):
     """Parameters of ofer_node."""
 
     autostart: bool = setting("configure and activate by itself at start, where no lifecycle manager does")
     bundle: str = setting("name of a bundle in engines/, or the path of a bundle's folder")
-    hypotheses: int = setting("expression hypotheses a face and frame", 1, 64)
+    hypotheses: int = setting("expression hypotheses a face and frame", 1, 64, live=True)
     candidates: int = setting("head shapes that are drawn once per track and ranked; 0: as the bundle says", 0, 512)
-    steps: int = setting("sampling steps; 0: as the bundle says", 0, 1000)
+    steps: int = setting("sampling steps, 3 at least; 0: as the bundle says", 0, 1000, live=True, unless_zero=3)
     seed: int = setting("seed of all noise: equal frames give equal faces", 0, 2**31 - 1)
+    hypothesis_drift: float = setting("rate at which the hypotheses' noise wanders, 1/s; 0: frozen", 0.0, 100.0)
+    latency_bound: float = setting(
+        "ms from an image's arrival to its faces, kept by drawing less when time is short; 0: draw everything", 0.0, 1e4
+    )
+    identity_memory: float = setting("how long a lost face's identity is kept in memory, seconds", 0.0, 3600.0)
     max_faces: int = setting("most faces tracked at once", 1, 16)
     threads: int = setting("threads of the inference engine", 1, 64)
     backend: str = setting(
@@ -51,6 +78,20 @@ class OferSettings:
         "image topics to listen to; auto: image_raw, and image_raw/compressed while image_raw is silent",
         choices=("auto", "raw", "compressed"),
     )
+    conversion: str = setting(
+        "who converts images: builtin, or cv_bridge where it is installed; the values are the same",
+        choices=("builtin", "cv_bridge"),
+    )
+    sync: str = setting(
+        "which CameraInfo goes with an image: the latest; or the one with the same stamp (exact) or the nearest "
+        "(approximate), and then images without one are not used. By message_filters where it is installed",
+        choices=("latest", "exact", "approximate"),
+    )
+    sync_slop: float = setting("largest difference of stamps with sync approximate, seconds", 0.001, 1.0)
+    image_reliability: str = setting(
+        "QoS asked of image publishers; best_effort fits all of them", choices=("best_effort", "reliable")
+    )
+    image_depth: int = setting("QoS depth of the image topics; frames are never queued beyond it", 1, 100)
     field_of_view: float = setting(
         "field of view along the longer side, assumed without a valid CameraInfo, degrees", 10.0, 170.0
     )
@@ -58,18 +99,18 @@ class OferSettings:
         "frames that waited longer for their turn are dropped, seconds", 0.01, 10.0, live=True
     )
     silence_warning: float = setting("warn when no image arrived for this long, seconds", 0.5, 3600.0, live=True)
-    mesh_region: str = setting("part of the head that markers and overlay show", choices=("face", "head"))
     marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, live=True)
     overlay_rate: float = setting("most overlay images a second; 0: one a frame", 0.0, 1000.0, live=True)
-    publish_tf: bool = setting("broadcast face_<id> where tf2_ros is installed", live=True)
+    publish_tf: bool = setting("broadcast face_<id> and gaze_<id> where tf2_msgs is installed", live=True)
+    publish_head: bool = setting("put the head's arrays into ~/head_model, so that a reader needs no bundle")
+    ros4hri: bool = setting("publish REP-155 topics below /humans/faces where hri_msgs is installed")
 
 
 @dataclass(frozen=True)
-class MeshSettings:
+class MeshSettings(LayerSettings):
     """Parameters of mesh_node."""
 
     bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
-    mesh_region: str = setting("part of the head that the markers show", choices=("face", "head"))
 
 
 @dataclass(frozen=True)
@@ -77,7 +118,8 @@ class CameraSettings:
     """Parameters of camera_node."""
 
     source: str = setting(
-        "'scene' (built in), a picture, a folder of pictures, a video file, or the number of a webcam"
+        "'scene' (built in), a picture, a folder of pictures, a video file, the number of a webcam, or a rosbag2 "
+        "(path, or path#topic)"
     )
     rate: float = setting("frames a second", 0.1, 1000.0)
     loop: bool = setting("start again at the end; otherwise the node ends")
@@ -87,6 +129,9 @@ class CameraSettings:
     camera_info: bool = setting("publish camera_info beside each image")
     compressed: bool = setting("publish image_raw/compressed (JPEG) instead of image_raw")
     max_side: int = setting("larger pictures and videos are scaled down to this side, px", 16, 4096)
+    paced_by: str = setting(
+        "topic of FaceArrays; a picture is sent once the one before was answered there, so that none is lost; '': no"
+    )
     wait_for_subscribers: int = setting("publish nothing before this many nodes listen to the image", 0, 100)
     log_file: str = setting("write stamp, name and expected face of each frame here, a line of JSON each; '': do not")
 
@@ -100,7 +145,21 @@ class RecorderSettings:
     node: str = setting("name of the ofer_node whose topics are recorded")
     output: str = setting("folder for recorder.json, overlay.mp4 and contact_sheet.png")
     video_rate: float = setting("frames a second of overlay.mp4", 1.0, 120.0)
+    bag: str = setting("folder of a new rosbag2 for all that the observed node publishes; '': none")
+    bag_storage: str = setting("files of that bag", choices=("mcap", "sqlite3"))
     check_every: int = setting("compare every n-th MarkerArray with the decoded mesh, point by point", 1, 10000)
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """Parameters of view_node."""
+
+    bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
+    mesh_region: str = setting("part of the head that the page shows", choices=("face", "head"))
+    node: str = setting("name of the ofer_node to look at")
+    host: str = setting("address to serve the page on; 0.0.0.0: every network, where anybody can then see the camera")
+    port: int = setting("port of the page; 0: any that is free", 0, 65535)
+    rate: float = setting("most meshes and pictures a second that each browser gets; 0: every one", 0.0, 1000.0)
 
 
 @cache
@@ -118,7 +177,7 @@ def _descriptor(name: str, kind: type, metadata: dict[str, Any]) -> ParameterDes
         descriptor.additional_constraints = "one of: " + ", ".join(metadata["choices"])
     if not metadata["live"]:
         also = descriptor.additional_constraints
-        descriptor.additional_constraints = f"{also}{'; ' if also else ''}takes effect at the next configure or start"
+        descriptor.additional_constraints = f"{also}{'; ' if also else ''}cannot change while the node is active"
     if metadata["low"] is not None and kind is int:
         descriptor.integer_range = [IntegerRange(from_value=metadata["low"], to_value=metadata["high"], step=0)]
     elif metadata["low"] is not None:
@@ -137,6 +196,8 @@ def _problem(settings: type, parameter: Parameter) -> str | None:
     kind = get_type_hints(settings)[parameter.name]
     if metadata["choices"] and parameter.value not in metadata["choices"]:
         return f"{parameter.name} '{parameter.value}' is not one of: {', '.join(metadata['choices'])}"
+    if kind is int and isinstance(parameter.value, int) and 0 < parameter.value < metadata["unless_zero"]:
+        return f"{parameter.name} must be 0 or at least {metadata['unless_zero']}, not {parameter.value}"
     if kind is float:
         # Ranges of the descriptor hold for doubles only; an integer comes past them.
         if isinstance(parameter.value, bool) or not isinstance(parameter.value, (int, float)):
@@ -146,14 +207,24 @@ def _problem(settings: type, parameter: Parameter) -> str | None:
     return None
 
 
-def declare(node: Node, section: str, settings: type[Settings]) -> None:
-    """Declare every field of `settings` with the defaults of `section`, and refuse values out of range from then on.
+def declare(node: Node, section: str, settings: type[Settings], active: Callable[[], bool] = lambda: False) -> None:
+    """Declare every field of `settings` with the defaults of `section`, and refuse values that do not fit from then on.
 
+    While active() is true, parameters that are not `live` are refused as well, with what to do.
     Raises rclpy's InvalidParameterValueException or InvalidParameterTypeException for an override that does not fit.
     """
+    live = {item.name: item.metadata["live"] for item in fields(settings)}
+
+    def in_use(parameter: Parameter) -> str | None:
+        fixed = not live.get(parameter.name, True) and active()
+        if not fixed or node.get_parameter(parameter.name).value == parameter.value:
+            return None
+        name = node.get_fully_qualified_name()
+        return f"{parameter.name} cannot change while the node is active; first: ros2 lifecycle set {name} deactivate"
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
-        problems = [text for text in (_problem(settings, parameter) for parameter in parameters) if text]
+        problems = [_problem(settings, parameter) or in_use(parameter) for parameter in parameters]
+        problems = [text for text in problems if text]
         return SetParametersResult(successful=not problems, reason="; ".join(problems))
 
     node.add_on_set_parameters_callback(check)

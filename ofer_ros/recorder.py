@@ -1,6 +1,7 @@
 """recorder: a second process that listens to everything a run publishes and writes down what it received.
 
-Leaves recorder.json, overlay.mp4 and contact_sheet.png in its output folder when it ends (SIGINT or SIGTERM).
+Leaves recorder.json, overlay.mp4 and contact_sheet.png in its output folder when it ends (SIGINT or SIGTERM), and where
+it is asked for a rosbag2 of what the observed node published.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ofer_models.head import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.bag_writer import BagWriter
 from ofer_ros.bundles import load_bundle
 from ofer_ros.contact_sheet import Moment, choose_moments, contact_sheet
 from ofer_ros.diagnostics import values_of
@@ -71,19 +73,27 @@ class Recorder(Node):
         self._last_moment, self._moment_every = float("-inf"), _MOMENT_EVERY
         node = settings.node
         self._hears_images = False
-        self._hear(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QOS)
-        self._hear(FaceArray, f"{node}/faces", self._on_faces, FACES)
-        self._hear(MarkerArray, f"{node}/markers", self._on_markers, _QOS)
+        self._bag = BagWriter(Path(settings.bag), settings.bag_storage) if settings.bag else None
+        self._hear(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QOS, into_bag=True)
+        self._hear(FaceArray, f"{node}/faces", self._on_faces, FACES, into_bag=True)
+        self._hear(MarkerArray, f"{node}/markers", self._on_markers, _QOS, into_bag=True)
         self._hear(Image, f"{node}/overlay", self._on_overlay, _QOS)
         # Last of the node's topics: discovery goes in order, so once this one arrives the others are connected too.
-        self._hear(HeadModelMessage, f"{node}/head_model", self._on_head_model, LATCHED)
+        self._hear(HeadModelMessage, f"{node}/head_model", self._on_head_model, LATCHED, into_bag=True)
 
-    def _hear(self, kind: type, topic: str, callback: Callable | None, qos: QoSProfile) -> None:
+    def _hear(self, kind: type, topic: str, callback: Callable | None, qos: QoSProfile, into_bag: bool = False) -> None:
         """Subscribe to serialised messages: most are only counted, and unpacking a mesh costs 30 ms."""
         name = self.resolve_topic_name(topic)
+        bag = self._bag if into_bag else None
+        if bag is not None:
+            bag.add_topic(name, kind, qos)
 
         def received(data: bytes) -> None:
             self.observations.received[name] += 1
+            if bag is not None:
+                if kind is FaceArray:
+                    bag.advance(_stamp(data))
+                bag.write(name, data)
             if callback is not None:
                 callback(data)
 
@@ -100,9 +110,7 @@ class Recorder(Node):
         self._hear(CompressedImage, "image_raw/compressed", compressed, _IMAGE_QOS)
 
     def _on_image(self, kind: type, data: bytes) -> None:
-        # The stamp is the first field behind the 4-byte header of every stamped message.
-        sec, nanosec = np.frombuffer(data, "<i4", 2, offset=4).tolist()
-        _keep(self._images, sec * 1_000_000_000 + nanosec, (kind, data), _IMAGES_KEPT)
+        _keep(self._images, _stamp(data), (kind, data), _IMAGES_KEPT)
 
     def _on_info(self, data: bytes) -> None:
         self._info = deserialize_message(data, CameraInfo)
@@ -159,7 +167,10 @@ class Recorder(Node):
             self.observations.add_diagnostics(values)
 
     def close(self) -> None:
-        """Write the files; the video is finished first, it is what takes time."""
+        """Write the files; the bag and the video are finished first, without their ends nobody can read them."""
+        if self._bag is not None:
+            self._bag.close()
+            self._bag = None
         self._video.close()
         self._write_sheet()
         content = {
@@ -187,6 +198,12 @@ class Recorder(Node):
             label = f"{seconds(message.header.stamp) - start:.1f} s, {message.faces[0].id}"
             moments.append(Moment(np.ascontiguousarray(rgb), message.faces[0], camera, label))
         cv2.imwrite(str(self._output / "contact_sheet.png"), contact_sheet(moments, self._decoder)[..., ::-1])
+
+
+def _stamp(data: bytes) -> int:
+    """Stamp (ns) of a serialised message: the first field behind the 4-byte header of every stamped message."""
+    sec, nanosec = np.frombuffer(data, "<i4", 2, offset=4).tolist()
+    return sec * 1_000_000_000 + nanosec
 
 
 def _keep(store: OrderedDict, key: int, value: object, most: int) -> None:

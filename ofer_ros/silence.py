@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
 
 _TOPICS = {
     "auto": ("image_raw", "image_raw/compressed"),
@@ -25,24 +26,27 @@ class SilenceWatch:
         """Begin to expect images."""
         self._last, self._warned = time.monotonic(), False
 
-    def arrived(self) -> None:
-        self._last = time.monotonic()
-        if self._warned:
-            self._warned = False
-            self._node.get_logger().info("images arrive again")
+    def check(self, arrived: float, limit: float, transport: str, reliability: str) -> str:
+        """The reason, in one line, when no image arrived for `limit` seconds, else ''. Logs it the first time.
 
-    def check(self, limit: float, transport: str) -> str:
-        """The reason, in one line, when nothing arrived for `limit` seconds, else ''. Logs it the first time."""
+        arrived: when the last one did (time.monotonic); reliability: what the node asks of publishers.
+        """
+        if arrived > self._last:
+            self._last = arrived
+            if self._warned:
+                self._warned = False
+                self._node.get_logger().info("images arrive again")
         silent = time.monotonic() - self._last
         if silent < limit:
             return ""
-        text = f"no image for {silent:.0f} s; " + "; ".join(self._describe(topic) for topic in _TOPICS[transport])
+        told = "; ".join(self._describe(topic, reliability) for topic in _TOPICS[transport])
+        text = f"no image for {silent:.0f} s; {told}"
         if not self._warned:
             self._warned = True
             self._node.get_logger().warning(text)
         return text
 
-    def _describe(self, topic: str) -> str:
+    def _describe(self, topic: str, reliability: str) -> str:
         name = self._node.resolve_topic_name(topic)
         publishers = self._node.get_publishers_info_by_topic(name)
         if not publishers:
@@ -51,7 +55,12 @@ class SilenceWatch:
             f"{info.qos_profile.reliability.name} {info.qos_profile.durability.name}".lower().replace("_", " ")
             for info in publishers
         }
-        return (
-            f"{name} has {len(publishers)} publisher(s), QoS {', '.join(sorted(profiles))} "
-            "(this node asks for best effort, volatile, which fits all; very large images get lost in DDS's buffers)"
-        )
+        text = f"{name} has {len(publishers)} publisher(s), QoS {', '.join(sorted(profiles))} "
+        if reliability == "best_effort":
+            return text + (
+                "(this node asks for best effort, volatile, which fits all; very large images get lost in DDS's "
+                "buffers)"
+            )
+        if all(info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for info in publishers):
+            return text + "(this node asks for reliable, which does not fit: set image_reliability to best_effort)"
+        return text + "(this node asks for reliable, volatile)"

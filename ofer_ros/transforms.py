@@ -1,52 +1,75 @@
-"""TF of each face by REP-155: `face_<id>` at the sellion, x out of the face, z up. Works where tf2_ros is installed."""
+"""TF of each face by REP-155, where tf2_msgs is installed.
+
+`face_<id>` at the sellion: x out of the face, y to the person's left, z up; `gaze_<id>` in the same place, an optical
+frame that looks where the face looks: z along the face's x, x to the right, y down.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped, Vector3
+from geometry_msgs.msg import Quaternion, TransformStamped, Vector3
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
 
-from ofer_models.head import HeadModel, HypothesisDecoder
-from ofer_msgs.msg import FaceArray
-from ofer_ros.geometry import pose_arrays, pose_message
-from ofer_ros.messages import coefficients
+from ofer_models.head import HeadModel
+from ofer_msgs.msg import Face, FaceArray
+from ofer_ros.geometry import pose_arrays, pose_message, quaternion_from_matrix
+from ofer_ros.mesh import FaceLandmarks
 
 try:
-    from tf2_ros import TransformBroadcaster
-except ImportError:  # not among the wheels; ros-<distribution>-tf2-ros has it
-    TransformBroadcaster = None
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # not among the wheels; ros-<distribution>-tf2-msgs has it
+    TFMessage = None
 
 _SELLION = 27  # of the 68 landmarks: the top of the nose's bridge
+_QOS = QoSProfile(depth=100)  # as tf2_ros's broadcaster, which does no more than this
 # Columns: REP-155's x, y, z axes in the head frame (its x is the head's z, its y the head's x, its z the head's y).
 HEAD_TO_REP155 = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+# Columns: the gaze's x (right), y (down) and z (forward) axes in the face's frame.
+FACE_TO_GAZE = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
 
 class FaceTransforms:
-    """Broadcasts the frames of a FaceArray; does nothing where tf2_ros is missing."""
+    """Broadcasts the frames of a FaceArray; does nothing where tf2_msgs is missing."""
 
     def __init__(self, node: Node, head: HeadModel) -> None:
-        self.available = TransformBroadcaster is not None
-        self._broadcaster = TransformBroadcaster(node) if self.available else None
-        embedding = head.embeddings["landmarks68"]
-        self._head = head
-        self._weights = embedding.bary[_SELLION]
-        self._decode = HypothesisDecoder(head, head.faces[embedding.triangle[_SELLION]])
+        self.available = TFMessage is not None
+        self._node = node
+        self._publisher = node.create_publisher(TFMessage, "/tf", _QOS) if self.available else None
+        self._landmarks = FaceLandmarks(head, np.array([_SELLION]))
 
     def broadcast(self, message: FaceArray) -> None:
-        if self._broadcaster is not None and message.faces:
-            self._broadcaster.sendTransform(self.transforms(message))
+        """Raises ValueError when a face's coefficients do not fit the head."""
+        if self._publisher is not None and message.faces:
+            self._publisher.publish(TFMessage(transforms=self.transforms(message)))
 
     def transforms(self, message: FaceArray) -> list[TransformStamped]:
-        """One transform a face: parent the message's frame, child `face_<id>`."""
-        return [self._transform(message, face) for face in message.faces]
+        """Two a face: `face_<id>` in the message's frame, and `gaze_<id>` in that."""
+        found = []
+        for face in message.faces:
+            found += [self._face(message.header, face), self._gaze(message.header, face)]
+        return found
 
-    def _transform(self, message: FaceArray, face) -> TransformStamped:
-        shape, expression, jaw = coefficients(face)
-        triangle = self._decode(self._head.identity(shape), expression[None], jaw[None])[0]
-        rotation, translation = pose_arrays(face.pose)
-        origin = rotation @ (self._weights @ triangle) + translation
-        pose = pose_message(rotation @ HEAD_TO_REP155, origin)
-        transform = TransformStamped(header=message.header, child_frame_id=f"face_{face.id}")
+    def forget(self) -> None:
+        self._landmarks.forget()
+
+    def destroy(self) -> None:
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
+
+    def _face(self, header: Header, face: Face) -> TransformStamped:
+        rotation, _ = pose_arrays(face.pose)
+        pose = pose_message(rotation @ HEAD_TO_REP155, self._landmarks(face)[0])
+        transform = TransformStamped(header=header, child_frame_id=f"face_{face.id}")
         transform.transform.translation = Vector3(x=pose.position.x, y=pose.position.y, z=pose.position.z)
         transform.transform.rotation = pose.orientation
+        return transform
+
+    @staticmethod
+    def _gaze(header: Header, face: Face) -> TransformStamped:
+        x, y, z, w = map(float, quaternion_from_matrix(FACE_TO_GAZE))
+        transform = TransformStamped(child_frame_id=f"gaze_{face.id}")
+        transform.header = Header(stamp=header.stamp, frame_id=f"face_{face.id}")
+        transform.transform.rotation = Quaternion(x=x, y=y, z=z, w=w)
         return transform

@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TypeVar
 
 import numpy as np
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_ros.calibration import Calibration
 from ofer_ros.geometry import seconds
 from ofer_ros.images import ImageError, compressed_to_rgb, image_to_rgb
 from ofer_ros.mailbox import Mailbox
@@ -20,12 +24,15 @@ from ofer_ros.statistics import FrameStatistics
 
 _FAILURES_BEFORE_RESET = 3
 
+Answer = TypeVar("Answer")
+
 
 @dataclass(frozen=True)
 class Frame:
-    """An image message and when it arrived (time.monotonic)."""
+    """An image message, the CameraInfo it was paired with (None: not paired), and when it arrived (time.monotonic)."""
 
     message: Image | CompressedImage
+    info: CameraInfo | None = None
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -42,45 +49,70 @@ class Result:
 class FrameWorker:
     """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
 
-    pipeline(rgb, stamp, intrinsics) -> faces, with `timings` and `reset()`; intrinsics(width, height) -> Intrinsics;
-    deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in seconds at which a
-    frame is still worth its work.
+    pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`; calibration knows
+    the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in
+    seconds at which a frame is still worth its work; convert takes a sensor_msgs/Image to RGB.
     """
 
     def __init__(
         self,
         mailbox: Mailbox[Frame],
         pipeline: Callable,
-        intrinsics: Callable[[int, int], Intrinsics],
+        calibration: Calibration,
         deliver: Callable[[Result], dict[str, float]],
         statistics: FrameStatistics,
         problems: ProblemLog,
         max_age: Callable[[], float],
+        convert: Callable[[Image], np.ndarray] = image_to_rgb,
     ) -> None:
         self._mailbox = mailbox
         self._pipeline = pipeline
-        self._intrinsics = intrinsics
+        self._calibration = calibration
         self._deliver = deliver
         self._statistics = statistics
         self._problems = problems
         self._max_age = max_age
+        self._convert = convert
+        self._requests: SimpleQueue[tuple[Callable, Future]] = SimpleQueue()
         self._failures_in_a_row = 0
         self._thread = threading.Thread(target=self._run, name="ofer-worker", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, timeout: float = 10.0) -> bool:
+    def stop(self, timeout: float) -> bool:
         """Close the mailbox and wait for the frame at work; False when it did not finish in time."""
         self._mailbox.close()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs, after `stop` because of a frame that takes too long."""
+        return self._thread.is_alive()
+
+    def between_frames(self, action: Callable[[], Answer]) -> Future[Answer]:
+        """Have `action` done by the worker thread, after the frame at work: the pipeline belongs to that thread."""
+        answer: Future[Answer] = Future()
+        self._requests.put((action, answer))
+        self._mailbox.wake()
+        return answer
+
     def _run(self) -> None:
         while not self._mailbox.closed:
             frame = self._mailbox.take()
+            self._answer()
             if frame is not None:
                 self.process(frame)
+        self._answer()
+
+    def _answer(self) -> None:
+        while not self._requests.empty():
+            action, answer = self._requests.get()
+            try:
+                answer.set_result(action())
+            except Exception as error:
+                answer.set_exception(error)
 
     def process(self, frame: Frame) -> None:
         """All that happens to one frame; never raises."""
@@ -103,10 +135,12 @@ class FrameWorker:
     def _process(self, frame: Frame) -> None:
         start = time.perf_counter()
         message = frame.message
-        rgb = compressed_to_rgb(message) if isinstance(message, CompressedImage) else image_to_rgb(message)
+        rgb = compressed_to_rgb(message) if isinstance(message, CompressedImage) else self._convert(message)
         converted = time.perf_counter()
         height, width = rgb.shape[:2]
-        intrinsics = self._intrinsics(width, height)
+        if frame.info is not None:
+            self._calibration.update(frame.info)
+        intrinsics = self._calibration.intrinsics(width, height)
         faces = self._pipeline(rgb, seconds(message.header.stamp), intrinsics)
         inferred = time.perf_counter()
         deliveries = self._deliver(Result(message.header, rgb, intrinsics, faces))
@@ -118,7 +152,9 @@ class FrameWorker:
             **{f"publish/{name}": value for name, value in deliveries.items()},
             "publish": 1000 * (published - inferred),
         }
-        self._statistics.frame(time.monotonic() - frame.arrived, stages, len(faces))
+        latency = time.monotonic() - frame.arrived
+        self._pipeline.report_latency(1000 * latency)
+        self._statistics.frame(latency, stages, len(faces))
 
     def _reset(self) -> None:
         """Start the tracks anew: what fails again and again may be their state."""

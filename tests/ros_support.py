@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -89,12 +92,17 @@ class FakeFace:
     shape: np.ndarray
     identity_revision: int
     identity_score: float
+    identity_state: str
+    identity_blend: float
     expressions: np.ndarray
     jaws: np.ndarray
     scores: np.ndarray
     selected: int
+    expression: np.ndarray
+    jaw: np.ndarray
     occlusion: float
     landmark_error: float
+    spread: dict[str, float]
 
 
 def fake_face(track: str = "f1", hypotheses: int = 15, seed: int = 0, metric: bool = True) -> FakeFace:
@@ -102,6 +110,9 @@ def fake_face(track: str = "f1", hypotheses: int = 15, seed: int = 0, metric: bo
     rng = np.random.default_rng(seed)
     turn = 0.3 * rng.normal()
     yaw = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    expressions = rng.normal(size=(hypotheses, N_EXPRESSION)).astype(np.float32)
+    jaws = (0.1 * rng.normal(size=(hypotheses, 3))).astype(np.float32)
+    selected = 2 % hypotheses
     return FakeFace(
         id=track,
         roi=(200, 100, 220, 260),
@@ -113,12 +124,17 @@ def fake_face(track: str = "f1", hypotheses: int = 15, seed: int = 0, metric: bo
         shape=rng.normal(size=N_SHAPE).astype(np.float32),
         identity_revision=1,
         identity_score=0.5,
-        expressions=rng.normal(size=(hypotheses, N_EXPRESSION)).astype(np.float32),
-        jaws=(0.1 * rng.normal(size=(hypotheses, 3))).astype(np.float32),
+        identity_state="locked",
+        identity_blend=1.0,
+        expressions=expressions,
+        jaws=jaws,
         scores=np.full(hypotheses, 1 / hypotheses, np.float32),
-        selected=2 % hypotheses,
+        selected=selected,
+        expression=expressions[selected],
+        jaw=jaws[selected],
         occlusion=0.2,
         landmark_error=0.02,
+        spread={"mouth": 0.003, "eyes": 0.001, "brows": 0.002},
     )
 
 
@@ -133,16 +149,46 @@ class FakePipeline:
         self.behaviour = behaviour
         self.frames: list[tuple[tuple[int, ...], float, object]] = []
         self.resets = 0
+        self.calls: list[tuple] = []  # what services and parameters asked for
+        self.hypotheses = 15
+        self.latencies: list[float] = []
+        self.expiries = 0
 
     def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None) -> list[FakeFace]:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
         self.frames.append((rgb.shape, stamp, intrinsics))
         if self.behaviour is not None:
             return self.behaviour(rgb)
-        return [fake_face(track, seed=i, metric=intrinsics.metric) for i, track in enumerate(self.tracks)]
+        return [
+            fake_face(track, self.hypotheses, seed=i, metric=intrinsics.metric) for i, track in enumerate(self.tracks)
+        ]
 
     def reset(self) -> None:
         self.resets += 1
+
+    def forget(self) -> None:
+        self.calls.append(("forget", threading.current_thread().name))
+
+    def reset_identity(self, track: str | None = None) -> bool:
+        self.calls.append(("reset_identity", track, threading.current_thread().name))
+        return track is None or track in self.tracks
+
+    def expire(self) -> None:
+        self.expiries += 1
+
+    def report_latency(self, milliseconds: float) -> None:
+        self.latencies.append(milliseconds)
+
+    def status(self) -> dict[str, object]:
+        states = {f"identity/{track}": "locked" for track in self.tracks}
+        return {"tier": "full", "tier_level": 0, "identities_lost": 0, **states}
+
+    def set_hypotheses(self, count: int) -> None:
+        self.calls.append(("hypotheses", count, threading.current_thread().name))
+        self.hypotheses = count
+
+    def set_steps(self, steps: int | None) -> None:
+        self.calls.append(("steps", steps, threading.current_thread().name))
 
 
 def image_message(
@@ -155,6 +201,28 @@ def image_message(
     message.header.stamp.sec, message.header.stamp.nanosec = int(stamp), round((stamp % 1) * 1e9)
     message.data = pixels.tobytes()
     return message
+
+
+def readme_rows() -> list[list[str]]:
+    """Cells of every table row of the README."""
+    lines = (Path(__file__).resolve().parents[1] / "README.md").read_text().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def documented_values() -> set[str]:
+    """Keys of /diagnostics in the README's table."""
+    rows = [row for row in readme_rows() if len(row) == 2]
+    found: set[str] = set()
+    for row in rows[rows.index(["value", "meaning"]) + 2 :]:
+        if not re.fullmatch(r"(`[\w/<>]+`(, )?)+", row[0]):
+            break
+        found |= set(re.findall(r"`([\w/<>]+)`", row[0]))
+    return found
+
+
+def documented(key: str) -> str:
+    """A key of /diagnostics as the README writes it: the name of a stage or a face's id is any."""
+    return re.sub(r"^identity/.*", "identity/<id>", re.sub(r"^stage/.*_ms$", "stage/<name>_ms", key))
 
 
 _domains = itertools.count(1)
@@ -257,6 +325,14 @@ class NodeHarness(RosSession):
         request = ChangeState.Request()
         request.transition.label = label
         return self.call(ChangeState, "/ofer_node/change_state", request).success
+
+    def set(self, **values: object) -> list[str]:
+        """Set parameters by service; why each was refused, '' for those that were taken."""
+        request = SetParameters.Request()
+        request.parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        results = self.call(SetParameters, "/ofer_node/set_parameters", request).results
+        assert all(result.successful == (not result.reason) for result in results)
+        return [result.reason for result in results]
 
     def send(self, message, publisher=None) -> None:
         (publisher or self.images).publish(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -51,8 +52,13 @@ def test_a_reference_that_disagrees_stops_the_bench(monkeypatch):
 
 def test_frames_and_stages_of_the_open_bundle(open_bundle, monkeypatch):
     monkeypatch.setattr(bench, "FACES", (1, 3))
-    monkeypatch.setattr(bench, "BACKENDS", ("auto", "onnxruntime"))
-    figures = bench.run(open_bundle, repeats=3, reference=False, say=lambda line: None)
+    first = bench.runtimes(open_bundle)[0]
+    monkeypatch.setattr(bench, "runtimes", lambda bundle: [first])
+    kept: list[set] = []
+    figures = bench.run(
+        open_bundle, repeats=3, reference=False, say=lambda line: None, keep=lambda so_far: kept.append(set(so_far))
+    )
+    assert len(kept) == 2 and "frame_ms" in kept[0] and kept[1] == figures.keys() - {"memory_mb"}
     assert figures.keys() >= {"machine", "frame_ms", "frame_cpu_ms", "stages", "backend", "memory_mb", "bundle",
                               "frame_stages_ms"}  # fmt: skip
     assert figures["frame_ms"].keys() == {"1", "3"} and figures["frame_ms"]["1"] > 0
@@ -69,7 +75,26 @@ def test_a_runtime_that_disagrees_stops_the_bench(open_bundle, monkeypatch):
     run = TorchStage.__call__
     monkeypatch.setattr(TorchStage, "__call__", lambda self, **a: {k: v + 1 for k, v in run(self, **a).items()})
     with pytest.raises(StageError, match="identity_context on torch differs from onnxruntime"):
-        bench.stages(open_bundle, 3, say=lambda line: None)
+        list(bench.stages(open_bundle, 3, say=lambda line: None))
+
+
+def test_differences_between_runtimes_are_told_stage_by_stage_and_in_millimetres(open_bundle, monkeypatch):
+    first, *_, torch_runtime = bench.runtimes(open_bundle)
+    assert torch_runtime.name.startswith("torch")
+    chosen = [dataclasses.replace(runtime, threads=(1,)) for runtime in (first, torch_runtime)]
+    monkeypatch.setattr(bench, "runtimes", lambda bundle: chosen)
+    *_, figures = bench.stages(open_bundle, 3, say=lambda line: None)
+    apart = figures["differences"][torch_runtime.name]
+    assert figures["differences"].keys() == {torch_runtime.name}
+    assert apart.keys() == {*open_bundle.stages, "vertices", "vertices_mm"}
+    assert 0 < apart["vertices"] < 1e-3 and 0 < apart["vertices_mm"] < 0.1
+    drawn = np.zeros((2, 53), np.float32)
+    other = drawn.copy()
+    drawn[:, 0], other[:, 0] = 1.0, 0.99
+    meshes = bench._meshes_apart(open_bundle, drawn, other)
+    assert meshes["vertices"] == pytest.approx(0.01, rel=0.01)
+    moved = open_bundle.head.shapedirs[:, :, open_bundle.n_shape]
+    assert meshes["vertices_mm"] == pytest.approx(10 * np.linalg.norm(moved, axis=-1).max(), rel=0.01)
 
 
 REFERENCE = Point("ddpm", "uniform", 1000, 2.0, 1.0, 3.0, 0.0)

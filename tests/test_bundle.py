@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ofer_models.bundle import Bundle, BundleError, default_bundle
-from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, sha256_of
+from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, SAME_FACE, STAGES, sha256_of
 from ofer_models.engines.stages import StageSet
 
 N_SHAPE, N_EXPRESSION, CONTEXT = 3, 2, 4
@@ -116,6 +116,12 @@ def test_a_sound_bundle_is_read(folder):
     assert bundle.files["idrank.onnx"].licence == "CC0-1.0" and bundle.files["idrank.onnx"].commercial_use
 
 
+def test_a_bundle_may_say_from_which_cosine_on_two_contexts_are_of_one_face(folder):
+    assert Bundle.load(folder).same_face == SAME_FACE
+    write(folder, read(folder) | {"same_face": [0.4, 0.2]})
+    assert Bundle.load(folder).same_face == (0.4, 0.2)
+
+
 def test_missing_folder_or_manifest(folder, tmp_path):
     nowhere = tmp_path / "nowhere"
     message = refusal(lambda: Bundle.load(nowhere))
@@ -189,6 +195,7 @@ def test_a_missing_entry_is_named(folder, key):
         lambda d: d["stages"]["idrank"].update(inputs=3),
         lambda d: d.update(n_shape="a few"),
         lambda d: d.update(expression_range=[0]),
+        lambda d: d.update(same_face=[0.9]),
         lambda d: d.update(files=[HEAD]),
         lambda d: d["files"].update({HEAD: None}),
         lambda d: d["files"][HEAD].pop("licence"),

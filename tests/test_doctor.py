@@ -113,6 +113,9 @@ def test_engines_that_do_not_belong_to_their_graphs_are_named(neighbours):
     assert report.engines == 2
     assert report.stale_engines == (f"{old.name} is stale: it was built from another idgen_step.onnx",)
     assert report.remedy.startswith(f"ofer build --bundle {folder}: {old.name} is stale")
+    key = EngineKey("idrank_graph.onnx", 64 * "0", "onnxruntime", "1.0", ("x86_64",), "int8", {})
+    engine_cache.write(folder, key, b"graph", {}, 1.0)
+    assert doctor.report_on(folder).remedy.startswith(f"ofer build --prune --bundle {folder}: ")
 
 
 def test_neighbouring_bundles_are_listed_and_a_missing_official_one_is_explained(neighbours):

@@ -98,8 +98,9 @@ class TestOneStage:
     def test_a_graph_with_a_wrong_input_is_refused_by_name(self, bundle, changes, said):
         stage = bundle.stages["idrank"]
         changed = dataclasses.replace(bundle, stages=bundle.stages | {"idrank": dataclasses.replace(stage, **changes)})
-        with pytest.raises(StageError, match=said):
+        with pytest.raises(StageError, match=said) as refused:
             build.build(Order(changed, gpus=("sm86",), stages=("idrank",)))
+        assert "\n" not in str(refused.value)
         assert engine_cache.entries(bundle.path) == []
 
     def test_a_file_that_is_no_graph_and_a_gpu_that_is_not_known(self, bundle):

@@ -132,12 +132,12 @@ def test_pruning_removes_what_no_graph_can_use_and_keeps_the_rest(graph):
     lone.write_text("{}")
     unfinished = graph.with_name(".expgen_step.engine.tmp")
     unfinished.write_bytes(b"")
-    removed = engine_cache.prune(graph.parent, {graph.name: graph}, HERE)
+    removed = engine_cache.prune(graph.parent, {graph.name: graph}, [HERE])
     expected = {old, cut, orphan}
     expected |= {path.with_name(f"{path.name}.json") for path in expected} | {lone, unfinished}
     assert set(removed) == expected and not any(path.exists() for path in expected)
     assert [entry.path for entry in engine_cache.entries(graph.parent)] == sorted(kept)
-    assert engine_cache.prune(graph.parent, {graph.name: graph}, HERE) == []
+    assert engine_cache.prune(graph.parent, {graph.name: graph}, [HERE]) == []
 
 
 def test_without_a_gpu_the_files_alone_are_judged(graph):

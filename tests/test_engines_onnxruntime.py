@@ -65,8 +65,9 @@ def test_a_wrong_call_names_the_tensor(path, change, message):
     ],
 )
 def test_a_graph_that_differs_from_its_manifest_is_refused_at_load(path, inputs, outputs, message):
-    with pytest.raises(StageError, match=message):
+    with pytest.raises(StageError, match=message) as refused:
         OnnxStage(path, inputs=inputs, outputs=outputs)
+    assert "\n" not in str(refused.value) and "toy.onnx" in str(refused.value)
 
 
 def test_damaged_missing_and_integer_files_are_refused(path, tmp_path):

@@ -248,7 +248,7 @@ def test_auto_takes_tensorrt_only_with_gpu_and_engines(open_bundle, monkeypatch)
     chosen = []
     monkeypatch.setattr("ofer_models.engines.tensorrt_backend.TensorRtBackend.here", lambda path: chosen.append(path))
     present = {"engines": True, "tensorrt": True, "gpu": True}
-    monkeypatch.setattr(engine_cache, "entries", lambda path: [1] if present["engines"] else [])
+    monkeypatch.setattr(engine_cache, "entries", lambda path, suffixes: [1] if present["engines"] else [])
     monkeypatch.setattr("ofer_models.engines.tensorrt_api.installed", lambda: present["tensorrt"] and "tensorrt_rtx")
     monkeypatch.setattr("ofer_models.engines.cuda_driver.gpu_present", lambda: present["gpu"])
     choice.open_backend("auto", open_bundle)

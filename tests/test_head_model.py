@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as array_of
 
-from ofer_models.head import HeadModel, HeadModelError, HypothesisDecoder
+from ofer_models.head import HeadModel, HeadModelError, HypothesisDecoder, LandmarkDecoder, LandmarkEmbedding
 from ofer_models.head.model import rotation_matrices
 
 N_VERTICES, N_SHAPE, N_EXPRESSION = 14, 5, 4
@@ -154,6 +154,23 @@ def test_hypothesis_decoder_equals_decode(chosen):
     expected = HEAD.decode(np.tile(betas, (6, 1)), expressions, jaw=jaws)
     decoded = HypothesisDecoder(HEAD, chosen)(HEAD.identity(betas), expressions, jaws)
     np.testing.assert_allclose(decoded, expected if chosen is None else expected[:, chosen], atol=1e-6)
+
+
+def test_landmarks_of_many_faces_and_candidates_equal_those_of_their_meshes():
+    rng = np.random.default_rng(8)
+    triangle, bary = rng.integers(0, len(HEAD.faces), 9), rng.dirichlet(np.ones(3), 9)
+    decoder = LandmarkDecoder(HEAD, LandmarkEmbedding(triangle, bary.astype(np.float32)))
+
+    def on(mesh: np.ndarray) -> np.ndarray:
+        return np.einsum("lc,...lcx->...lx", bary, mesh[..., HEAD.faces[triangle], :])
+
+    betas, expressions = rng.normal(size=(3, N_SHAPE)), rng.uniform(0, 1, (3, 5, N_EXPRESSION))
+    jaws = 0.5 * rng.normal(size=(3, 5, 3))
+    expected = on(HEAD.decode(betas[:, None], expressions, jaw=jaws))
+    found = decoder.of_faces([HEAD.identity(each) for each in betas], expressions, jaws)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    expected = on(HEAD.decode(betas, np.tile(expressions[0, 0], (3, 1)), jaw=jaws[0, 0]))
+    np.testing.assert_allclose(decoder.of_candidates(betas, expressions[0, 0], jaws[0, 0]), expected, atol=1e-6)
 
 
 def test_identity_is_the_neutral_head():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from skimage.data import astronaut
 
 from ofer_models.perception.crops import overlap
 from ofer_models.perception.detector import Detection, FaceDetector, suppress
+from ofer_models.perception.landmarks import FaceLandmarker
 
 PHOTOGRAPHS = sorted((Path(__file__).resolve().parents[2] / "shared" / "images").glob("*.jpg"))
 FACE = np.array([178.0, 83.0, 94.0, 94.0])  # of the astronaut, by eye
@@ -67,3 +69,13 @@ def test_suppression_keeps_the_best_of_each_face():
 def test_a_face_in_each_shared_photograph(detector):
     counts = {path.stem: len(detector.detect(cv2.imread(str(path))[..., ::-1])) for path in PHOTOGRAPHS}
     assert counts == dict.fromkeys(counts, 1)
+
+
+@pytest.mark.parametrize("make", [FaceDetector, FaceLandmarker])
+def test_graphs_end_with_their_owner(make):
+    owner = make()
+    graphs = getattr(owner, "_graphs", None) or [owner._graph]
+    assert all(graph._graph is not None for graph in graphs)
+    del owner
+    gc.collect()
+    assert all(graph._graph is None for graph in graphs), "closed: each keeps 20 MB otherwise"

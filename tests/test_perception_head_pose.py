@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skimage.data import astronaut
 
 from ofer_models.perception import crops
-from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
+from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 
@@ -157,3 +157,30 @@ def test_undistorted_landmarks_give_the_pose(model, distortion):
     found = estimate_head_pose(camera.undistort(points), HEAD, camera.K)
     assert angle_between(found.rotation, rotation) < 0.2
     np.testing.assert_allclose(found.translation, translation, atol=2e-3)
+
+
+def test_many_faces_at_once_get_the_poses_they_get_alone():
+    random = np.random.default_rng(0)
+    rotations = [turned(*random.normal(0, 0.3, 3)) for _ in range(6)]
+    shifts = [np.array([*random.uniform(-0.1, 0.1, 2), random.uniform(0.4, 1.5)]) for _ in range(6)]
+    heads = HEAD + random.normal(0, 0.001, (6, *HEAD.shape))
+    points = np.stack([CAMERA.project(h @ r.T + t) for h, r, t in zip(heads, rotations, shifts, strict=True)])
+    points += random.normal(0, 0.7, points.shape)
+    points[4, :100] += 25  # a hidden part, guessed wrongly
+    near = [
+        HeadPose(turned(0.05, 0, 0) @ UPRIGHT @ r, t + 0.01, np.zeros(468))
+        for r, t in zip(rotations, shifts, strict=True)
+    ]
+    previous = [near[0], None, near[2], None, near[4], near[0]]  # the last of them is a bad start
+    together = estimate_head_poses(points, heads, CAMERA.K, previous)
+    for found, *alone in zip(together, points, heads, previous, strict=True):
+        expected = estimate_head_pose(alone[0], alone[1], CAMERA.K, alone[2])
+        np.testing.assert_allclose(found.rotation, expected.rotation, atol=1e-9)
+        np.testing.assert_allclose(found.translation, expected.translation, atol=1e-9)
+        np.testing.assert_allclose(found.reprojection_px, expected.reprojection_px, atol=1e-6)
+    points[2, 5] = np.nan
+    for found, *alone in zip(
+        estimate_head_poses(points, heads, CAMERA.K, previous), points, heads, previous, strict=True
+    ):
+        expected = estimate_head_pose(alone[0], alone[1], CAMERA.K, alone[2])
+        np.testing.assert_allclose(found.translation, expected.translation, atol=1e-9)

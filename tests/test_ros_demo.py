@@ -227,7 +227,7 @@ def test_a_video_through_the_demo(tmp_path):
 
 def test_each_demo_has_a_domain_of_its_own(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr(demo, "_check", lambda options: None)
+    monkeypatch.setattr(demo, "check", lambda options: None)
 
     class Stop(Processes):
         def __init__(self, folder, environment):
@@ -250,7 +250,7 @@ def test_the_sheet_shows_the_run_from_end_to_end_and_what_hides_most():
 
 
 def test_a_node_that_cannot_start_ends_the_demo_at_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "_check", lambda options: None)
+    monkeypatch.setattr(demo, "check", lambda options: None)
     started = time.monotonic()
     with pytest.raises(DemoError, match="no bundle at /nowhere"):
         run(DemoOptions(out=tmp_path, bundle="/nowhere"))

@@ -15,8 +15,10 @@ from ros_support import image_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from ofer_ros import bridge
+from ofer_ros.bridge import BRIDGED, CvBridge, image_converter
 from ofer_ros.cdr import compressed_image_bytes, image_bytes
-from ofer_ros.images import ENCODINGS, MAX_SIDE, ImageError, compressed_to_rgb, image_to_rgb
+from ofer_ros.images import ENCODINGS, MAX_SIDE, ImageError, compressed_to_rgb, image_to_rgb, pixel_bytes
 
 pytestmark = pytest.mark.ros
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
@@ -59,21 +61,116 @@ def test_16_bit_uses_the_whole_range_and_rounds():
     np.testing.assert_array_equal(image_to_rgb(message)[0, :, 0], [0, 0, 1, 255])
 
 
-@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-def test_bayer_patterns_put_each_colour_where_it_was(pattern):
+PATTERNS = ["rggb", "bggr", "gbrg", "grbg"]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_bayer_patterns_put_each_colour_where_it_was(pattern, bits):
     color = np.array([200, 100, 50], np.uint8)
     mosaic = np.zeros((8, 8), np.uint8)
     for index, channel in enumerate(pattern):
         mosaic[index // 2 :: 2, index % 2 :: 2] = color["rgb".index(channel)]
-    rgb = image_to_rgb(image_message(mosaic, f"bayer_{pattern}8"))
+    if bits == 16:
+        mosaic = mosaic.astype(np.uint16) * 257
+    rgb = image_to_rgb(image_message(mosaic, f"bayer_{pattern}{bits}"))
     np.testing.assert_array_equal(rgb[4, 4], color)
 
 
-@pytest.mark.parametrize(("encoding", "order"), [("yuv422", (1, 0)), ("yuv422_yuy2", (0, 1))])
-def test_yuv422_of_grey_is_grey(encoding, order):
-    pixels = np.full((4, 4, 2), 128, np.uint8)
-    pixels[..., order[0]] = 126  # luma 126 of 16..235 is 128 of 0..255
-    assert np.abs(image_to_rgb(image_message(pixels, encoding)).astype(int) - 128).max() <= 1
+def test_16_bit_mosaics_are_averaged_before_they_are_cut_to_8_bits():
+    mosaic = np.zeros((4, 4), np.uint16)
+    mosaic[1, 0], mosaic[1, 2] = 127, 131  # in rggb the green left and right of the blue at (1, 1)
+    mosaic[0, 1], mosaic[2, 1] = 129, 133  # and above and below it
+    mosaic[1::2, 1::2] = 65535
+    green = image_to_rgb(image_message(mosaic, "bayer_rggb16"))[1, 1, 1]
+    assert green == 1, "the mean is 130, which rounds to 1; of the four rounded alone (0, 1, 1, 1) one would be too"
+    mosaic[1, 0] = mosaic[1, 2] = mosaic[0, 1] = 128
+    mosaic[2, 1] = 136
+    assert image_to_rgb(image_message(mosaic, "bayer_rggb16"))[1, 1, 1] == 1, "130 again; rounded alone: 0, 0, 0, 1"
+
+
+# ITU-R BT.601 with luma in 16..235: Y, U, V of the three primaries, rounded.
+PRIMARIES = {
+    "red": ((82, 90, 240), (255, 0, 0)),
+    "green": ((145, 54, 34), (0, 255, 0)),
+    "blue": ((41, 240, 110), (0, 0, 255)),
+}
+
+
+@pytest.mark.parametrize("color", PRIMARIES)
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("uyvy", "uyvy"), ("yuv422", "uyvy"), ("yuyv", "yuyv"), ("yuv422_yuy2", "yuyv")]
+)
+def test_yuv422(encoding, order, color):
+    (y, u, v), expected = PRIMARIES[color]
+    pixels = np.tile(np.array([{"y": y, "u": u, "v": v}[letter] for letter in order], np.uint8), 4 * 2)
+    rgb = image_to_rgb(image_message(pixels.reshape(4, 4, 2), encoding))
+    assert rgb.shape == (4, 4, 3)
+    assert np.abs(rgb.astype(int) - expected).max() <= 4
+
+
+def bridge_messages() -> list[Image]:
+    """Noise in every encoding that cv_bridge knows, plain, with padded rows and big-endian."""
+    rng = np.random.default_rng(3)
+    found = []
+    for encoding in sorted(BRIDGED):
+        sample = np.uint16 if encoding.endswith("16") else np.uint8
+        channels = pixel_bytes(encoding) // np.dtype(sample).itemsize
+        pixels = rng.integers(0, np.iinfo(sample).max + 1, (10, 12, channels)).astype(sample)
+        found.append(image_message(pixels, encoding))
+        padded = image_message(pixels, encoding)
+        padded.step = (12 + 4) * pixel_bytes(encoding)
+        padded.data = np.pad(pixels, ((0, 0), (0, 4), (0, 0))).tobytes()
+        found.append(padded)
+    swapped = image_message(rng.integers(0, 65536, (10, 12, 3)).astype(">u2"), "rgb16")
+    swapped.is_bigendian = 1
+    return [*found, swapped]
+
+
+def test_cv_bridge_gives_the_same_values():
+    if CvBridge is None:
+        pytest.skip("cv_bridge is not installed (ros-<distribution>-cv-bridge)")
+    convert = image_converter("cv_bridge", pytest.fail)
+    for message in bridge_messages():
+        np.testing.assert_array_equal(convert(message), image_to_rgb(message), message.encoding)
+
+
+class StandInBridge:
+    """Takes cv_bridge's place: says which messages it got."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def imgmsg_to_cv2(self, message: Image, desired: str) -> np.ndarray:
+        assert desired == "rgb8"
+        self.seen.append(message.encoding)
+        if message.encoding == "mono16":
+            raise RuntimeError("no such luck")
+        return np.full((message.height, message.width, 3), 77, np.uint8)
+
+
+def test_cv_bridge_gets_what_it_can_read_and_no_more(monkeypatch):
+    stand_in = StandInBridge()
+    monkeypatch.setattr(bridge, "CvBridge", lambda: stand_in)
+    convert = image_converter("cv_bridge", pytest.fail)
+    assert (convert(image_message(RGB, "bgr8")) == 77).all()
+    uneven = image_message(np.pad(RGB.reshape(6, 24), ((0, 0), (0, 2))), "rgb8")
+    uneven.width = 8
+    np.testing.assert_array_equal(convert(uneven), RGB)
+    np.testing.assert_array_equal(convert(image_message(RGB, "8UC3")), RGB[..., ::-1])
+    with pytest.raises(ImageError, match="truncated"):
+        convert(broken(data=b""))
+    assert stand_in.seen == ["bgr8"]
+    with pytest.raises(ImageError, match="cv_bridge: no such luck"):
+        convert(image_message(GREY.astype(np.uint16), "mono16"))
+
+
+def test_without_cv_bridge_it_says_so_and_converts_all_the_same(monkeypatch):
+    monkeypatch.setattr(bridge, "CvBridge", None)
+    said: list[str] = []
+    assert image_converter("builtin", said.append) is image_to_rgb and not said
+    assert image_converter("cv_bridge", said.append) is image_to_rgb
+    assert len(said) == 1 and "cv_bridge is not installed" in said[0]
 
 
 @pytest.mark.parametrize(("encoding", "chroma"), [("nv12", (90, 240)), ("nv21", (240, 90))])

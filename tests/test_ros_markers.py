@@ -15,15 +15,28 @@ from ros_support import fake_face, synthetic_head
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ofer_ros import marker_cdr, markers
-from ofer_ros.marker_cdr import MarkerEncoder, MarkerStyle, TriangleMarker, marker_array
-from ofer_ros.markers import MarkerIds, MeshMarkers, delete_all
+from ofer_models.stream.uncertainty import spread_mm
+from ofer_ros import marker_cdr
+from ofer_ros.layers import FULL_SPREAD, NAMESPACES, spread_colors
+from ofer_ros.marker_cdr import BulkMarker, MarkerEncoder, Style, marker_array, plain_marker
+from ofer_ros.markers import Deletions, FaceMarkers, TrackNumbers, delete_all
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.messages import face_array_message, face_message
 from ofer_ros.observations import marker_difference
+from ofer_ros.parameters import LayerSettings
+from ofer_ros.soak.checks import marker_heads
 
 pytestmark = pytest.mark.ros
 HEAD = synthetic_head()
+LAYERS = ("mesh", "hypotheses", "identity", "uncertainty", "landmarks", "text")
+
+
+def layers(*names: str, side_by_side: bool = False) -> LayerSettings:
+    shown = {f"show_{name}": name in names for name in LAYERS}
+    return LayerSettings(mesh_region="face", hypotheses_side_by_side=side_by_side, **shown)
+
+
+MESH_ONLY = layers("mesh")
 
 
 def faces_message(*tracks: str, stamp: float = 1.0, frame_id: str = "camera"):
@@ -32,34 +45,46 @@ def faces_message(*tracks: str, stamp: float = 1.0, frame_id: str = "camera"):
     return face_array_message([fake_face(track, seed=i) for i, track in enumerate(tracks)], header, (480, 640, 3))
 
 
-def triangles(number: int, count: int, rng: np.random.Generator) -> TriangleMarker:
-    return TriangleMarker(number, rng.normal(size=(3 * count, 3)), rng.uniform(0, 1, (3 * count, 4)).astype(np.float32))
+def bulk(style: Style, number: int, count: int, rng: np.random.Generator) -> BulkMarker:
+    return BulkMarker(style, number, rng.normal(size=(count, 3)), rng.uniform(0, 1, (count, 4)).astype(np.float32))
 
 
-@settings(max_examples=60, deadline=None)
+names = st.text("abcdefgh_/", max_size=12)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
-    namespace=st.text("abcdefgh_/", max_size=12),
     frame_id=st.text("abcdefgh_/", max_size=20),
-    counts=st.lists(st.integers(1, 30), max_size=4),
-    deleted=st.lists(st.integers(0, 1000), max_size=3),
+    layers=st.lists(
+        st.tuples(names, st.sampled_from([Marker.TRIANGLE_LIST, Marker.POINTS, Marker.TEXT_VIEW_FACING]), names),
+        max_size=5,
+    ),
+    counts=st.lists(st.integers(1, 30), min_size=5, max_size=5),
     sec=st.integers(0, 2**31 - 1),
     nanosec=st.integers(0, 999_999_999),
     lifetime=st.sampled_from([0.0, 0.5, 2.0]),
 )
-def test_template_equals_the_real_message(namespace, frame_id, counts, deleted, sec, nanosec, lifetime):
+def test_templates_and_objects_in_any_order_equal_the_real_message(frame_id, layers, counts, sec, nanosec, lifetime):
     rng = np.random.default_rng(0)
-    style, stamp = MarkerStyle(namespace, lifetime), Time(sec=sec, nanosec=nanosec)
-    meshes = [triangles(number, count, rng) for number, count in enumerate(counts)]
-    encoder = MarkerEncoder(style)
-    expected = marker_array(style, frame_id, stamp, meshes, deleted)
-    for _ in range(2):  # the second time from the remembered template
-        received = deserialize_message(encoder.encode(frame_id, stamp, meshes, deleted), MarkerArray)
-        assert received == expected
+    stamp, items = Time(sec=sec, nanosec=nanosec), []
+    for number, ((namespace, kind, text), count) in enumerate(zip(layers, counts, strict=False)):
+        style = Style(namespace, kind, 0.5, lifetime)
+        if kind == Marker.TEXT_VIEW_FACING:
+            items.append(plain_marker(style, frame_id, stamp, number))
+            items[-1].text = text
+        else:
+            items += [bulk(style, number, 3 * count, rng), bulk(style, number + 100, 3 * count, rng)]
+    encoder = MarkerEncoder()
+    expected = marker_array(frame_id, stamp, items)
+    for _ in range(2):  # the second time from the remembered templates
+        data = encoder.encode(frame_id, stamp, items)
+        assert deserialize_message(data, MarkerArray) == expected
+    assert marker_heads(data) == [(marker.ns, marker.id, marker.action, lifetime) for marker in expected.markers]
 
 
 def test_markers_hold_the_decoded_mesh():
     message = faces_message("f1", "f2")
-    received = deserialize_message(MeshMarkers(HEAD).encode(message), MarkerArray)
+    received = deserialize_message(FaceMarkers(HEAD).encode(message, MESH_ONLY), MarkerArray)
     assert marker_difference(received, message, MeshDecoder(HEAD)) < 1e-6
     assert [marker.id for marker in received.markers] == [0, 1]
     for marker in received.markers:
@@ -72,7 +97,7 @@ def test_markers_hold_the_decoded_mesh():
 
 def test_the_check_notices_a_moved_point_and_a_missing_face():
     message = faces_message("f1")
-    received = deserialize_message(MeshMarkers(HEAD).encode(message), MarkerArray)
+    received = deserialize_message(FaceMarkers(HEAD).encode(message, MESH_ONLY), MarkerArray)
     received.markers[0].points[7].y += 1e-4
     assert marker_difference(received, message, MeshDecoder(HEAD)) == pytest.approx(1e-4, rel=1e-2)
     assert marker_difference(MarkerArray(), message, MeshDecoder(HEAD)) == float("inf")
@@ -97,48 +122,55 @@ def test_face_region_leaves_out_what_is_not_face():
 
 
 def test_shading_is_brighter_towards_the_light_and_never_black():
-    received = deserialize_message(MeshMarkers(HEAD, "head").encode(faces_message("f1")), MarkerArray)
+    received = deserialize_message(FaceMarkers(HEAD, "head").encode(faces_message("f1"), MESH_ONLY), MarkerArray)
     red = np.array([color.r for color in received.markers[0].colors])
     assert red.min() > 0.1
     assert red.max() > 2 * red.min()
 
 
-def test_lost_tracks_are_deleted_repeatedly_and_numbers_reused():
-    ids = MarkerIds()
-    assert ids.update(["f1", "f2"], 0.0) == ([0, 1], [])
-    assert ids.update(["f2"], 0.1) == ([1], [0])
-    assert ids.update(["f2"], 0.9) == ([1], [0]), "said again for a reader that missed it"
-    assert ids.update(["f2", "f3"], 0.95) == ([1, 2], [0]), "a number that is being deleted is not given away"
-    assert ids.update(["f2", "f3"], 1.2) == ([1, 2], [])
-    assert ids.update(["f2", "f3", "f4"], 1.3) == ([1, 2, 0], [])
+def test_numbers_are_the_smallest_free_and_stay():
+    numbers = TrackNumbers()
+    assert numbers.update(["f1", "f2"]) == [0, 1]
+    assert numbers.update(["f2"]) == [1]
+    assert numbers.update(["f2", "f3"]) == [1, 0]
+    assert numbers.update(["f3", "f2", "f4"]) == [0, 1, 2]
 
 
-def test_a_clock_that_jumps_back_frees_the_numbers():
-    ids = MarkerIds()
-    ids.update(["f1"], 100.0)
-    ids.update([], 100.1)
-    assert ids.update(["f2"], 5.0) == ([0], [])
+def test_what_is_gone_is_deleted_repeatedly_until_it_comes_back():
+    deletions = Deletions()
+    one, two = ("mesh", 0), ("mesh", 1)
+    assert deletions.update({one, two}, 0.0) == []
+    assert deletions.update({two}, 0.1) == [one]
+    assert deletions.update({two}, 0.9) == [one], "said again for a reader that missed it"
+    assert deletions.update({one, two}, 0.95) == [], "shown again: nothing to delete"
+    assert deletions.update(set(), 1.0) == [one, two]
+    assert deletions.update(set(), 2.1) == []
+
+
+def test_a_clock_that_jumps_back_ends_the_deletions():
+    deletions = Deletions()
+    deletions.update({("mesh", 0)}, 100.0)
+    assert deletions.update(set(), 100.1)
+    assert deletions.update(set(), 5.0) == []
 
 
 def test_an_empty_frame_deletes_the_lost_face():
-    meshes = MeshMarkers(HEAD)
-    meshes.encode(faces_message("f1", stamp=1.0))
-    received = deserialize_message(meshes.encode(faces_message(stamp=1.1)), MarkerArray)
+    meshes = FaceMarkers(HEAD)
+    meshes.encode(faces_message("f1", stamp=1.0), MESH_ONLY)
+    received = deserialize_message(meshes.encode(faces_message(stamp=1.1), MESH_ONLY), MarkerArray)
     assert [(marker.id, marker.action, marker.ns) for marker in received.markers] == [(0, Marker.DELETE, "mesh")]
 
 
 def test_another_layout_falls_back_to_objects(monkeypatch):
     message = faces_message("f1")
-    fast = MeshMarkers(HEAD)
-    expected = fast.encode(message)
+    fast = FaceMarkers(HEAD)
+    expected = fast.encode(message, MESH_ONLY)
     assert fast.fast
     # As if this distribution's Marker had colours in another place.
     monkeypatch.setattr(marker_cdr, "_COLOR_MARK", (0.1, 0.1, 0.1, 0.1))
-    monkeypatch.setattr(
-        marker_cdr, "_places", lambda data, mark, expected: (_ for _ in ()).throw(marker_cdr.LayoutError())
-    )
-    slow = MeshMarkers(HEAD)
-    received = deserialize_message(slow.encode(message), MarkerArray)
+    monkeypatch.setattr(marker_cdr, "_place", lambda data, mark: (_ for _ in ()).throw(marker_cdr.LayoutError()))
+    slow = FaceMarkers(HEAD)
+    received = deserialize_message(slow.encode(message, MESH_ONLY), MarkerArray)
     assert not slow.fast
     assert received == deserialize_message(expected, MarkerArray)
 
@@ -149,4 +181,104 @@ def test_delete_all_has_no_points():
 
 
 def test_serialised_markers_are_bytes_as_publish_wants_them():
-    assert type(markers.MeshMarkers(HEAD).encode(faces_message("f1"))) is bytes
+    assert type(FaceMarkers(HEAD).encode(faces_message("f1"), MESH_ONLY)) is bytes
+
+
+def received(message, settings: LayerSettings) -> list[Marker]:
+    return deserialize_message(FaceMarkers(HEAD).encode(message, settings), MarkerArray).markers
+
+
+def points_of(marker: Marker) -> np.ndarray:
+    return np.array([(point.x, point.y, point.z) for point in marker.points])
+
+
+def colors_of(marker: Marker) -> np.ndarray:
+    return np.array([(color.r, color.g, color.b, color.a) for color in marker.colors])
+
+
+def test_each_layer_is_a_namespace_of_its_own_and_ids_are_unique():
+    assert received(faces_message("f1", "f2"), layers()) == []
+    for name in LAYERS:
+        assert {marker.ns for marker in received(faces_message("f1", "f2"), layers(name))} == {name}
+    everything = received(faces_message("f1", "f2"), layers(*LAYERS))
+    assert {marker.ns for marker in everything} == set(LAYERS) == set(NAMESPACES)
+    keys = [(marker.ns, marker.id) for marker in everything]
+    assert len(set(keys)) == len(keys)
+    assert all(marker.header.frame_id == "camera" and marker.header.stamp.sec == 1 for marker in everything)
+    assert {len(marker.points) % 3 for marker in everything if marker.type == Marker.TRIANGLE_LIST} == {0}
+
+
+def test_all_hypotheses_lie_transparent_in_one_place_or_beside_each_other():
+    message = faces_message("f1")
+    decoder = MeshDecoder(HEAD)
+    together = received(message, layers("hypotheses"))
+    assert [marker.id for marker in together] == list(range(15))
+    for row in (0, 7, 14):
+        expected = decoder.vertices(message.faces[0], row)[decoder.triangles.ravel()]
+        np.testing.assert_allclose(points_of(together[row]), expected, atol=1e-6)
+        assert (colors_of(together[row])[:, 3] < 0.3).all()
+    apart = received(message, layers("hypotheses", side_by_side=True))
+    boxes = [(points_of(marker)[:, :2].min(0), points_of(marker)[:, :2].max(0)) for marker in apart]
+    face = decoder.vertices(message.faces[0])
+    assert all(low[0] > face[:, 0].max() for low, _ in boxes), "to the right of the face"
+    for i, (low, high) in enumerate(boxes):
+        assert all((low > other_high).any() or (high < other_low).any() for other_low, other_high in boxes[:i])
+    assert (colors_of(apart[3])[:, 3] == 1).all()
+    assert len({marker.pose.position.x for marker in apart}) == 1
+
+
+def test_the_identity_layer_has_neither_expression_nor_open_mouth():
+    face = fake_face()
+    (marker,) = received(faces_message("f1"), layers("identity"))
+    expected = HEAD.decode(face.shape) @ face.rotation.T + face.translation
+    decoder = MeshDecoder(HEAD)
+    np.testing.assert_allclose(
+        points_of(marker), expected[decoder.vertex_indices][decoder.triangles.ravel()], atol=1e-6
+    )
+
+
+def test_the_uncertainty_layer_is_coloured_by_the_spread_and_has_a_legend():
+    message = faces_message("f1")
+    surface, bar, *texts = received(message, layers("uncertainty"))
+    spread = spread_mm(MeshDecoder(HEAD).hypotheses(message.faces[0]), np.array(message.faces[0].scores))
+    corners = MeshDecoder(HEAD).triangles.ravel()
+    hue = spread_colors(spread)[corners]
+    seen = colors_of(surface)[:, :3]
+    np.testing.assert_allclose(seen / seen.sum(1, keepdims=True), hue / hue.sum(1, keepdims=True), atol=1e-5)
+    assert [text.text for text in texts] == ["0 mm", "4 mm", "8 mm and more"]
+    heights = [text.pose.position.y for text in texts]
+    assert heights[0] > heights[1] > heights[2], "y points down: the least at the bottom"
+    colors, points = colors_of(bar)[:, :3], points_of(bar)
+    np.testing.assert_allclose(colors[points[:, 1].argmax()], spread_colors(0.0), atol=1e-6)
+    np.testing.assert_allclose(colors[points[:, 1].argmin()], spread_colors(FULL_SPREAD), atol=1e-6)
+    assert points[:, 0].min() > points_of(surface)[:, 0].max(), "beside the face"
+
+
+def test_landmarks_are_points_on_the_shown_mesh_and_text_is_above_it():
+    face = fake_face()
+    points, text = received(faces_message("f1"), layers("landmarks", "text"))
+    vertices = HEAD.decode(face.shape, face.expressions[face.selected], face.jaws[face.selected])
+    expected = HEAD.landmarks(vertices, "landmarks68") @ face.rotation.T + face.translation
+    assert points.type == Marker.POINTS and 0 < points.scale.x < 0.01
+    np.testing.assert_allclose(points_of(points), expected, atol=1e-6)
+    assert text.type == Marker.TEXT_VIEW_FACING
+    assert text.text.startswith("f1  20 % hidden\nidentity 1 locked\n15 hypotheses, mouth 3.0 mm apart")
+    assert text.pose.position.y < (vertices @ face.rotation.T + face.translation)[:, 1].min()
+
+
+def test_a_layer_that_is_switched_off_and_hypotheses_that_are_gone_are_deleted():
+    markers = FaceMarkers(HEAD)
+    markers.encode(faces_message("f1", stamp=1.0), layers("hypotheses", "text"))
+    fewer = face_array_message([fake_face("f1", 13)], faces_message(stamp=1.1).header, (480, 640, 3))
+    after = deserialize_message(markers.encode(fewer, layers("hypotheses")), MarkerArray).markers
+    gone = {(marker.ns, marker.id) for marker in after if marker.action == Marker.DELETE}
+    assert gone == {("text", 0), ("hypotheses", 13), ("hypotheses", 14)}
+
+
+def test_forgetting_drops_what_was_kept_for_speed():
+    markers = FaceMarkers(HEAD)
+    before = markers.encode(faces_message("f1"), MESH_ONLY)
+    assert markers.layers.decoder._identities and markers._encoder._templates
+    markers.forget()
+    assert not markers.layers.decoder._identities and not markers._encoder._templates
+    assert markers.encode(faces_message("f1"), MESH_ONLY) == before

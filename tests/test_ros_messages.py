@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,7 @@ from ofer_msgs.msg import FaceArray
 from ofer_ros import messages, transforms
 from ofer_ros.geometry import matrix_from_quaternion, pose_arrays, pose_message, quaternion_from_matrix
 from ofer_ros.mesh import MeshDecoder
-from ofer_ros.messages import coefficients, face_array_message, face_message, head_model_message
+from ofer_ros.messages import coefficients, face_array_message, face_message, head_model_message, selected_only
 
 pytestmark = pytest.mark.ros
 HEAD = synthetic_head()
@@ -70,8 +71,10 @@ def test_a_face_survives_the_wire():
     rotation, translation = pose_arrays(got.pose)
     np.testing.assert_allclose(rotation, face.rotation, atol=1e-12)
     np.testing.assert_allclose(translation, face.translation, atol=1e-12)
-    for name in ("confidence", "identity_revision", "identity_score", "occlusion", "landmark_error"):
+    for name in ("confidence", "identity_revision", "identity_score", "identity_blend", "occlusion", "landmark_error"):
         assert getattr(got, name) == pytest.approx(getattr(face, name), rel=1e-6)
+    assert got.identity_state == "locked"
+    assert (got.spread_mouth, got.spread_eyes, got.spread_brows) == pytest.approx((0.003, 0.001, 0.002))
     shape, expression, _ = coefficients(got)
     np.testing.assert_array_equal(shape, face.shape)
     np.testing.assert_array_equal(expression, face.expressions[face.selected])
@@ -90,7 +93,79 @@ def test_a_face_that_contradicts_itself_is_refused(damage):
     for name, value in damage.items():
         setattr(message, name, value)
     with pytest.raises(ValueError, match="face 'f1'"):
+        coefficients(message, message.selected)
+
+
+def test_what_is_shown_is_the_smoothed_expression_else_the_selected_row():
+    face = fake_face()
+    message = face_message(replace(face, expression=face.expressions[0] + 1, jaw=face.jaws[0]))
+    np.testing.assert_array_equal(coefficients(message)[1], face.expressions[0] + 1)
+    np.testing.assert_array_equal(coefficients(message, 3)[1], face.expressions[3])
+    message.expression, message.jaw = [], []
+    np.testing.assert_array_equal(coefficients(message)[1], face.expressions[face.selected])
+    message.expression, message.jaw = [0.0] * N_EXPRESSION, [0.0]
+    with pytest.raises(ValueError, match="1 jaw numbers"):
         coefficients(message)
+
+
+def test_the_selected_hypothesis_alone_makes_the_same_mesh_from_a_fraction_of_the_bytes():
+    sent = face_array_message([fake_face()], Header(frame_id="camera"), (480, 640, 3))
+    small = deserialize_message(serialize_message(selected_only(sent)), FaceArray)
+    decoder = MeshDecoder(HEAD)
+    np.testing.assert_array_equal(decoder.vertices(small.faces[0]), decoder.vertices(sent.faces[0]))
+    assert small.faces[0].num_hypotheses == 1
+    assert sent.faces[0].num_hypotheses == 15, "the message itself is not changed"
+    assert len(serialize_message(selected_only(sent))) < 0.6 * len(serialize_message(sent))
+
+
+def test_a_face_on_a_link_has_less_than_3_kb(open_head):
+    """With the sizes of the open head and 15 hypotheses: what mesh_node needs, and the whole of it."""
+    face = SimpleNamespace(
+        **{
+            **vars(fake_face()),
+            "shape": np.ones(open_head.n_shape, np.float32),
+            "expressions": np.ones((15, open_head.n_expression), np.float32),
+            "jaws": np.ones((15, 3), np.float32),
+            "expression": np.ones(open_head.n_expression, np.float32),
+            "jaw": np.ones(3, np.float32),
+        }
+    )
+    header = Header(frame_id="camera_optical_frame")
+    sizes = [len(serialize_message(face_array_message(n * [face], header, (480, 640, 3)))) for n in (1, 2)]
+    small = [
+        len(serialize_message(selected_only(face_array_message(n * [face], header, (480, 640, 3))))) for n in (1, 2)
+    ]
+    assert max(small[0], small[1] - small[0]) < 3000
+    assert 3000 < sizes[1] - sizes[0] < 5000, "all hypotheses: why there is a topic without"
+
+
+def rebuilt(model, face) -> np.ndarray:
+    """Vertices (V, 3) by the formula in HeadModel.msg and nothing else of ours."""
+    count = model.n_vertices
+    template = np.reshape(model.template_vertices, (count, 3))
+    directions = np.reshape(model.directions, (count, 3, -1))
+    coefficients = np.concatenate([face.shape, face.expression])
+    angle = np.linalg.norm(face.jaw)
+    x, y, z = np.array(face.jaw) / max(angle, 1e-12)
+    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turn = np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+    correctives = np.reshape(model.jaw_correctives, (count, 3, 9))
+    vertices = template + directions @ coefficients + correctives @ turn.ravel()
+    joint = np.array(model.jaw_joint) + np.reshape(model.jaw_joint_directions, (3, -1)) @ coefficients
+    return vertices + np.array(model.jaw_weights)[:, None] * ((vertices - joint) @ turn.T)
+
+
+def test_the_head_model_alone_makes_every_mesh():
+    message = head_model_message(SimpleNamespace(name="open", version="1"), HEAD, Header())
+    model = deserialize_message(serialize_message(message), type(message))
+    face = fake_face()
+    got = rebuilt(model, face_message(face))
+    expected = HEAD.decode(face.shape, face.expressions[face.selected], face.jaws[face.selected])
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_array_equal(np.reshape(model.triangles, (-1, 3)), HEAD.faces)
+    assert 0 < len(model.face_triangles) < len(model.triangles)
+    bare = head_model_message(SimpleNamespace(name="open", version="1"), HEAD, Header(), arrays=False)
+    assert not len(bare.directions) and bare.head_sha256 == HEAD.sha256
 
 
 def test_coefficients_of_another_head_are_refused():
@@ -176,13 +251,11 @@ def test_landmarks_outside_the_image_are_left_out():
     draw_label(image, (-5, -5, 100, 100), "f1")
 
 
-def test_transforms_follow_rep_155():
+def test_transforms_follow_rep_155(monkeypatch):
     face = fake_face()
     message = face_array_message([face], Header(frame_id="camera"), (480, 640, 3))
-    maker = transforms.FaceTransforms(None, HEAD) if transforms.TransformBroadcaster is None else None
-    if maker is None:
-        pytest.skip("tf2_ros is installed: its broadcaster needs a node")
-    (transform,) = maker.transforms(message)
+    monkeypatch.setattr(transforms, "TFMessage", None)
+    transform, gaze = transforms.FaceTransforms(None, HEAD).transforms(message)
     assert (transform.header.frame_id, transform.child_frame_id) == ("camera", "face_f1")
     q = transform.transform.rotation
     axes = matrix_from_quaternion(np.array([q.x, q.y, q.z, q.w]))
@@ -192,3 +265,10 @@ def test_transforms_follow_rep_155():
     sellion = HEAD.landmarks(vertices, "landmarks68")[27] @ face.rotation.T + face.translation
     t = transform.transform.translation
     np.testing.assert_allclose([t.x, t.y, t.z], sellion, atol=1e-6)
+    assert (gaze.header.frame_id, gaze.child_frame_id) == ("face_f1", "gaze_f1")
+    q = gaze.transform.rotation
+    axes = axes @ matrix_from_quaternion(np.array([q.x, q.y, q.z, q.w]))
+    np.testing.assert_allclose(axes[:, 2], face.rotation[:, 2], atol=1e-9)  # z forward
+    np.testing.assert_allclose(axes[:, 0], -face.rotation[:, 0], atol=1e-9)  # x to the person's right
+    np.testing.assert_allclose(axes[:, 1], -face.rotation[:, 1], atol=1e-9)  # y down
+    assert (gaze.transform.translation.x, gaze.transform.translation.y, gaze.transform.translation.z) == (0, 0, 0)

@@ -9,12 +9,14 @@ pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 import shutil
 import threading
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from ros_support import FakePipeline, NodeHarness, fake_face, image_message
@@ -94,23 +96,26 @@ def test_all_faces_of_a_frame_are_published(harness):
 
 def test_transforms_are_broadcast_where_tf2_is_installed(monkeypatch):
     sent = []
+    create = Node.create_publisher
 
-    class Broadcaster:
-        def __init__(self, node):
-            self.sendTransform = sent.extend
+    def create_publisher(node, kind, topic, *args, **kwargs):
+        if topic == "/tf":
+            return SimpleNamespace(publish=lambda message: sent.extend(message.transforms))
+        return create(node, kind, topic, *args, **kwargs)
 
-    monkeypatch.setattr(transforms, "TransformBroadcaster", Broadcaster)
+    monkeypatch.setattr(Node, "create_publisher", create_publisher)
+    monkeypatch.setattr(transforms, "TFMessage", SimpleNamespace)
     with NodeHarness() as harness:
         harness.pipeline.tracks = ["f1", "f2"]
         message = image_message(stamp=1.0)
         harness.send_and_wait(message)
-        harness.wait_for(lambda: len(sent) == 2)
-        assert [transform.child_frame_id for transform in sent] == ["face_f1", "face_f2"]
+        harness.wait_for(lambda: len(sent) == 4)
+        assert [transform.child_frame_id for transform in sent] == ["face_f1", "gaze_f1", "face_f2", "gaze_f2"]
         assert sent[0].header == message.header
         harness.node.set_parameters([Parameter("publish_tf", value=False)])
         harness.wait_for(lambda: not harness.node.settings.publish_tf)
         harness.send_and_wait(image_message(stamp=2.0))
-        assert len(sent) == 2
+        assert len(sent) == 4
 
 
 GOOD = np.full((48, 64, 3), 100, np.uint8)
@@ -335,12 +340,12 @@ def test_silence_is_told_once_with_topic_publishers_and_qos(capfd):
         assert "/image_raw has 1 publisher(s), QoS reliable volatile" in lines[0]
         assert "/image_raw/compressed has no publisher" in lines[0]
         harness.send_and_wait(image_message(stamp=1.0))
-        assert "images arrive again" in capfd.readouterr().err
+        harness.wait_for(lambda: "images arrive again" in capfd.readouterr().err)
 
 
-def test_live_parameters_take_effect(harness):
+def test_live_parameters_take_effect_at_once(harness):
     harness.node.set_parameters([Parameter("max_frame_age", value=5.0), Parameter("publish_tf", value=False)])
-    harness.wait_for(lambda: harness.node.settings.max_frame_age == 5.0 and not harness.node.settings.publish_tf)
+    assert harness.node.settings.max_frame_age == 5.0 and not harness.node.settings.publish_tf
 
 
 def test_autostart_and_names_in_a_namespace():

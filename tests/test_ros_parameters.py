@@ -17,7 +17,15 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_support import free_domain
 
-from ofer_ros.parameters import CameraSettings, MeshSettings, OferSettings, RecorderSettings, declare, read
+from ofer_ros.parameters import (
+    CameraSettings,
+    MeshSettings,
+    OferSettings,
+    RecorderSettings,
+    ViewSettings,
+    declare,
+    read,
+)
 from ofer_ros.paths import config_file
 
 pytestmark = pytest.mark.ros
@@ -26,6 +34,7 @@ SECTIONS = {
     "mesh_node": MeshSettings,
     "camera_node": CameraSettings,
     "recorder": RecorderSettings,
+    "view_node": ViewSettings,
 }
 
 
@@ -58,7 +67,7 @@ def test_the_file_has_every_parameter_and_no_other():
     assert content.keys() == {f"/**/{section}" for section in SECTIONS}
     for section, settings in SECTIONS.items():
         parameters = content[f"/**/{section}"]["ros__parameters"]
-        assert list(parameters) == [item.name for item in fields(settings)], section
+        assert sorted(parameters) == sorted(item.name for item in fields(settings)), section
         for name, kind in get_type_hints(settings).items():
             assert type(parameters[name]) is kind, f"{section}/{name}"
 
@@ -93,6 +102,8 @@ def test_defaults_are_those_of_the_file(make):
         ("hypotheses", 0),
         ("hypotheses", 1000),
         ("hypotheses", "many"),
+        ("steps", 2),
+        ("steps", -1),
         ("field_of_view", 1.0),
         ("field_of_view", 500),
         ("field_of_view", "wide"),
@@ -110,6 +121,34 @@ def test_bad_values_are_refused_at_start_and_later(make, name, value):
     assert not result.successful
     assert result.reason
     assert read(node, OferSettings) == before
+
+
+def test_what_is_in_use_is_refused_while_the_node_is_active_and_says_what_to_do(context):
+    active = False
+    node = Node("busy", namespace="/robot", context=context)
+    declare(node, "ofer_node", OferSettings, active=lambda: active)
+    active = True
+    for name, value in {"bundle": "other", "sync": "exact", "max_faces": 1, "image_depth": 2, "ros4hri": True}.items():
+        (result,) = node.set_parameters([Parameter(name, value=value)])
+        assert not result.successful
+        assert result.reason == (
+            f"{name} cannot change while the node is active; first: ros2 lifecycle set /robot/busy deactivate"
+        )
+        (same,) = node.set_parameters([Parameter(name, value=node.get_parameter(name).value)])
+        assert same.successful, "what changes nothing is welcome: parameter files are loaded whole"
+    live = {"hypotheses": 3, "steps": 5, "marker_rate": 1.0, "show_text": True, "max_frame_age": 0.1}
+    for result in node.set_parameters([Parameter(name, value=value) for name, value in live.items()]):
+        assert result.successful
+    active = False
+    assert node.set_parameters([Parameter("bundle", value="other")])[0].successful
+    node.destroy_node()
+
+
+def test_descriptors_tell_what_cannot_change_at_work(make):
+    node = make()
+    for item in fields(OferSettings):
+        told = "cannot change while the node is active" in node.describe_parameter(item.name).additional_constraints
+        assert told is not item.metadata["live"], item.name
 
 
 def test_values_change_while_running(make):

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from ros_support import RosSession, image_message
+from ros_support import RosSession, documented, documented_values, image_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from skimage.data import astronaut
 from visualization_msgs.msg import MarkerArray
@@ -228,11 +229,18 @@ def test_a_truncated_compressed_image_is_told_and_the_next_whole_one_gives_a_fac
         assert not node.log_lines("Traceback")
 
 
+def test_diagnostics_hold_what_the_readme_tells(running, photo):
+    running.answer(photo)
+    status = running.status(lambda status: any(value.key.startswith("identity/") for value in status.values))
+    assert {documented(value.key) for value in status.values} == documented_values()
+
+
 def test_parameters_and_the_lifecycle_change_while_it_runs(running, photo):
     before = running.answer(photo).faces[0]
     assert before.num_hypotheses == 15
     assert running.set(hypotheses=0, mesh_region="neck") == [False, False]
     assert running.set(hypotheses=5, max_frame_age=9.0) == [True, True]
+    assert running.set(bundle="/nowhere", sync="exact") == [False, False]
     for _ in range(2):
         assert running.change("deactivate")
         assert running.change("cleanup")
@@ -246,11 +254,15 @@ def test_parameters_and_the_lifecycle_change_while_it_runs(running, photo):
     assert running.answer(photo).faces
 
 
-def test_mesh_node_makes_identical_markers_in_a_third_process(running, photo, tmp_path):
-    near, far = [], []
+def test_mesh_node_makes_identical_markers_in_a_third_process_from_1_kb_a_face(running, photo, tmp_path):
+    near, far, sizes = [], [], []
+    running.client.create_subscription(
+        FaceArray, "/ofer_node/faces_selected", lambda data: sizes.append(len(data)), FACES, raw=True
+    )
     running.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, MARKERS)
     running.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
-    remaps = [part for name in ("faces", "head_model") for part in ("-r", f"{name}:=/ofer_node/{name}")]
+    topics = {"faces": "/ofer_node/faces_selected", "head_model": "/ofer_node/head_model"}
+    remaps = [part for name, topic in topics.items() for part in ("-r", f"{name}:={topic}")]
     with (tmp_path / "log").open("w") as log:
         mesh_node = subprocess.Popen(
             [sys.executable, "-m", "ofer_ros.mesh_node", "--ros-args", *remaps],
@@ -271,6 +283,87 @@ def test_mesh_node_makes_identical_markers_in_a_third_process(running, photo, tm
     assert len(both) >= 3
     assert all(one == other for one, other in both)
     assert len(both[0][0].markers[0].points) > 3000
+    assert 500 < max(sizes) < 3000, "bytes of a message with one face"
+
+
+# What a user's own program may look like: ROS, numpy and the message definitions, nothing of this project.
+STRANGER = """
+import json, sys
+import numpy as np, rclpy
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from ofer_msgs.msg import FaceArray, HeadModel
+from visualization_msgs.msg import MarkerArray
+
+rclpy.init()
+node = rclpy.create_node("stranger")
+models, faces, markers = [], {}, {}
+stamp = lambda message: (message.header.stamp.sec, message.header.stamp.nanosec)
+latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+node.create_subscription(HeadModel, "/ofer_node/head_model", models.append, latched)
+node.create_subscription(FaceArray, "/ofer_node/faces", lambda m: m.faces and faces.update({stamp(m): m}), 30)
+node.create_subscription(MarkerArray, "/ofer_node/markers",
+                         lambda m: m.markers[0].points and markers.update({stamp(m.markers[0]): m}), 1)
+while not models or len(faces.keys() & markers.keys()) < 3:
+    rclpy.spin_once(node)
+(model,) = models
+count = model.n_vertices
+template = np.array(model.template_vertices).reshape(count, 3)
+directions = np.array(model.directions).reshape(count, 3, -1)
+correctives = np.array(model.jaw_correctives).reshape(count, 3, 9)
+joint_directions = np.array(model.jaw_joint_directions).reshape(3, -1)
+corners = np.array(model.face_triangles)
+worst, meshes = 0.0, 0
+for key in faces.keys() & markers.keys():
+    for face, marker in zip(faces[key].faces, markers[key].markers):
+        h = face.num_hypotheses
+        rows = [(face.expression, face.jaw)]
+        rows += zip(np.reshape(face.expressions, (h, -1)), np.reshape(face.jaws, (h, 3)))
+        for row, (expression, jaw) in enumerate(rows):
+            c = np.concatenate([face.shape, expression])
+            angle = np.linalg.norm(jaw)
+            x, y, z = np.array(jaw) / max(angle, 1e-12)
+            k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+            turn = np.sin(angle) * k + (1 - np.cos(angle)) * k @ k
+            v = template + directions @ c + correctives @ turn.ravel()
+            joint = np.array(model.jaw_joint) + joint_directions @ c
+            v = v + np.array(model.jaw_weights)[:, None] * ((v - joint) @ turn.T)
+            q, t = face.pose.orientation, face.pose.position
+            x, y, z, w = q.x, q.y, q.z, q.w
+            r = np.array([[1 - 2*(y*y + z*z), 2*(x*y - z*w), 2*(x*z + y*w)],
+                          [2*(x*y + z*w), 1 - 2*(x*x + z*z), 2*(y*z - x*w)],
+                          [2*(x*z - y*w), 2*(y*z + x*w), 1 - 2*(x*x + y*y)]])
+            v = v @ r.T + [t.x, t.y, t.z]
+            assert np.isfinite(v).all() and v.shape == (count, 3)
+            meshes += 1
+            if row == 0:
+                shown = np.array([(p.x, p.y, p.z) for p in marker.points])
+                assert shown.shape == (len(corners), 3)
+                worst = max(worst, float(np.linalg.norm(shown - v[corners], axis=1).max()))
+ours = [name for name in sys.modules if name.split(".")[0] in ("ofer_ros", "ofer_models")]
+print(json.dumps({"worst": worst, "meshes": meshes, "ours": ours, "bytes": 4 * len(model.directions)}))
+"""
+
+
+def test_a_program_that_knows_only_the_messages_rebuilds_every_mesh(running, photo, tmp_path):
+    script = tmp_path / "stranger.py"
+    script.write_text(STRANGER)
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ["PYTHONPATH"].split(":") if path and os.path.abspath(path) != root]
+    stranger = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "ROS_DOMAIN_ID": str(running.domain), "PYTHONPATH": ":".join(paths)},
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+    )
+    try:
+        running.wait_for(lambda: running.answer(photo).faces and stranger.poll() is not None, 60)
+    finally:
+        stranger.kill()
+    told = json.loads(stranger.stdout.read())
+    assert told["ours"] == []
+    assert told["meshes"] >= 3 * 6, "the shown one and every hypothesis of each frame"
+    assert told["worst"] < 1e-6  # metres
 
 
 @pytest.mark.parametrize("damage", ["missing", "graph", "manifest"])

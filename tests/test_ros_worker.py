@@ -49,6 +49,18 @@ def test_take_wakes_for_an_item_and_for_close():
     assert mailbox.take(0) is None
 
 
+def test_a_woken_take_comes_back_empty_and_the_next_waits_again():
+    mailbox = Mailbox()
+    mailbox.wake()
+    assert mailbox.take(5) is None
+    started = time.monotonic()
+    assert mailbox.take(0.05) is None
+    assert time.monotonic() - started >= 0.04
+    mailbox.wake()
+    mailbox.put("a")
+    assert mailbox.take(5) == "a", "nothing is lost by being woken"
+
+
 class Bench:
     """A worker with everything around it recorded."""
 
@@ -61,7 +73,7 @@ class Bench:
         self.worker = FrameWorker(
             self.mailbox,
             self.pipeline,
-            Intrinsics.from_field_of_view,
+            Calibration(60.0, ProblemLog(self.logged.append)),
             deliver or (lambda result: self.results.append(result) or {"faces": 0.5}),
             self.statistics,
             ProblemLog(self.logged.append),
@@ -222,3 +234,48 @@ def test_each_size_keeps_its_camera_info():
     assert len(camera._calibrated) == 8
     camera.update(CameraInfo(width=640, height=480))
     assert not camera.intrinsics(640, 480).metric
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_is_asked_between_frames_is_done_by_the_worker_s_thread(busy):
+    bench = Bench()
+    bench.worker.start()
+    if busy:
+        bench.mailbox.put(Frame(image_message()))
+    name = bench.worker.between_frames(lambda: threading.current_thread().name).result(5)
+    assert name == "ofer-worker"
+    with pytest.raises(ZeroDivisionError):
+        bench.worker.between_frames(lambda: 1 / 0).result(5)
+    assert bench.worker.stop(5) and not bench.worker.alive
+
+
+def test_the_pipeline_is_told_each_frame_s_latency():
+    bench = Bench()
+    bench.worker.process(Frame(image_message(), arrived=time.monotonic() - 0.1))
+    (latency,) = bench.pipeline.latencies
+    assert 100 <= latency < 5000
+
+
+def test_a_pair_s_own_camera_info_is_used():
+    bench = Bench()
+    for degrees in (90.0, 40.0):
+        bench.worker.process(Frame(image_message(), camera_info(image_message().header, 64, 48, degrees)))
+        intrinsics = bench.results[-1].intrinsics
+        assert intrinsics.metric
+        assert intrinsics.K[0, 0] == pytest.approx(32 / np.tan(np.radians(degrees) / 2))
+
+
+def test_region_of_interest_and_binning_of_a_camera_info():
+    """The sensor's K, of which the image shows a part at half the resolution."""
+    camera = Calibration(60.0, ProblemLog(pytest.fail))
+    message = camera_info(image_message().header, 1280, 960, 60.0)
+    full = Intrinsics.from_field_of_view(1280, 960, 60.0).K
+    message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = 100, 60, 640, 480
+    message.binning_x = message.binning_y = 2
+    camera.update(message)
+    shown = camera.intrinsics(320, 240)
+    assert shown.metric
+    assert shown.K[0, 0] == pytest.approx(full[0, 0] / 2)
+    # The centre of pixel (x, y) of the sensor is that of ((x - 100 + 0.5) / 2 - 0.5, ...) of the image.
+    assert shown.K[0, 2] == pytest.approx((full[0, 2] - 100 + 0.5) / 2 - 0.5)
+    assert shown.K[1, 2] == pytest.approx((full[1, 2] - 60 + 0.5) / 2 - 0.5)

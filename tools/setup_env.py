@@ -39,6 +39,7 @@ STARTERS = {
     "mesh_node": "ofer_ros.mesh_node",
     "camera_node": "ofer_ros.camera_node",
     "recorder": "ofer_ros.recorder",
+    "view_node": "ofer_ros.view_node",
 }
 
 # The wheels' CMake files name the folders of the machine that built them.

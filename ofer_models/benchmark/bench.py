@@ -16,7 +16,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.diffusion.solvers import SolverTable, solver_table
-from ofer_models.engines.backend import BACKENDS
+from ofer_models.engines import engine_cache
+from ofer_models.engines.backend import Backend, open_backend
 from ofer_models.engines.stages import StageSet
 from ofer_models.engines.tensors import StageError
 from ofer_models.perception.crops import box_of, canonical_face
@@ -35,6 +36,7 @@ from ofer_models.pipeline import FacePipeline
 FACES = (1, 2, 4, 8)
 THREADS = (1, 2)
 TOLERANCE = 1e-3  # of the largest value, after 1000 steps in float32
+HALF_TOLERANCE = 0.05  # the same, after the bundle's steps in half precision
 _BATCHES = (1, 8)
 _FRAME = (720, 1280)
 _FACE_WIDTH = 140  # px
@@ -52,26 +54,49 @@ class Official:
 
 OFFICIAL = {"expgen": Official(53, (53, 25, 10), 1024, 15), "idgen": Official(300, (300, 50, 10), 512, 100)}
 
+
+@dataclass(frozen=True)
+class Runtime:
+    """A way to run the stages. tolerance: of the largest value, beyond which its results are wrong."""
+
+    name: str
+    open: Callable[[int], Backend]
+    tolerance: float
+    threads: tuple[int, ...] = THREADS
+
+
 Say = Callable[[str], None]
 
 
-def run(bundle: Bundle, backend: str = "auto", repeats: int = 15, reference: bool = True, say: Say = print) -> dict:
-    """All figures, times in milliseconds. backend: of the frames. Raises BundleError where it cannot run, and
-    StageError when two implementations that should agree do not.
+def run(
+    bundle: Bundle,
+    backend: str = "auto",
+    repeats: int = 15,
+    reference: bool = True,
+    say: Say = print,
+    keep: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> dict[str, Any]:
+    """All figures, times in milliseconds. backend: of the frames; keep: gets what there is after each part.
+
+    Raises BundleError where it cannot run, and StageError when two implementations that should agree do not.
     """
     figures: dict[str, Any] = {"machine": machine(), "bundle": f"{bundle.name} {bundle.version}"}
     memory = {"start": resident_mb()}
     say("frames")
     figures |= frames(bundle, backend, repeats)
     memory["pipeline"] = resident_mb()
+    keep(figures)
     say("stages")
-    figures |= stages(bundle, repeats, say)
+    for part in stages(bundle, repeats, say):
+        figures |= part
+        keep(figures)
     if reference and importlib.util.find_spec("torch"):
         for name, official in OFFICIAL.items():
             spec = bundle.stages[name]
             table = solver_table(spec.solver, spec.steps, spec.spacing)
             say(f"{name} against 1000 plain steps")
             figures |= speedup(name, official, table, repeats, say)
+            keep(figures)
     memory["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return figures | {"memory_mb": memory}
 
@@ -134,34 +159,71 @@ def speedup(
     }  # fmt: skip
 
 
-def stages(bundle: Bundle, repeats: int, say: Say = print) -> dict[str, Any]:
-    """`stages`, median ms of one face's call: stage -> backend -> threads; and `networks_ms_per_face`, the networks of
-    a frame (expression context and ExpGen) in batches of 1 and 8 faces: backend -> faces, one thread.
+def runtimes(bundle: Bundle) -> list[Runtime]:
+    """What may be present here, float32 on ONNX Runtime first."""
+    from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend
 
-    The runtimes' results are compared first, with the first runtime's (StageError where they are apart by 2 %, which
-    leaves room for half precision).
+    def torch_with(half: bool) -> Callable[[int], Backend]:
+        def backend(threads: int) -> Backend:
+            from ofer_models.engines.torch_backend import TorchBackend
+
+            return TorchBackend(threads, half)
+
+        return backend
+
+    found = [Runtime("onnxruntime", OnnxRuntimeBackend, TOLERANCE)]
+    if engine_cache.entries(bundle.path, [engine_cache.INT8_SUFFIX]):
+        # Ranges are those of faces, not of the numbers here; `ofer build` has judged it with faces.
+        int8 = Runtime("onnxruntime int8", lambda threads: OnnxRuntimeBackend(threads, int8_from=bundle.path), np.inf)
+        found.append(int8)
+    found.append(Runtime("tensorrt", lambda threads: open_backend("tensorrt", bundle), HALF_TOLERANCE, THREADS[:1]))
+    on_gpu = _torch_finds_gpu()
+    found.append(Runtime("torch", torch_with(False), TOLERANCE, THREADS[:1] if on_gpu else THREADS))
+    if on_gpu:
+        found.append(Runtime("torch fp16", torch_with(True), HALF_TOLERANCE, THREADS[:1]))
+    return found
+
+
+def stages(bundle: Bundle, repeats: int, say: Say = print) -> Iterator[dict[str, Any]]:
+    """After each runtime what there is up to then:
+
+    `stages`, median ms of one face's call: stage -> runtime -> threads; `networks_ms_per_face`, the networks of a frame
+    (expression context and ExpGen) in batches of 1 and 8 faces: runtime -> faces, one thread; `differences`, from the
+    first runtime's results, of the largest value: runtime -> stage, and `vertices` and `vertices_mm` of ExpGen's meshes
+    (of the largest movement, and the largest in mm).
+
+    Results are compared before they are timed (StageError where they are apart by more than the runtime's tolerance).
     """
     figures: dict[str, Any] = {name: {} for name in bundle.stages}
     per_face: dict[str, dict[str, float]] = {}
+    differences: dict[str, dict[str, float]] = {}
     expected: dict[str, np.ndarray] = {}
-    for backend in ("onnxruntime", *(name for name in BACKENDS if name not in ("auto", "onnxruntime"))):
-        for threads in THREADS if backend != "tensorrt" else THREADS[:1]:
+    present = runtimes(bundle)
+    for runtime in present:
+        for threads in runtime.threads:
             try:
-                loaded = StageSet(bundle, threads, backend=backend)
+                loaded = StageSet(bundle, backend=runtime.open(threads))
             except ValueError as error:  # not installed, no GPU, nothing built
-                say(f"  without {backend}: {error}")
+                say(f"  without {runtime.name}: {error}")
                 break
-            if threads == 1:
-                per_face[backend] = {str(faces): _networks_ms(bundle, loaded, faces, repeats) for faces in _BATCHES}
-            for name, (call, output) in _calls(bundle, loaded).items():
+            calls = _calls(bundle, loaded)
+            for name, (call, output) in calls.items():
                 found = output(call())
                 first = expected.setdefault(name, found)
                 apart = float(np.abs(found - first).max() / np.abs(first).max())
-                if not apart <= 0.02:
-                    raise StageError(f"{name} on {backend} differs from onnxruntime by {apart:.2g}")
-                calls = min(repeats, 5) if backend == "torch" else repeats  # the reference is slow, and no product
-                figures[name].setdefault(backend, {})[str(threads)] = median_ms(call, calls)
-    return {"stages": figures, "networks_ms_per_face": per_face}
+                if not apart <= runtime.tolerance:
+                    raise StageError(f"{name} on {runtime.name} differs from {present[0].name} by {apart:.2g}")
+                if runtime is not present[0]:
+                    differences.setdefault(runtime.name, {})[name] = apart
+                    if name == "expgen":
+                        differences[runtime.name] |= _meshes_apart(bundle, first[0], found[0])
+            # The reference is slow on a CPU, and no product.
+            count = min(repeats, 5) if runtime.name == "torch" and len(runtime.threads) > 1 else repeats
+            for name, (call, _) in calls.items():
+                figures[name].setdefault(runtime.name, {})[str(threads)] = median_ms(call, count)
+            if threads == 1:
+                per_face[runtime.name] = {str(faces): _networks_ms(bundle, loaded, faces, count) for faces in _BATCHES}
+        yield {"stages": figures, "networks_ms_per_face": per_face, "differences": differences}
 
 
 def frames(bundle: Bundle, backend: str, repeats: int) -> dict[str, Any]:
@@ -235,6 +297,23 @@ def resident_mb() -> float:
     """Memory that this process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _torch_finds_gpu() -> bool:
+    if not importlib.util.find_spec("torch"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _meshes_apart(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """How far two runtimes' hypotheses (H, E + 3) are apart as meshes of the mean head."""
+    head, shape = bundle.head, np.zeros(bundle.n_shape)
+    both = [head.decode(shape, drawn[:, : bundle.n_expression], drawn[:, bundle.n_expression :])
+            for drawn in (expected, found, np.zeros_like(expected))]  # fmt: skip
+    apart, moved = (float(np.linalg.norm(both[0] - other, axis=-1).max()) for other in both[1:])
+    return {"vertices": apart / moved, "vertices_mm": 1000 * apart}
 
 
 def _networks_ms(bundle: Bundle, loaded: StageSet, faces: int, repeats: int) -> float:

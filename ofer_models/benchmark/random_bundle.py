@@ -39,10 +39,10 @@ def write_official_size(folder: Path, open_head: Path, seed: int = 0) -> Bundle:
     ranked = {"betas": ("F", "N", N_SHAPE)} | _CROPS
     export_module(RankWithEncoders(JointContext(ArcFace(), Farl()), rank), files["idrank"], ranked, ["score"])
     stages = {name: export.graph_entry(path) for name, path in files.items()}
-    for name, steps in (("idgen", 10), ("expgen", 10)):
+    for name, steps in (("idgen", 10), ("expgen", 8)):  # as the open bundle
         size = OFFICIAL[name]
         stages[name] = export.write_sampler(
-            Denoiser(size.coefficients, size.widths, size.context).eval(), folder, name, solver="ddim",
+            Denoiser(size.coefficients, size.widths, size.context).eval(), folder, name, solver="dpmpp_2m",
             spacing="uniform", steps=steps, mean=np.zeros(size.coefficients), deviation=np.ones(size.coefficients),
             half_weights=False,
         )  # fmt: skip

@@ -107,10 +107,16 @@ def _verdict(curve: Curve, bundle: Bundle) -> list[str]:
     lines.append(
         f"- The bundle's default: `{spec.solver}`, {spec.spacing}, {spec.steps} steps, temperature {temperature}."
     )
-    if of_limit and of_limit.solver != "ddim":
+    if spec.solver != "ddim":
+        at = {p.solver: p for p in curve.points if (p.spacing, p.steps) == (spec.spacing, spec.steps)}
+        compared = "; ".join(
+            f"{spec.steps} steps of `{solver}`: {_changes(curve, at[solver])}" for solver in SOLVERS if solver in at
+        )
         lines.append(
-            "- The mission asks for reduced-step DDIM. `dpmpp_2m` is its second-order member (the first step, and every"
-            " step without the correction by the last one, is DDIM's); plain DDIM needs the steps in the line above."
+            "- The mission asks for reduced-step DDIM. Why the default is not named `ddim`: with few steps plain DDIM"
+            f" loses spread{f' ({compared})' if compared else ''}, and needs the steps in the lines above to keep it."
+            " `dpmpp_2m` is the second-order member of DDIM's family: its first step, and every step without the"
+            " correction by the last one, is DDIM's."
         )
     return lines
 

@@ -121,7 +121,9 @@ def report_on(folder: Path) -> BundleReport:
         _ = Bundle.load(folder).head
     except BundleError as error:
         return BundleReport(folder, title, str(error), _remedy(folder, manifest), **listed)
-    remedy = f"ofer build --bundle {folder}: {'; '.join(stale)}" if stale else ""
+    # A stale engine is built anew with one command; new 8-bit encoders need pictures, going back to fp32 does not.
+    int8 = any(Path(name).suffix == engine_cache.INT8_SUFFIX for name, reason in refused.items() if reason)
+    remedy = f"ofer build {'--prune ' * int8}--bundle {folder}: {'; '.join(stale)}" if stale else ""
     return BundleReport(folder, title, "", remedy, **listed, engines=len(engines), stale_engines=stale)
 
 

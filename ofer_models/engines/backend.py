@@ -36,7 +36,7 @@ def open_backend(name: str, bundle: Bundle, threads: int = 1) -> Backend:
     if name == "onnxruntime":
         from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(threads)
+        return OnnxRuntimeBackend(threads, int8_from=bundle.path)
     if name == "tensorrt":
         from ofer_models.engines.tensorrt_backend import TensorRtBackend
 
@@ -69,7 +69,7 @@ def _compiled_for_here(bundle: Bundle) -> bool:
     """Whether this bundle has engines and this machine a GPU and TensorRT; stale ones count, and are refused later."""
     from ofer_models.engines import engine_cache, tensorrt_api
 
-    if not engine_cache.entries(bundle.path) or not tensorrt_api.installed():
+    if not engine_cache.entries(bundle.path, [engine_cache.SUFFIX]) or not tensorrt_api.installed():
         return False
     from ofer_models.engines.cuda_driver import gpu_present
 

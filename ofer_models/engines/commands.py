@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +28,22 @@ def register(app: typer.Typer) -> None:
 
 def build_command(
     bundle: BundleOption = None,
-    backend: Annotated[str, typer.Option(help="tensorrt: the installed `tensorrt` or `tensorrt_rtx`.")] = "tensorrt",
-    precision: Annotated[str, typer.Option(help="fp16 (products only; sensitive parts stay fp32) or fp32.")] = "fp16",
+    backend: Annotated[
+        str, typer.Option(help="tensorrt: the installed `tensorrt` or `tensorrt_rtx`; onnxruntime: for int8.")
+    ] = "tensorrt",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp16 (products only; sensitive parts stay fp32) or fp32; int8 with --backend onnxruntime: encoders"
+            " for the CPU, kept only where good and faster."
+        ),
+    ] = "fp16",
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="int8: pictures with 8 faces or more, of several people, as your camera shows them; repeatable."
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Faces in a batch, least..most.")] = "1..8",
     gpu: Annotated[
         str, typer.Option(help="current, or sm75, sm80, sm86, sm89, sm120, sm121; several with commas, in one engine.")
@@ -42,18 +57,23 @@ def build_command(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Compile a bundle's stages with TensorRT. The node never does: it refuses a missing or stale engine."""
+    """Compile a bundle's stages with TensorRT, or quantise its encoders for the CPU. The node never does: it refuses a
+    missing or stale engine.
+    """
     from ofer_models.bundle.manifest import Bundle, BundleError, default_bundle
     from ofer_models.engines.tensors import StageError
 
     loaded = Bundle.load(bundle or default_bundle())
     try:
-        if backend != "tensorrt":
-            raise StageError(f"backend {backend!r} needs no building; only tensorrt compiles")
+        int8 = (backend, precision) == ("onnxruntime", "int8")
+        if backend != "tensorrt" and not int8:
+            raise StageError(f"backend {backend!r} needs no building, but for --backend onnxruntime --precision int8")
         if prune:
             _prune(loaded)
         elif show:
             _list(loaded, json_file)
+        elif int8:
+            _quantise(loaded, pictures or [], stage or [], json_file)
         else:
             _build(loaded, precision, batch, gpu, stage or [], all_stages, jobs, json_file)
     except StageError as error:
@@ -89,20 +109,48 @@ def _build(
         json_file.write_text(json.dumps(content, indent=2))
 
 
+def _quantise(bundle: Any, pictures: list[str], stages: list[str], json_file: Path | None) -> None:
+    from ofer_models.engines import build_int8
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[doing]}"))
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(graph: str, doing: str, share: float) -> None:
+            if graph not in tasks:
+                tasks[graph] = bars.add_task(graph, total=1.0, doing=doing)
+            bars.update(tasks[graph], completed=share, doing=doing)
+
+        built = build_int8.build(bundle, pictures, stages, progress)
+    table = Table("graph", "in use", "lost", "cosine", "ms fp32", "ms int8", "MB", box=None)
+    for one in built:
+        verdict = one.verdict
+        table.add_row(
+            one.graph, "int8" if one.path else "fp32", f"{verdict.lost:.2%}", f"{verdict.cosine:.4f}",
+            f"{verdict.ms:.1f}", f"{verdict.ms_int8:.1f}", f"{one.size / 1e6:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    for one in (one for one in built if not one.path):
+        console.print(f"{one.graph} stays in fp32: {one.verdict.refused}", highlight=False, soft_wrap=True)
+    if json_file:
+        rows = [{"graph": one.graph, "engine": one.path and one.path.name, "refused": one.verdict.refused,
+                 "seconds": one.seconds, "bytes": one.size, **asdict(one.verdict)} for one in built]  # fmt: skip
+        json_file.write_text(json.dumps({"bundle": str(bundle.path), "precision": "int8", "engines": rows}, indent=2))
+
+
 def _list(bundle: Any, json_file: Path | None) -> None:
     from ofer_models.engines import build, engine_cache
-    from ofer_models.engines.tensors import StageError
 
-    try:
-        here = build.here()
-    except StageError:
-        here = None  # no GPU: only the files can be judged
+    here = _runtimes()
     graphs, rows = build.graphs_of(bundle), []
     for entry in engine_cache.entries(bundle.path):
         key = entry.key
-        problem = entry.refuse(graphs.get(key.graph, Path()) if key else Path(), here)
+        # Without a GPU only the files of an engine for one can be judged.
+        runtime = here.get(engine_cache.ONNXRUNTIME if entry.path.suffix == engine_cache.INT8_SUFFIX else "GPU")
+        problem = entry.refuse(graphs.get(key.graph, Path()) if key else Path(), runtime)
         rows.append({
             "engine": entry.path.name, "problem": problem, "bytes": entry.path.stat().st_size,
+            "state": problem or ("fits" if runtime else "whole"),
             **({"graph": key.graph, "built_by": f"{key.flavour} {key.version}", "gpus": list(key.gpus),
                 "precision": key.precision, "profile": dict(key.profile)} if key else {}),
         })  # fmt: skip
@@ -110,7 +158,7 @@ def _list(bundle: Any, json_file: Path | None) -> None:
     table = Table(name, "built by", "GPUs", "precision", "sizes", "MB", "state", box=None)
     for row in rows:
         sizes = ", ".join(f"{name} {low}..{high}" for name, (low, _, high) in row.get("profile", {}).items())
-        state = f"[red]{escape(row['problem'])}[/red]" if row["problem"] else "fits" if here else "whole"
+        state = f"[red]{escape(row['problem'])}[/red]" if row["problem"] else row["state"]
         table.add_row(
             row["engine"], row.get("built_by", ""), ", ".join(row.get("gpus", ())), row.get("precision", ""), sizes,
             f"{row['bytes'] / 1e6:.1f}", state,
@@ -122,16 +170,23 @@ def _list(bundle: Any, json_file: Path | None) -> None:
 
 def _prune(bundle: Any) -> None:
     from ofer_models.engines import build, engine_cache
-    from ofer_models.engines.tensors import StageError
 
-    try:
-        here = build.here()
-    except StageError:
-        here = None
-    removed = engine_cache.prune(bundle.path, build.graphs_of(bundle), here)
+    removed = engine_cache.prune(bundle.path, build.graphs_of(bundle), list(_runtimes().values()))
     for path in removed:
         console.print(f"removed {path}", highlight=False, soft_wrap=True)
     console.print(f"{len(removed)} files removed")
+
+
+def _runtimes() -> dict[str, Any]:
+    """What engines must fit here: ONNX Runtime's, and TensorRT's under `GPU` where both are present."""
+    from ofer_models.engines import build, engine_cache, onnxruntime_backend
+    from ofer_models.engines.tensors import StageError
+
+    found = {engine_cache.ONNXRUNTIME: onnxruntime_backend.here()}
+    try:
+        return found | {"GPU": build.here()}
+    except StageError:
+        return found
 
 
 def bench_command(
@@ -154,7 +209,10 @@ def bench_command(
     try:
         loaded = _official_size() if official_size else Bundle.load(bundle or default_bundle())
         with console.status("frames") as status:
-            figures = bench.run(loaded, backend, repeats, reference, say=lambda line: _say(status, line))
+            figures = bench.run(
+                loaded, backend, repeats, reference, say=lambda line: _say(status, line),
+                keep=lambda so_far: json_file.write_text(json.dumps(so_far, indent=2)) if json_file else None,
+            )  # fmt: skip
     except StageError as error:
         raise BundleError(str(error)) from None
     console.print(", ".join(f"{name} {value}" for name, value in figures["machine"].items()), highlight=False)
@@ -172,6 +230,10 @@ def bench_command(
     for used, batches in figures["networks_ms_per_face"].items():
         for faces, value in batches.items():
             table.add_row(f"networks of a frame on {used}, a face of {faces}", f"{value:.2f}")
+    for used, stages in figures["differences"].items():
+        worst = max(value for name, value in stages.items() if name != "vertices_mm")
+        what = f"results of {used}, largest difference (of the largest value; meshes in mm)"
+        table.add_row(what, f"{worst:.1g} ({stages['vertices_mm']:.2g})")
     for name in (name for name in bench.OFFICIAL if f"{name}_ms" in figures):
         what = f"{name}, official size, {figures[f'{name}_samples']} samples"
         table.add_row(f"{what}, {figures[f'{name}_steps']} steps", f"{figures[f'{name}_ms']:.2f}")

@@ -3,6 +3,9 @@
 An engine fits one graph, one TensorRT of one version, the GPUs it was built for, a precision and a range of sizes: the
 key. What the record says is compared before an engine is given to TensorRT, which only then says that it does not fit,
 or crashes. Needs no TensorRT.
+
+Quantised graphs for ONNX Runtime (`<graph>.<key>.int8`) are kept in the same way; in the place of the GPU is a kind of
+processor.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +24,8 @@ from typing import Any
 from ofer_models.bundle.manifest import sha256_of
 from ofer_models.engines.tensors import StageError
 
-SUFFIX = ".engine"
+SUFFIX, INT8_SUFFIX = ".engine", ".int8"
+ONNXRUNTIME = "onnxruntime"  # the flavour of quantised graphs
 _FORMAT = 1
 PREFERRED = "fp16"  # whoever built half precision wants it used
 
@@ -44,7 +48,8 @@ class EngineKey:
     def file_name(self) -> str:
         """Name of the engine's file, with the start of this key's hash."""
         text = json.dumps(asdict(self), sort_keys=True)
-        return f"{Path(self.graph).stem}.{hashlib.sha256(text.encode()).hexdigest()[:12]}{SUFFIX}"
+        suffix = INT8_SUFFIX if self.flavour == ONNXRUNTIME else SUFFIX
+        return f"{Path(self.graph).stem}.{hashlib.sha256(text.encode()).hexdigest()[:12]}{suffix}"
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> EngineKey:
@@ -56,7 +61,9 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The TensorRT and GPU of a machine: gpus are the names under which engines for it may be filed."""
+    """The TensorRT and GPU of a machine (or its ONNX Runtime and processor): gpus are the names under which engines
+    for it may be filed.
+    """
 
     flavour: str
     version: str
@@ -96,7 +103,8 @@ class Entry:
         if self.key.version != here.version:
             return f"is stale: built by {here.flavour} {self.key.version}, this machine has {here.version}"
         if not set(self.key.gpus) & set(here.gpus):
-            return f"is foreign: built for {', '.join(self.key.gpus)}, this GPU is {here.gpus[0]}"
+            what = "processor" if here.flavour == ONNXRUNTIME else "GPU"
+            return f"is foreign: built for {', '.join(self.key.gpus)}, this {what} is {here.gpus[0]}"
         return ""
 
 
@@ -113,9 +121,9 @@ def write(folder: Path, key: EngineKey, plan: bytes, bindings: Mapping[str, Any]
     return path
 
 
-def entries(folder: Path) -> list[Entry]:
+def entries(folder: Path, suffixes: Sequence[str] = (SUFFIX, INT8_SUFFIX)) -> list[Entry]:
     """All engines in a bundle's folder, by name; what is wrong with a record is in its entry's problem."""
-    return [_entry(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    return [_entry(path) for suffix in suffixes for path in sorted(folder.glob(f"*{suffix}"))]
 
 
 def find(folder: Path, graph: Path, here: Runtime, command: str) -> Entry:
@@ -123,35 +131,55 @@ def find(folder: Path, graph: Path, here: Runtime, command: str) -> Entry:
 
     Raises StageError with what is wrong with the one there is, and `command`, which builds it.
     """
-    own = [entry for entry in entries(folder) if entry.path.name.startswith(f"{graph.stem}.")]
+    found = _fitting(folder, graph, here, command, SUFFIX)
+    if not found:
+        raise StageError(f"{graph.name} has no engine for {here.gpus[0]}; run `{command}`")
+    return min(found, key=lambda entry: entry.key.precision != PREFERRED)
+
+
+def find_int8(folder: Path, graph: Path, here: Runtime, command: str) -> Entry | None:
+    """The quantised form of a graph, if there is one. Raises StageError, as `find`, where none that is there fits."""
+    return next(iter(_fitting(folder, graph, here, command, INT8_SUFFIX)), None)
+
+
+def _fitting(folder: Path, graph: Path, here: Runtime, command: str, suffix: str) -> list[Entry]:
+    own = [entry for entry in entries(folder, [suffix]) if entry.path.name.startswith(f"{graph.stem}.")]
     refusals = [entry.refuse(graph, here) for entry in own]
-    fitting = [entry for entry, refusal in zip(own, refusals, strict=True) if not refusal]
-    if fitting:
-        return min(fitting, key=lambda entry: entry.key.precision != PREFERRED)
-    if own:
+    found = [entry for entry, refusal in zip(own, refusals, strict=True) if not refusal]
+    if own and not found:
         newest = max(range(len(own)), key=lambda i: own[i].path.stat().st_mtime)
         raise StageError(f"{own[newest].path.name} {refusals[newest]}; run `{command}`")
-    raise StageError(f"{graph.name} has no engine for {here.gpus[0]}; run `{command}`")
+    return found
 
 
-def prune(folder: Path, graphs: Mapping[str, Path], here: Runtime | None) -> list[Path]:
-    """Remove engines (and records) that no graph of the bundle can use; with `here`, those of other versions too.
+def prune(folder: Path, graphs: Mapping[str, Path], here: Sequence[Runtime]) -> list[Path]:
+    """Remove engines (and records) that no graph of the bundle can use, and those of other versions of what is `here`.
 
     Engines for other GPUs stay. Returns what was removed.
     """
-    removed = []
+    versions = {runtime.flavour: runtime.version for runtime in here}
+    removed: list[Path] = []
     with locked(folder):
         for entry in entries(folder):
             graph = graphs.get(entry.key.graph) if entry.key else None
-            old = bool(here and entry.key and entry.key.flavour == here.flavour and entry.key.version != here.version)
+            old = bool(entry.key and versions.get(entry.key.flavour, entry.key.version) != entry.key.version)
             if graph is None or old or entry.refuse(graph):
                 removed += [path for path in (entry.path, _record_of(entry.path)) if path.exists()]
-        orphans = folder.glob(f"*{SUFFIX}.json")
-        removed += [path for path in orphans if not path.with_suffix("").exists() and path not in removed]
-        removed += folder.glob(f".*{SUFFIX}*.tmp")
+        for suffix in (SUFFIX, INT8_SUFFIX):
+            orphans = folder.glob(f"*{suffix}.json")
+            removed += [path for path in orphans if not path.with_suffix("").exists() and path not in removed]
+            removed += folder.glob(f".*{suffix}*.tmp")
         for path in removed:
             path.unlink()
     return removed
+
+
+def remove(folder: Path, key: EngineKey) -> None:
+    """Take away the engine of a key, if it is there."""
+    path = folder / key.file_name
+    with locked(folder):
+        for part in (path, _record_of(path)):
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from ofer_models.engines import engine_cache
+from ofer_models.engines.engine_cache import Runtime
 from ofer_models.engines.sampler import Sampler
 from ofer_models.engines.tensors import Dims, GraphSpec, StageError, check_call
 
 __all__ = ["OnnxRuntimeBackend", "OnnxStage", "StageError"]
 PREFERRED = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", "CPUExecutionProvider")
+# As /proc/cpuinfo calls them: what makes 8-bit products fast, and on x86 exact (without, sums of two may saturate).
+_INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
 
 class OnnxStage:
@@ -70,22 +75,39 @@ class OnnxStage:
 class OnnxRuntimeBackend:
     """The default: every graph a session, on the best provider that the installed build has."""
 
-    name = "onnxruntime"
-
-    def __init__(self, threads: int = 1, providers: Sequence[str] | None = None) -> None:
-        """threads per stage; providers in order of preference, by default those of PREFERRED that are installed."""
+    def __init__(self, threads: int = 1, providers: Sequence[str] | None = None, int8_from: Path | None = None) -> None:
+        """threads per stage; providers in order of preference, by default those of PREFERRED that are installed.
+        int8_from: a bundle's folder, whose quantised graphs take the place of those they were made from, on the CPU.
+        """
         self._threads = threads
         self.providers = tuple(providers or preferred_providers(onnxruntime.get_available_providers()))
+        self._int8_from = int8_from if self.providers == ("CPUExecutionProvider",) else None
+        self.name = "onnxruntime"
 
     def load(self, graph: GraphSpec) -> OnnxStage:
-        """The graph, ready to call. Raises StageError."""
-        return OnnxStage(
-            graph.path, self._threads, inputs=graph.inputs, outputs=graph.outputs, providers=self.providers
-        )
+        """The graph, ready to call. Raises StageError, also where its quantised form is stale."""
+        path = graph.path
+        if self._int8_from:
+            folder = self._int8_from
+            command = (
+                f"ofer build --prune --bundle {folder}` for fp32, or "
+                f"`ofer build --backend onnxruntime --precision int8 --pictures FOLDER --bundle {folder}"
+            )
+            if entry := engine_cache.find_int8(folder, path, here(), command):
+                path, self.name = entry.path, "onnxruntime int8"
+        return OnnxStage(path, self._threads, inputs=graph.inputs, outputs=graph.outputs, providers=self.providers)
 
     def sampler(self, cond: GraphSpec, step: GraphSpec) -> Sampler:
         """The loop over both graphs; a session loop is as fast as a Loop in the graph, and takes any K."""
         return Sampler(self.load(cond), self.load(step))
+
+
+def here() -> Runtime:
+    """This machine's ONNX Runtime and kind of processor, as far as quantised graphs depend on it."""
+    info = Path("/proc/cpuinfo")
+    features = set(info.read_text().split()) if info.is_file() else set()
+    kind = " ".join([platform.machine(), *(name for name in _INT8_FEATURES if name in features)])
+    return Runtime(engine_cache.ONNXRUNTIME, onnxruntime.__version__, (kind,))
 
 
 def preferred_providers(available: Sequence[str]) -> list[str]:

@@ -55,7 +55,7 @@ class FaceDetector:
     def __init__(self, min_confidence: float = 0.4) -> None:
         with quiet_stderr():
             self._graphs = [
-                _start(calculator, min_confidence)
+                _start(calculator, min_confidence, self)
                 for calculator in ("FaceDetectionShortRangeCpu", "FaceDetectionFullRangeCpu")
             ]
 
@@ -90,7 +90,8 @@ def suppress(detections: list[Detection]) -> list[Detection]:
     return kept
 
 
-def _start(calculator: str, threshold: float) -> SolutionBase:
-    graph = start_graph(_GRAPH.format(calculator=calculator, threshold=float(threshold)), outputs=["detections"])
+def _start(calculator: str, threshold: float, owner: object) -> SolutionBase:
+    text = _GRAPH.format(calculator=calculator, threshold=float(threshold))
+    graph = start_graph(text, owner, outputs=["detections"])
     graph.process(np.zeros((8, 8, 3), np.uint8))
     return graph

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +17,8 @@ _MIN_POINTS = 6
 _SUBSETS = 24
 _NO_POSE = "the landmarks fit no head pose in front of the camera"
 
-_Pose = tuple[np.ndarray, np.ndarray]
+_Pose = tuple[np.ndarray, np.ndarray]  # rotation (3, 3), translation (3,)
+_Poses = tuple[np.ndarray, np.ndarray, np.ndarray]  # (B, 3, 3), (B, 3), and (B,) bool: whether there is one
 
 
 class NoPoseError(ValueError):
@@ -62,24 +65,71 @@ def estimate_head_pose(
     usable = (trust > 0) & np.isfinite(points_px).all(axis=1) & np.isfinite(points_head).all(axis=1)
     if usable.sum() < _MIN_POINTS:
         raise NoPoseError(f"head pose needs at least {_MIN_POINTS} finite points with weight, got {usable.sum()}")
-    seen, model, trust = points_px[usable], points_head[usable], trust[usable]
-
-    pose, error = None, np.inf
-    if previous is not None:
-        pose = _refine(seen, model, K, trust, previous.rotation, previous.translation)
-        error = _median_error(seen, model, K, pose)
-    if not error < _GOOD_FIT * np.ptp(seen, axis=0).max():
-        fresh = _refine(seen, model, K, trust, *_start(seen, model, K))
-        if pose is None or not error <= _median_error(seen, model, K, fresh):
-            pose = fresh
-    if not np.isfinite(_median_error(seen, model, K, pose)):
+    pose = _solve(points_px[None, usable], points_head[None, usable], K, trust[usable], [previous])
+    (found,) = _with_errors(points_px[None], points_head[None], K, pose)
+    if found is None:
         raise NoPoseError(_NO_POSE)
-    rotation, translation = pose
-    error = np.linalg.norm(_project(points_head, K, rotation, translation) - points_px, axis=1)
-    return HeadPose(rotation, translation, error)
+    return found
 
 
-def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose:
+def estimate_head_poses(
+    points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None]
+) -> list[HeadPose | None]:
+    """`estimate_head_pose` of B faces in one go: points_px (B, L, 2), points_head (B, L, 3), previous one for each.
+
+    The same arithmetic for each face as alone; B small problems cost little more than one. None in the place of a face
+    that has no pose.
+    """
+    points_px, points_head, K = (np.asarray(a, np.float64) for a in (points_px, points_head, K))
+    count = points_px.shape[1]
+    whole = np.isfinite(points_px).all(axis=(1, 2)) & np.isfinite(points_head).all(axis=(1, 2)) & (count >= _MIN_POINTS)
+    poses: list[HeadPose | None] = [None] * len(points_px)
+    for row in np.flatnonzero(~whole):  # each of them has its own usable points
+        with contextlib.suppress(NoPoseError):
+            poses[row] = estimate_head_pose(points_px[row], points_head[row], K, previous[row])
+    rows = np.flatnonzero(whole)
+    if rows.size:
+        seen, model = points_px[rows], points_head[rows]
+        solved = _solve(seen, model, K, np.ones(count), [previous[row] for row in rows])
+        for row, pose in zip(rows, _with_errors(seen, model, K, solved), strict=True):
+            poses[row] = pose
+    return poses
+
+
+def _with_errors(points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, poses: _Poses) -> list[HeadPose | None]:
+    rotation, translation, solved = poses
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.linalg.norm(_project(points_head, K, rotation, translation) - points_px, axis=-1)
+    rows = zip(rotation, translation, errors, solved, strict=True)
+    return [HeadPose(*parts) if good else None for *parts, good in rows]
+
+
+def _solve(
+    seen: np.ndarray, model: np.ndarray, K: np.ndarray, trust: np.ndarray, previous: Sequence[HeadPose | None]
+) -> _Poses:
+    """From the last pose where there is one, and from a fresh start where that leads to no good fit."""
+    count = len(seen)
+    rotation, translation = np.tile(np.eye(3), (count, 1, 1)), np.zeros((count, 3))
+    error = np.full(count, np.inf)
+    known = np.array([i for i, pose in enumerate(previous) if pose is not None], int)
+    if known.size:
+        start = np.stack([previous[i].rotation for i in known]), np.stack([previous[i].translation for i in known])
+        rotation[known], translation[known] = _refine(seen[known], model[known], K, trust, *start)
+        error[known] = _median_errors(seen[known], model[known], K, rotation[known], translation[known])
+    poor = np.flatnonzero(~(error < _GOOD_FIT * np.ptp(seen, axis=1).max(axis=-1)))
+    starts = {i: start for i in poor if (start := _start(seen[i], model[i], K)) is not None}
+    if starts:
+        rows = np.array(list(starts))
+        fresh = _refine(seen[rows], model[rows], K, trust, *(np.stack(p) for p in zip(*starts.values(), strict=True)))
+        fresh_error = _median_errors(seen[rows], model[rows], K, *fresh)
+        better = ~(error[rows] <= fresh_error)
+        chosen = rows[better]
+        rotation[chosen], translation[chosen] = fresh[0][better], fresh[1][better]
+        error[chosen] = fresh_error[better]
+    return rotation, translation, np.isfinite(error)
+
+
+def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose | None:
     """Pose with the least median error among SQPnP on all points and on fixed random subsets (least median of squares).
 
     All points alone would start beside the valley of the right pose when many are off in the same way.
@@ -93,66 +143,91 @@ def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose:
             continue
         if found:
             pose = cv2.Rodrigues(rotation)[0], translation[:, 0]
-            error = _median_error(seen, model, K, pose)
+            error = float(_median_errors(seen[None], model[None], K, pose[0][None], pose[1][None])[0])
             if error < best_error:
                 best, best_error = pose, error
-    if best is None:
-        raise NoPoseError(_NO_POSE)
     return best
 
 
-def _median_error(seen: np.ndarray, model: np.ndarray, K: np.ndarray, pose: _Pose) -> float:
-    """px; infinite for a pose that puts any point behind the camera."""
-    rotation, translation = pose
-    if not (model @ rotation[2] + translation[2] > 0).all():
-        return np.inf
-    return float(np.median(np.linalg.norm(_project(model, K, rotation, translation) - seen, axis=1)))
+def _median_errors(
+    seen: np.ndarray, model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation: np.ndarray
+) -> np.ndarray:
+    """(B,) px; infinite for a pose that puts any point behind the camera."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = _medians(_lengths(_project(model, K, rotation, translation) - seen))
+    depth = (model @ rotation[:, 2, :, None])[..., 0] + translation[:, 2:]
+    return np.where((depth > 0).all(axis=-1), error, np.inf)
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+
+
+def _medians(values: np.ndarray) -> np.ndarray:
+    """Medians (B,) of values (B, L): np.median's own checks take longer than the work at this size."""
+    low, high = (values.shape[-1] - 1) // 2, values.shape[-1] // 2
+    sorted_there = np.partition(values, (low, high), axis=-1)
+    return (sorted_there[..., low] + sorted_there[..., high]) / 2
 
 
 def _project(model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    homogeneous = (model @ rotation.T + translation) @ K.T
-    return homogeneous[:, :2] / homogeneous[:, 2:]
+    homogeneous = (model @ rotation.swapaxes(-1, -2) + translation[:, None]) @ K.T
+    return homogeneous[..., :2] / homogeneous[..., 2:]
 
 
 def _refine(
     seen: np.ndarray, model: np.ndarray, K: np.ndarray, trust: np.ndarray, rotation: np.ndarray, translation: np.ndarray
-) -> _Pose:
-    """Levenberg-Marquardt on (rotation vector about the head's origin, translation), weights renewed in every round."""
-    damping = 1e-4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Levenberg-Marquardt on (rotation vector about the head's origin, translation), weights renewed in every round.
+
+    Each face goes its own way and leaves when it has converged; a round is one set of array operations for all others.
+    """
+    rotation, translation = rotation.copy(), translation.copy()
+    damping = np.full(len(seen), 1e-4)
     residual = seen - _project(model, K, rotation, translation)
+    active = np.arange(len(seen))
     for _ in range(_ROUNDS):
-        error = np.linalg.norm(residual, axis=1)
-        scale = max(2 * 1.4826 * float(np.median(error)), _NOISE_FLOOR)
-        weight = trust / (1 + (error / scale) ** 2)
-        jacobian = _jacobian(model @ rotation.T, K, translation)
-        weighted = jacobian * np.tile(weight, 2)
-        normal, gradient = weighted @ jacobian.T, weighted @ residual.T.ravel()
-        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-12), gradient)
-        candidate = cv2.Rodrigues(step[:3])[0] @ rotation, translation + step[3:]
-        new_residual = seen - _project(model, K, *candidate)
-        if _cost(new_residual, trust, scale) <= _cost(residual, trust, scale):
-            (rotation, translation), residual, damping = candidate, new_residual, damping / 5
-            if np.abs(step[:3]).max() < _CONVERGED and np.abs(step[3:]).max() < _CONVERGED * abs(translation[2]):
-                break
-        else:
-            damping = max(damping, 1e-5) * 20
+        here, turned_from, shift = residual[active], rotation[active], translation[active]
+        error = _lengths(here)
+        scale = np.maximum(2 * 1.4826 * _medians(error), _NOISE_FLOOR)
+        weight = trust / (1 + (error / scale[:, None]) ** 2)
+        jacobian = _jacobian(model[active] @ turned_from.swapaxes(-1, -2), K, shift)
+        weighted = jacobian * np.tile(weight, 2)[:, None]
+        normal = weighted @ jacobian.swapaxes(-1, -2)
+        gradient = weighted @ here.swapaxes(-1, -2).reshape(len(active), -1, 1)
+        diagonal = np.einsum("bii->bi", normal) + 1e-12
+        damped = normal + (damping[active, None] * diagonal)[..., None] * np.eye(6)
+        step = np.linalg.solve(damped, gradient)[..., 0]
+        turn = np.stack([cv2.Rodrigues(vector)[0] for vector in step[:, :3]])
+        candidate = turn @ turned_from, shift + step[:, 3:]
+        new = seen[active] - _project(model[active], K, *candidate)
+        taken = _cost(new, trust, scale) <= _cost(here, trust, scale)
+        rows = active[taken]
+        rotation[rows], translation[rows], residual[rows] = candidate[0][taken], candidate[1][taken], new[taken]
+        damping[active] = np.where(taken, damping[active] / 5, np.maximum(damping[active], 1e-5) * 20)
+        far = np.abs(translation[active, 2])
+        small = (np.abs(step[:, :3]).max(-1) < _CONVERGED) & (np.abs(step[:, 3:]).max(-1) < _CONVERGED * far)
+        active = active[~(taken & small)]
+        if not active.size:
+            break
     return rotation, translation
 
 
 def _jacobian(turned: np.ndarray, K: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """(6, 2L) derivative of all u, then all v, by a small further rotation and a shift; turned (L, 3) = R x_head."""
-    a, b, c = turned.T
-    x, y, z = (turned + translation).T
+    """(B, 6, 2L) derivative of all u, then all v, by a small further rotation and a shift; turned (B, L, 3)."""
+    a, b, c = np.moveaxis(turned, -1, 0)
+    x, y, z = np.moveaxis(turned + translation[:, None], -1, 0)
     fx, skew, fy = K[0, 0], K[0, 1], K[1, 1]
-    jacobian = np.zeros((6, 2, len(turned)))
+    jacobian = np.zeros((len(turned), 6, 2, turned.shape[1]))
     ux, uy, vy = fx / z, skew / z, fy / z
     uz, vz = -(ux * x + uy * y) / z, -vy * y / z
-    jacobian[:3, 0] = b * uz - c * uy, c * ux - a * uz, a * uy - b * ux  # cross product of turned and (ux, uy, uz)
-    jacobian[:3, 1] = b * vz - c * vy, -a * vz, a * vy
-    jacobian[3, 0], jacobian[4, 0], jacobian[5, 0] = ux, uy, uz
-    jacobian[4, 1], jacobian[5, 1] = vy, vz
-    return jacobian.reshape(6, -1)
+    # Cross products of turned and (ux, uy, uz), and of turned and (0, vy, vz).
+    jacobian[:, 0, 0], jacobian[:, 1, 0], jacobian[:, 2, 0] = b * uz - c * uy, c * ux - a * uz, a * uy - b * ux
+    jacobian[:, 0, 1], jacobian[:, 1, 1], jacobian[:, 2, 1] = b * vz - c * vy, -a * vz, a * vy
+    jacobian[:, 3, 0], jacobian[:, 4, 0], jacobian[:, 5, 0] = ux, uy, uz
+    jacobian[:, 4, 1], jacobian[:, 5, 1] = vy, vz
+    return jacobian.reshape(len(turned), 6, -1)
 
 
-def _cost(residual: np.ndarray, trust: np.ndarray, scale: float) -> float:
-    return float(trust @ np.log1p((residual**2).sum(axis=1) / scale**2))
+def _cost(residual: np.ndarray, trust: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.log1p((residual**2).sum(axis=-1) / scale[:, None] ** 2) @ trust

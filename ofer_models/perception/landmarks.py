@@ -100,6 +100,7 @@ class FaceLandmarker:
         with quiet_stderr():
             self._graph = start_graph(
                 _GRAPH,
+                self,
                 side_inputs={"with_attention": True},
                 # The score decides here, not inside the graph, which would then return nothing at all.
                 calculator_params={"facelandmarkcpu__ThresholdingCalculator.threshold": 0.0},

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ofer_models.face import Face
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.pipeline import Face, FacePipeline
+from ofer_models.pipeline import FacePipeline
+from ofer_models.stream.uncertainty import spread_mm
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,3 @@ class Reconstruction:
     def face_spread_mm(self) -> float:
         """Mean spread over the face region."""
         return float(self.spread_mm[self.head.masks["face"]].mean())
-
-
-def spread_mm(hypotheses: np.ndarray) -> np.ndarray:
-    """Per-vertex spread (V,) in mm of vertices (H, V, 3) in metres: the root mean square distance to their mean.
-
-    Every hypothesis counts the same, whatever its score: it shows what the picture leaves open.
-    """
-    offsets = hypotheses.astype(np.float64) - hypotheses.mean(axis=0, dtype=np.float64)
-    return 1000 * np.sqrt((offsets**2).sum(-1).mean(0))

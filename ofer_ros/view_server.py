@@ -1,0 +1,177 @@
+"""The web side of view_node: a page, and a websocket over which each browser gets the newest packet of every kind.
+
+It runs in a thread of its own. A browser that is slow misses packets; it never delays the others or the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import WSMsgType, web
+
+PAGE = Path(__file__).with_name("page")
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")
+_STOP_LIMIT = 5.0  # seconds
+
+
+class _Client:
+    """One browser: the face it looks at, and what it has not been sent yet."""
+
+    def __init__(self) -> None:
+        self.watched = ""
+        self.waiting: dict[str, bytes] = {}
+        self.news = asyncio.Event()
+
+    def put(self, kind: str, data: bytes) -> None:
+        self.waiting[kind] = data
+        self.news.set()
+
+
+class ViewServer:
+    """Serves on `host`:`port` (0: any free port) from `start` to `stop`; `url` is where."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._clients: set[_Client] = set()
+        self._kept: dict[str, bytes] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="ofer-view", daemon=True)
+        self._ready = threading.Event()
+        self._problem: OSError | None = None
+        self._ending: asyncio.Event | None = None
+        self.url = ""
+
+    def start(self) -> None:
+        """Raises OSError, with the remedy, when the address cannot be had."""
+        self._thread.start()
+        self._ready.wait()
+        if self._problem is not None:
+            raise OSError(
+                f"no page at {self._host}:{self._port} ({self._problem.strerror or self._problem}): "
+                "is another view running? Give another with -p port:=8081"
+            )
+
+    def stop(self) -> None:
+        """Close every connection and end the thread; may be called again."""
+        if self._thread.is_alive() and self._ending is not None:
+            self._loop.call_soon_threadsafe(self._ending.set)
+            self._thread.join(_STOP_LIMIT)
+
+    def watched(self) -> set[str]:
+        """Ids of the faces that browsers look at ('': the first); empty while nobody looks."""
+        return {client.watched for client in tuple(self._clients)}
+
+    def send(self, kind: str, data: bytes, watched: str | None = None, keep: bool = False) -> None:
+        """Give a packet to every browser, or to those that look at the face `watched`.
+
+        keep: also to those that come later. A packet that was not sent yet is replaced by a newer one of its kind.
+        """
+        self._call(self._put, kind, data, watched, keep)
+
+    # In the server's thread from here on.
+
+    def _call(self, function: Callable, *arguments: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _put(self, kind: str, data: bytes, watched: str | None, keep: bool) -> None:
+        if keep:
+            self._kept[kind] = data
+        for client in self._clients:
+            if watched is None or client.watched == watched:
+                client.put(kind, data)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self._ending = asyncio.Event()
+        application = web.Application()
+        application.router.add_get("/stream", self._stream)
+        application.router.add_get("/{name:[a-z_.]*}", self._page)
+        runner = web.AppRunner(application, handle_signals=False, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, self._host, self._port)
+        try:
+            await site.start()
+        except OSError as error:
+            self._problem = error
+            await runner.cleanup()
+            self._ready.set()
+            return
+        self.url = f"http://{self._host}:{runner.addresses[0][1]}"
+        self._ready.set()
+        await self._ending.wait()
+        for client in tuple(self._clients):
+            client.news.set()
+        await runner.cleanup()
+
+    async def _page(self, request: web.Request) -> web.Response:
+        file = PAGE / (request.match_info["name"] or "index.html")
+        if not self._welcome(request) or file.suffix not in _TYPES or not file.is_file():
+            raise web.HTTPNotFound
+        headers = {"Cache-Control": "no-cache"}  # after an update the old page would not fit the new packets
+        return web.Response(text=file.read_text(), content_type=_TYPES[file.suffix], charset="utf-8", headers=headers)
+
+    def _welcome(self, request: web.Request) -> bool:
+        """Whether a request comes from this server's own page.
+
+        Any web site can open a websocket to this machine, or give its own name this machine's address, and would then
+        see through the camera.
+        """
+        host = request.host
+        name = host.rpartition(":")[0] or host
+        if self._host in _LOCAL and name not in _LOCAL:
+            return False
+        origin = request.headers.get("Origin")
+        return origin is None or urlsplit(origin).netloc == host
+
+    async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+        if not self._welcome(request):
+            raise web.HTTPForbidden
+        socket = web.WebSocketResponse(heartbeat=10.0, compress=False)
+        await socket.prepare(request)
+        client = _Client()
+        for kind, data in self._kept.items():
+            client.put(kind, data)
+        self._clients.add(client)
+        sender = asyncio.ensure_future(self._feed(client, socket))
+        try:
+            async for message in socket:
+                if message.type == WSMsgType.TEXT:
+                    client.watched = _watched(message.data)
+        finally:
+            self._clients.discard(client)
+            sender.cancel()
+        return socket
+
+    async def _feed(self, client: _Client, socket: web.WebSocketResponse) -> None:
+        """Send what waits for a browser, until it leaves or the server ends."""
+        while not self._ending.is_set() and not socket.closed:
+            await client.news.wait()
+            client.news.clear()
+            while client.waiting:
+                kind = next(iter(client.waiting))
+                try:
+                    await socket.send_bytes(client.waiting.pop(kind))
+                except ConnectionError:  # it left in the middle of a packet
+                    return
+        await socket.close()
+
+
+def _watched(text: str) -> str:
+    """The face that a browser's message asks for; '' where it makes no sense."""
+    try:
+        return str(json.loads(text)["watch"])
+    except (ValueError, KeyError, TypeError):
+        return ""

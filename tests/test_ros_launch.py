@@ -1,0 +1,158 @@
+"""The launch files under the real launch and launch_ros, which are not on the Python registry: else skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
+pytest.importorskip("launch_ros", reason="ros-<distribution>-launch-ros")
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from launch import LaunchContext
+from launch.actions import DeclareLaunchArgument
+from lifecycle_msgs.srv import GetState
+from ros_support import RosSession
+from visualization_msgs.msg import MarkerArray
+
+from ofer_msgs.msg import FaceArray
+
+pytestmark = pytest.mark.ros
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+source = PythonLaunchDescriptionSource(sys.argv[1])
+service = LaunchService()
+service.include_launch_description(LaunchDescription([
+    IncludeLaunchDescription(source, launch_arguments=[argument.split(":=", 1) for argument in sys.argv[2:]])]))
+sys.exit(service.run())
+"""
+
+
+def description(name: str):
+    spec = importlib.util.spec_from_file_location("launch_file", ROOT / "launch" / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generate_launch_description()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "ofer.launch.py",
+            "autostart bundle camera camera_info image namespace params_file rviz source",
+        ),
+        ("mesh.launch.py", "bundle hypotheses namespace node params_file"),
+    ],
+)
+def test_arguments_are_described(name, expected):
+    arguments = {argument.name: argument for argument in description(name).get_launch_arguments()}
+    assert set(arguments) == set(expected.split())
+    assert all(isinstance(argument, DeclareLaunchArgument) for argument in arguments.values())
+    assert all(argument.description and "no description" not in argument.description for argument in arguments.values())
+
+
+def test_the_description_visits_without_complaint():
+    """Substitutions of defaults need an installed package; what needs none must not raise."""
+    context = LaunchContext()
+    for name in ("ofer.launch.py", "mesh.launch.py"):
+        assert description(name).visit(context)
+
+
+@pytest.fixture
+def installed(tmp_path) -> Path:
+    """What an installation of ofer_ros looks like to ament: a marker, share/ and starters in lib/."""
+    prefix = tmp_path / "prefix"
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    (index / "ofer_ros").touch()
+    share, programs = prefix / "share" / "ofer_ros", prefix / "lib" / "ofer_ros"
+    share.mkdir()
+    programs.mkdir(parents=True)
+    for folder in ("config", "launch", "engines"):
+        (share / folder).symlink_to(ROOT / folder)
+    for name in ("ofer_node", "camera_node", "mesh_node"):
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ofer_ros.{name} "$@"\n')
+        program.chmod(0o755)
+    return prefix
+
+
+@contextmanager
+def launched(session: RosSession, prefix: Path, log: Path, name: str, *arguments: str):
+    """`ros2 launch ofer_ros NAME ARGUMENTS`, interrupted at the end as Ctrl-C does."""
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(session.domain),
+        "AMENT_PREFIX_PATH": f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}",
+        "ROS_LOG_DIR": str(log.parent),
+    }
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, str(prefix / "share" / "ofer_ros" / "launch" / name), *arguments],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(30)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_camera_node_and_link_run_under_launch(open_bundle, installed, tmp_path):
+    with RosSession() as session:
+        faces, markers = [], []
+        client = session.client
+        client.create_subscription(FaceArray, "/robot/ofer_node/faces", lambda m: m.faces and faces.append(m), 10)
+        client.create_subscription(MarkerArray, "/far/mesh_node/markers", markers.append, 10)
+        near, far = tmp_path / "near.log", tmp_path / "far.log"
+        with (
+            launched(session, installed, near, "ofer.launch.py", "namespace:=robot", "camera:=true") as one,
+            launched(session, installed, far, "mesh.launch.py", "namespace:=far", "node:=/robot/ofer_node") as other,
+        ):
+            session.wait_for(lambda: faces and any(m.markers and m.markers[0].points for m in markers), 90)
+            state = session.call(GetState, "/robot/ofer_node/get_state", GetState.Request()).current_state.label
+            assert state == "active", "autostart"
+            names = (
+                set(client.get_fully_qualified_node_names())
+                if hasattr(client, "get_fully_qualified_node_names")
+                else {f"{space.rstrip('/')}/{name}" for name, space in client.get_node_names_and_namespaces()}
+            )
+            assert {"/robot/ofer_node", "/robot/camera_node", "/far/mesh_node"} <= names
+            assert one.poll() is None and other.poll() is None
+            assert "faces_selected" in " ".join(name for name, _ in client.get_topic_names_and_types())
+            assert client.count_subscribers("/robot/ofer_node/faces_selected") == 1
+        logs = near.read_text() + far.read_text()
+        assert "Traceback" not in logs
+        assert logs.count("process has finished cleanly") == 3
+        assert one.returncode == other.returncode == 0
+
+
+def test_without_autostart_the_node_waits_for_a_manager(open_bundle, installed, tmp_path):
+    with RosSession() as session:
+        log = tmp_path / "log"
+        with launched(session, installed, log, "ofer.launch.py", "autostart:=false", "bundle:=open"):
+            answer = session.call(GetState, "/ofer_node/get_state", GetState.Request(), 60)
+            time.sleep(0.5)
+            assert answer.current_state.label == "unconfigured"
+        assert "process has finished cleanly" in log.read_text()
