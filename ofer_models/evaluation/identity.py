@@ -140,9 +140,10 @@ def _random_heads(
     result.add("random heads", random_errors.mean(0))
     for name, count in MIXTURES.items():
         share = len(drawn) * count // 100
-        mixed = np.concatenate([someone[:share], drawn[share:]])
+        some = np.linspace(0, len(drawn) - 1, len(drawn) - share).astype(int)  # of every temperature
+        mixed = np.concatenate([someone[:share], drawn[some]])
         best = int(stages.idrank(betas=mixed[None], context=context)["score"][0].argmax())
-        together = np.concatenate([random_errors[:share], errors[share:]])
+        together = np.concatenate([random_errors[:share], errors[some]])
         for what, picked in picked_errors(together, best).items():
             result.add(f"{name}, {what}", picked)
 

@@ -170,6 +170,9 @@ class PosteriorRank(nn.Module):
     Gaussian there, up to what is common to all candidates. So a score does not depend on which or how many other
     candidates there are, and scores of one candidate under several frames' contexts add up to that of all frames.
 
+    It takes the axes of that space for independent witnesses, which they are not, so the odds between two candidates
+    are larger than the true ones; their order is not touched by that.
+
     Places are linear in the coefficients, betas @ basis with basis (S, D), so that their distances are root mean square
     vertex distances in mm.
     """
