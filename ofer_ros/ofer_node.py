@@ -35,7 +35,7 @@ NAME = "ofer_node"
 # Parameters that what is loaded depends on: changed while inactive, they are taken up when the node is activated.
 _LOADED = (
     "bundle", "hypotheses", "candidates", "steps", "seed", "max_faces", "threads", "backend", "hypothesis_drift",
-    "latency_bound", "identity_memory", "mesh_region", "publish_head", "ros4hri",
+    "identity_in_background", "latency_bound", "identity_memory", "mesh_region", "publish_head", "ros4hri",
 )  # fmt: skip
 # Seconds that a service waits for the frame at work before it answers without knowing the outcome.
 _PATIENCE = 3.0
@@ -54,7 +54,7 @@ def load_pipeline(settings: OferSettings) -> FacePipeline:
         threads=settings.threads,
         max_faces=settings.max_faces,
         backend=settings.backend,
-        background=True,
+        background=settings.identity_in_background,
         drift=settings.hypothesis_drift,
         latency_bound=settings.latency_bound,
         remember=settings.identity_memory,

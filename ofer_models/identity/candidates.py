@@ -13,7 +13,10 @@ from ofer_models.engines.stages import StageSet
 from ofer_models.head.hypotheses import LandmarkDecoder
 from ofer_models.identity.machine import Draw, Drawn, View
 
-COMPARED = 20  # candidates, the best ranked, that are also posed and compared with the landmarks
+COMPARED = 40  # candidates, the best ranked, that are also posed and compared with the landmarks
+# What IdRank's log odds count beside the landmarks' among those. Little: it cannot tell which of the best is nearest to
+# the truth (docs/ranking.md), and anybody sees which head fits the picture.
+RANK_SHARE = 1 / 64
 # A candidate must be this many times as likely as the head in use to take its place: a change is seen by everyone.
 REPLACE_ODDS = 1.5
 
@@ -68,7 +71,7 @@ class CandidateDrawer:
         if keep_last:
             compared = np.union1d(compared, [len(betas) - 1])
         result = np.full(len(betas), -np.inf)
-        result[compared] = scores[compared]
+        result[compared] = RANK_SHARE * scores[compared]
         for view, weight in zip(views, weights, strict=True):
             result[compared] += weight * self._agreement(view, betas[compared])
         return result
