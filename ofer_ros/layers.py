@@ -1,8 +1,8 @@
 """The marker layers of a face: what each shows, as bulk markers and texts in a namespace of its own.
 
-Every function takes a Face message and the number of its track, and gives the layer's markers: one whose id is that
-number or, in the namespaces with several for each face, some with ids from `NUMBERS * number` on. Points are in the
-camera optical frame: x right, y down, z forward.
+Every function takes a Face message, or the mesh made of it, and the number of its track, and gives the layer's markers:
+one whose id is that number or, in the namespaces with several for each face, some with ids from `NUMBERS * number` on.
+Points are in the camera optical frame: x right, y down, z forward.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class FaceLayers:
         self.decoder.forget()
         self._landmarks.forget()
 
-    def mesh(self, face: Face, number: int) -> list[BulkMarker]:
-        """The selected hypothesis as it is shown."""
-        return [self._surface(MESH, number, self.decoder.vertices(face), SKIN)]
+    def mesh(self, vertices: np.ndarray, number: int) -> list[BulkMarker]:
+        """The selected hypothesis as it is shown: vertices (V', 3) as the decoder gives them."""
+        return [self._surface(MESH, number, vertices, SKIN)]
 
     def hypotheses(self, face: Face, number: int, side_by_side: bool) -> list[BulkMarker]:
         """All hypotheses: transparent in one place, or opaque to the right of the face in rows of five."""
@@ -87,9 +87,10 @@ class FaceLayers:
         vertices = self.decoder.neutral(face)
         return [self._surface(IDENTITY, number, vertices, _IDENTITY_COLOR, _IDENTITY_ALPHA)]
 
-    def uncertainty(self, face: Face, number: int, frame_id: str, stamp: Time) -> list[BulkMarker | Marker]:
-        """The shown mesh in the colours of how far the hypotheses lie apart, and a legend beside it."""
-        vertices = self.decoder.vertices(face)
+    def uncertainty(
+        self, face: Face, vertices: np.ndarray, number: int, frame_id: str, stamp: Time
+    ) -> list[BulkMarker | Marker]:
+        """The shown mesh (V', 3) in the colours of how far the hypotheses lie apart, and a legend beside it."""
         colors = spread_colors(spread_mm(self.decoder.hypotheses(face), np.array(face.scores)))
         first = number * NUMBERS
         right, middle = vertices[:, 0].max() + _GAP, vertices.mean(axis=0)
@@ -109,9 +110,8 @@ class FaceLayers:
         points = self._landmarks(face)
         return [BulkMarker(LANDMARKS, number, points, np.tile(_LANDMARK_COLOR, (len(points), 1)))]
 
-    def text(self, face: Face, number: int, frame_id: str, stamp: Time) -> list[Marker]:
-        """Who it is, what is hidden, where the identity stands and how sure the expression is."""
-        vertices = self.decoder.vertices(face)
+    def text(self, face: Face, vertices: np.ndarray, number: int, frame_id: str, stamp: Time) -> list[Marker]:
+        """Who it is, what is hidden, where the identity stands and how sure the expression is, above the shown mesh."""
         marker = plain_marker(TEXT, frame_id, stamp, number)
         marker.pose.position.x, marker.pose.position.z = (float(vertices[:, axis].mean()) for axis in (0, 2))
         marker.pose.position.y = float(vertices[:, 1].min() - 2.5 * TEXT.size)

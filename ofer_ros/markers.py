@@ -101,18 +101,19 @@ class FaceMarkers:
     ) -> list[BulkMarker | Marker]:
         layers = self.layers
         items: list[BulkMarker | Marker] = []
+        vertices = layers.decoder.vertices(face)  # also where no layer shows it: coefficients that do not fit are told
         if settings.show_mesh:
-            items += layers.mesh(face, number)
+            items += layers.mesh(vertices, number)
         if settings.show_hypotheses:
             items += layers.hypotheses(face, number, settings.hypotheses_side_by_side)
         if settings.show_identity:
             items += layers.identity(face, number)
         if settings.show_uncertainty:
-            items += layers.uncertainty(face, number, frame_id, stamp)
+            items += layers.uncertainty(face, vertices, number, frame_id, stamp)
         if settings.show_landmarks:
             items += layers.landmarks(face, number)
         if settings.show_text:
-            items += layers.text(face, number, frame_id, stamp)
+            items += layers.text(face, vertices, number, frame_id, stamp)
         return items
 
 

@@ -62,7 +62,7 @@ class OferSettings(LayerSettings):
     hypotheses: int = setting("expression hypotheses a face and frame", 1, 64, live=True)
     candidates: int = setting("head shapes that are drawn once per track and ranked; 0: as the bundle says", 0, 512)
     steps: int = setting("sampling steps, 3 at least; 0: as the bundle says", 0, 1000, live=True, unless_zero=3)
-    seed: int = setting("seed of all noise: equal frames give equal faces", 0, 2**31 - 1)
+    seed: int = setting("seed of all noise; what a frame gives also depends on when identities are drawn", 0, 2**31 - 1)
     hypothesis_drift: float = setting("rate at which the hypotheses' noise wanders, 1/s; 0: frozen", 0.0, 100.0)
     latency_bound: float = setting(
         "ms from an image's arrival to its faces, kept by drawing less when time is short; 0: draw everything", 0.0, 1e4

@@ -50,6 +50,9 @@ class Processes:
     def log_file(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
+    def pid(self, name: str) -> int:
+        return self._children[name].pid
+
     def status(self, name: str) -> int | None:
         """Exit status, or None while it runs."""
         return self._children[name].poll()

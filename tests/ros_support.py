@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import numpy as np
 import rclpy
@@ -226,11 +229,26 @@ def documented(key: str) -> str:
 
 
 _domains = itertools.count(1)
+_held: dict[int, IO] = {}  # domain -> its locked file
 
 
 def free_domain() -> int:
-    """A ROS domain that neither another test nor another test run uses."""
-    return (os.getpid() + 37 * next(_domains)) % 101 + 1
+    """A ROS domain that neither another test nor another test run on this machine uses; until `release_domain`."""
+    for _ in range(101):
+        domain = (os.getpid() + 37 * next(_domains)) % 101 + 1
+        file = (Path(tempfile.gettempdir()) / f"ofer_test_domain_{domain}").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        _held[domain] = file
+        return domain
+    raise RuntimeError("every ROS domain is in use")
+
+
+def release_domain(domain: int) -> None:
+    _held.pop(domain).close()
 
 
 class RosSession:
@@ -290,6 +308,7 @@ class RosSession:
             node.destroy_node()
         self.client.destroy_node()
         rclpy.shutdown(context=self.context)
+        release_domain(self.domain)
 
 
 class NodeHarness(RosSession):

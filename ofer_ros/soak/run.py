@@ -29,6 +29,7 @@ from ofer_ros.outputs import FACES, MARKERS
 from ofer_ros.processes import Processes
 from ofer_ros.soak.camera import RoughCamera
 from ofer_ros.soak.checks import Memory, Scene3D, marker_heads
+from ofer_ros.statistics import resident_megabytes
 
 NODE = "/ofer_node"
 MOST_GROWTH = 20.0  # MB
@@ -78,9 +79,11 @@ class SoakPlan:
 class Soak(Node):
     """The operator: drives node and camera by a timetable and notes in `problems` whatever is not as it should be."""
 
-    def __init__(self, plan: SoakPlan, say: Callable[[str], object]) -> None:
+    def __init__(self, plan: SoakPlan, pid: int, say: Callable[[str], object]) -> None:
+        """pid: of the ofer_node; say: tells how far it is."""
         super().__init__("soak")
         self._plan = plan
+        self._pid = pid
         self._say = say
         self._rng = np.random.default_rng(1)
         self._executor = SingleThreadedExecutor()
@@ -118,7 +121,7 @@ class Soak(Node):
         if values is not None:
             self._values = values
             self.levels[{b"\0": "ok", b"\1": "warn", b"\2": "error"}[bytes(message.status[0].level)]] += 1
-            self.memory.add(time.monotonic() - self._begun, float(values["memory_mb"]))
+            self.memory.add(time.monotonic() - self._begun, resident_megabytes(self._pid))
 
     # What it does
 
@@ -280,7 +283,7 @@ def run_soak(plan: SoakPlan, out: Path, say: Callable[[str], object] = print) ->
     rclpy.init()
     with Processes(out / "logs", environment) as processes:
         processes.start("ofer_node", "ofer_ros.ofer_node", {"hypotheses": 15})
-        soak = Soak(plan, say)
+        soak = Soak(plan, processes.pid("ofer_node"), say)
         camera = RoughCamera(soak, plan.rate, plan.broken_share)
         try:
             soak.begin()
