@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="evaluation needs scipy")
 pytest.importorskip("trimesh", reason="meshes are read by trimesh (`make train-env`)")
 
+import trimesh
 from scipy.io import savemat
 from test_evaluation_metrics import bowl
 
-from ofer_models.evaluation import licensed
+from ofer_models.evaluation import licensed, predict
 from ofer_models.evaluation.licensed import EvaluationError
 from ofer_models.reconstruction.mesh_files import write_mesh
 
@@ -114,3 +116,33 @@ def test_aflw2000_bins(tmp_path):
     assert figures["missing"] == 1 and figures["counts"] == (1, 1, 0)
     with pytest.raises(EvaluationError, match="missing"):
         licensed.evaluate_aflw2000(tmp_path, tmp_path / "q.npy")
+
+
+def test_a_bundles_own_predictions(open_bundle, tmp_path):
+    """One photograph in the layouts of all three sets, and each runner reads what was predicted for it."""
+    astronaut = pytest.importorskip("skimage.data", reason="a photograph to look at").astronaut()
+    pictures = tmp_path / predict.NOW_PICTURES / "one/selfie"
+    for folder in (pictures, tmp_path / "images", tmp_path / "truth"):
+        folder.mkdir(parents=True)
+    for path in (pictures / "a.jpg", tmp_path / "images/a.jpg", tmp_path / "a.jpg"):
+        cv2.imwrite(str(path), astronaut[..., ::-1])
+    (tmp_path / "imagepathsvalidation.txt").write_text("one/selfie/a.jpg\n")
+    predict.predict_now(open_bundle, tmp_path, tmp_path / "now", plain)
+    mesh = trimesh.load(tmp_path / "now/one/selfie/a.ply", process=False)
+    points = np.loadtxt(tmp_path / "now/one/selfie/a.txt")
+    assert 60 < np.linalg.norm(points[0] - points[3]) < 120  # mm between the outer eye corners
+    np.testing.assert_allclose(points, open_bundle.head.landmarks(np.asarray(mesh.vertices), "now7"), atol=0.01)
+
+    savemat(tmp_path / "a.mat", {"pt3d_68": np.ones((3, 68)) * np.arange(68), "Pose_Para": [[0, 0.1, 0, 0, 0, 0, 1]]})
+    predict.predict_aflw2000(open_bundle, tmp_path, tmp_path / "points.npy", plain)
+    found = np.load(tmp_path / "points.npy")[0]
+    assert found.shape == (68, 2) and 170 < found[:, 0].min() < found[:, 0].max() < 290  # where her face is
+    assert licensed.evaluate_aflw2000(tmp_path, tmp_path / "points.npy")["missing"] == 0
+
+    visible = np.arange(open_bundle.head.n_vertices) % 2 == 0
+    truth = 1000 * open_bundle.head.v_template
+    np.savez(tmp_path / "truth/a.npz", vertices=truth, visible=visible, occluded=~visible)
+    np.savez(tmp_path / "population.npz", meshes=truth + np.random.default_rng(0).normal(size=(9, *truth.shape)))
+    predict.predict_co545(open_bundle, tmp_path, tmp_path / "samples", plain)
+    figures = licensed.evaluate_co545(tmp_path, tmp_path / "samples", progress=plain)
+    assert figures["images"] == 1 and 0 < figures["cse"] <= figures["se"] < 30

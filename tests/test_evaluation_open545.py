@@ -72,9 +72,16 @@ def test_hashes_tell_truth_from_pictures(part, monkeypatch, tmp_path):
 
 
 def test_the_repositorys_hashes_are_of_its_head():
-    expected = json.loads((open545.__file__ and open545._HASHES).read_text())
+    expected = json.loads(open545._HASHES.read_text())
     assert expected["head"] == open545.sha256_of(OPEN / "head.npz")
     assert len(expected["truth"]) == len(expected["pictures"]) == 64
+
+
+def test_another_head_is_refused_before_anything_is_drawn(tmp_path):
+    open545.require_head(OPEN / "head.npz")
+    (tmp_path / "head.npz").write_bytes(b"another")
+    with pytest.raises(EvaluationError, match="shows the open head"):
+        open545.require_head(tmp_path / "head.npz")
 
 
 def test_an_empty_folder_says_what_to_run(tmp_path):

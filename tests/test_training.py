@@ -373,7 +373,9 @@ def test_training_draws_as_the_engine_does(tmp_path, solver, steps):
     assert np.abs(drawn - noise).max() > 0.1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.long) if m in ("listmle", "error") else m for m in METHODS]
+)
 def test_ranking_picks_better_than_chance(method):
     """The context is the truth, so a ranker can know which candidate is near; candidates come from noise."""
     rng = np.random.default_rng(0)

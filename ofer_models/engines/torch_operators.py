@@ -126,6 +126,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Softmax": lambda a, x: x.softmax(a.get("axis", -1)),
     "Erf": lambda a, x: x.erf(),
     "Sqrt": lambda a, x: x.sqrt(),
+    "Exp": lambda a, x: x.exp(),
     "Sin": lambda a, x: x.sin(),
     "Cos": lambda a, x: x.cos(),
     "Clip": lambda a, x, low=None, high=None: x.clamp(low, high),
@@ -143,5 +144,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Shape": lambda a, x: torch.tensor(x.shape[a.get("start", 0) : a.get("end")]),
     "ReduceL2": _reduce(lambda x, axes, keep: torch.linalg.vector_norm(x, dim=axes, keepdim=keep)),
     "ReduceMean": _reduce(lambda x, axes, keep: x.mean(axes, keep)),
+    "ReduceSum": _reduce(lambda x, axes, keep: x.sum(axes, keep)),
     "Identity": lambda a, x: x,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def register(app: typer.Typer, progress: Progress, require: Callable[[str, str, 
         else:
             figures = _licensed(bundle, which, data, predictions, work, progress)
         if json_file:
-            json_file.write_text(json.dumps(figures, indent=2))
+            json_file.write_text(json.dumps(_finite(figures), indent=2))
 
 
 def _open545(bundle: Path | None, limit: int | None, work: Path, report: Path | None, progress: Progress) -> dict:
@@ -70,6 +71,7 @@ def _open545(bundle: Path | None, limit: int | None, work: Path, report: Path | 
 
     loaded, threads = Bundle.load(bundle or default_bundle()), len(os.sched_getaffinity(0))
     folder, head = work / "open545", loaded.path / HEAD
+    open545.require_head(head)
     open545.generate(head, folder, workers=threads, progress=progress)
     pictures = open545.load(folder)
     which = open545.check(open545.hashes(pictures, head))
@@ -131,6 +133,13 @@ def _licensed(
         figures = licensed.evaluate_now(data, predictions, metrical=which == "now-metrical", progress=progress)
     _show(f"{which}: {predictions}", figures)
     return figures
+
+
+def _finite(figures: Any) -> Any:
+    """JSON knows no NaN: what could not be measured is null."""
+    if isinstance(figures, dict):
+        return {key: _finite(value) for key, value in figures.items()}
+    return None if isinstance(figures, float) and not math.isfinite(figures) else figures
 
 
 def _show(title: str, figures: dict[str, Any]) -> None:

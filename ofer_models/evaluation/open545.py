@@ -53,6 +53,14 @@ class Open545:
         return Open545(**{name: getattr(self, name)[:count] for name in self.__dataclass_fields__})
 
 
+def require_head(head_path: Path) -> None:
+    """Raise EvaluationError unless this is the head that the repository's set shows."""
+    if sha256_of(head_path) != json.loads(_HASHES.read_text())["head"]:
+        raise EvaluationError(
+            f"Open-545 shows the open head, and {head_path} is another; measure this bundle on a licensed set (--set)"
+        )
+
+
 def generate(
     head_path: Path,
     folder: Path,
@@ -92,7 +100,7 @@ def load(folder: Path) -> Open545:
 
 
 def hashes(pictures: Open545, head_path: Path) -> dict[str, str]:
-    """What identifies the set: of the head model, of the truth (rounded to 1e-4, so that no processor's last bit
+    """What identifies the set: of the head model, of the truth (rounded to 1e-4, so that a processor's last bit hardly
     matters), and of the pictures and landmarks, which are equal to the bit only where all libraries are.
     """
     truth, seen = hashlib.sha256(), hashlib.sha256()
@@ -115,7 +123,7 @@ def check(found: dict[str, str]) -> str:
         if found[part] != expected[part]:
             raise EvaluationError(
                 f"Open-545: the {part}'s hash is {found[part][:12]}, the repository's is {expected[part][:12]}; "
-                "delete the folder to draw the set again, or measure with the bundle's own head by --set held_out"
+                "delete its folder to draw the set again"
             )
     if found["pictures"] == expected["pictures"]:
         return f"Open-545, pictures {found['pictures'][:12]}: equal to the bit to the repository's hash"
