@@ -26,7 +26,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ofer_ros", "ofer_ros.*", "ofer_models", "ofer_models.*"]),
-    package_data={"": ["*.md", "*.npz"], "ofer_ros": ["page/*"]},
+    package_data={"": ["*.md", "*.npz", "*.json"], "ofer_ros": ["page/*"]},
     install_requires=["setuptools"],
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ofer_models.engines import commands as engine_commands
+from ofer_models.evaluation import commands as evaluation_commands
+from ofer_models.synthesis import commands as synthesis_commands
+from ofer_models.training import commands as training_commands
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False,
@@ -30,11 +33,13 @@ engine_commands.register(app)
 def main() -> None:
     """Entry point: errors that a user can mend come as one line, without a traceback."""
     from ofer_models.bundle.manifest import BundleError
+    from ofer_models.evaluation.errors import EvaluationError
     from ofer_models.head.model import HeadModelError
+    from ofer_models.training.errors import DataError
 
     try:
         app()
-    except (BundleError, HeadModelError, FileNotFoundError) as error:
+    except (BundleError, HeadModelError, EvaluationError, DataError, FileNotFoundError) as error:
         console.print(f"[red]ofer:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
@@ -99,51 +104,6 @@ def build_head(
         draw_contact_sheet(out, sheet)
         console.print(f"contact sheet: {sheet}")
     _report(f"{out}", asdict(report), json_file)
-
-
-@app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")] = Path("engines/open"),
-    head: Annotated[Path, typer.Option(help="The head model to train for.")] = Path("engines/open/head.npz"),
-    work: Annotated[Path, typer.Option(help="Pictures and finished networks; a stopped run goes on from here.")] = Path(
-        "out"
-    ),
-    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 90_000,
-    seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
-    smoke: Annotated[bool, typer.Option(help="Only see that every stage runs.")] = False,
-) -> None:
-    """Train the open bundle: render pictures, encoders, IdGen, IdRank, ExpGen, then export. Needs `make train-env`."""
-    _require("torch", "torch", "run `make train-env`")
-    from ofer_models.training.open_bundle import OpenTraining, Plan
-
-    log: Callable[[str], None] = lambda line: console.print(line, highlight=False)  # noqa: E731
-    plan = Plan.smoke() if smoke else Plan.full(pictures)
-    OpenTraining(head, work, plan, seed=seed, workers=workers, log=log).run(_progress, out)
-    console.print(f"bundle written to {out}; measure it with `ofer evaluate --bundle {out}`")
-
-
-@app.command()
-def evaluate(
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle; the shipped one by default.")] = None,
-    pictures: Annotated[int, typer.Option(min=20, help="Held-out renderings to measure on.")] = 300,
-    work: Annotated[Path, typer.Option(help="Where the renderings are kept.")] = Path("out"),
-    json_file: JsonFile = None,
-) -> None:
-    """Errors on held-out renderings against the mean head and the neutral face. Needs `make train-env` to render."""
-    _require("numba", "the renderer (numba)", "run `make train-env`")
-    from ofer_models.bundle.manifest import HEAD, Bundle, default_bundle
-    from ofer_models.evaluation.held_out import expression_errors, identity_errors
-    from ofer_models.synthesis import dataset
-
-    loaded = Bundle.load(bundle or default_bundle())
-    folder = work / "pictures" / "held_out"
-    needed = -(-pictures // 900) * 1000  # a tenth of the pictures shows no face that MediaPipe finds
-    dataset.generate(loaded.path / HEAD, folder, needed, seed=dataset.HELD_OUT_SEED, progress=_progress)
-    chosen = dataset.load(folder, pictures)
-    figures = {f"identity_{name}": value for name, value in asdict(identity_errors(loaded, chosen)).items()}
-    figures |= {f"expression_{name}": value for name, value in asdict(expression_errors(loaded, chosen)).items()}
-    _report(f"bundle {loaded.name} {loaded.version} on {len(chosen)} held-out renderings (mm)", figures, json_file)
 
 
 @app.command()
@@ -229,6 +189,11 @@ def _require(module: str, what: str, how: str) -> None:
     if importlib.util.find_spec(module) is None:
         console.print(f"[red]ofer:[/red] this command needs {what}: {how}", highlight=False, soft_wrap=True)
         raise SystemExit(1)
+
+
+evaluation_commands.register(app, _progress, _require)
+training_commands.register(app, _progress, _require)
+synthesis_commands.register(app, _progress, _require)
 
 
 if __name__ == "__main__":

@@ -278,3 +278,14 @@ def test_swapped_graphs_are_refused(real):
 def test_stages_that_disagree_with_the_manifest_are_refused(real, edit, said):
     change(real, edit)
     assert said in refusal(lambda: StageSet(Bundle.load(real)))
+
+
+def test_a_temperature_for_all_samples_or_from_the_first_to_the_last(folder):
+    document = read(folder)
+    document["stages"]["idgen"]["temperature"] = [0.0, 1.0]
+    document["stages"]["expgen"]["temperature"] = 0.5
+    write(folder, document)
+    bundle = Bundle.load(folder)
+    np.testing.assert_allclose(bundle.stages["idgen"].scales(5)[:, 0], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(bundle.stages["expgen"].scales(3)[:, 0], 0.5)
+    assert bundle.stages["idgen"].scales(1).shape == (1, 1)

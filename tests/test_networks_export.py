@@ -11,7 +11,7 @@ from recipe import recipe_state, relative_error
 from ofer_models.engines.onnxruntime_backend import OnnxStage
 from ofer_models.networks.denoiser import Denoiser
 from ofer_models.networks.export import export_rank, export_sampler, rank_model
-from ofer_models.networks.rank import RankNetwork
+from ofer_models.networks.rank import PosteriorRank, RankNetwork
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4
@@ -115,3 +115,13 @@ def test_the_single_row_quirk_has_no_graph():
     net = RankNetwork(4, 8, widths=(16, 1), single_row_quirk=True)
     with pytest.raises(ValueError, match="single candidate"):
         rank_model(net.fold(torch.zeros(4, 3), torch.zeros(4, 3, 5)))
+
+
+def test_the_posterior_rank_graph_equals_the_network(tmp_path):
+    torch.manual_seed(0)
+    net = PosteriorRank(torch.randn(6, 4), 5, width=8).eval()
+    export_rank(net, tmp_path / "rank.onnx")
+    betas, context = torch.randn(3, 9, 6), torch.randn(3, 5)
+    score = OnnxStage(tmp_path / "rank.onnx")(betas=betas.numpy(), context=context.numpy())["score"]
+    with torch.no_grad():
+        np.testing.assert_allclose(score, net(betas, context).numpy(), rtol=1e-4, atol=1e-4)

@@ -8,7 +8,14 @@ import torch
 from recipe import golden, recipe_state, relative_error
 
 from ofer_models.networks.official import OfficialWeightsError
-from ofer_models.networks.rank import RankNetwork, listnet_loss
+from ofer_models.networks.rank import (
+    PosteriorRank,
+    RankNetwork,
+    error_loss,
+    listmle_loss,
+    listnet_loss,
+    pairwise_loss,
+)
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4
@@ -117,3 +124,53 @@ def test_listnet_loss_is_the_recorded_one():
     expected = float(golden("shared_losses")["rank_listnet_loss"])
     errors = (case["rank_samples_mm"] - case["rank_gt_mm"][:, None]).abs().mean((-1, -2))
     assert np.isclose(float(listnet_loss(case["rank_score"], errors)), expected, rtol=1e-5)
+
+
+def test_listmle_by_hand():
+    """Errors put candidate 1 first, then 0: -log of e^s1 / (e^s0 + e^s1), over two candidates."""
+    scores = torch.tensor([[0.0, 1.0]])
+    expected = -np.log(np.e / (1 + np.e)) / 2
+    assert listmle_loss(scores, torch.tensor([[3.0, 2.0]])).item() == pytest.approx(expected, rel=1e-5)
+    assert listmle_loss(scores, torch.tensor([[2.0, 3.0]])).item() > expected
+
+
+def test_pairs_count_by_their_difference():
+    """One pair, 2 mm apart, whose worse one is scored 1 higher; then a pair of equals, which counts nothing."""
+    loss = pairwise_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 1.0]]))
+    assert loss.item() == pytest.approx(np.log(1 + np.e), rel=1e-5)
+    assert pairwise_loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 1.0]])).item() < loss.item()
+    assert pairwise_loss(torch.tensor([[5.0, 0.0]]), torch.tensor([[1.0, 1.0]])).item() == 0
+
+
+def test_errors_as_scores():
+    assert error_loss(torch.tensor([[-1.0, -2.0]]), torch.tensor([[1.0, 4.0]])).item() == 2
+
+
+def posterior() -> PosteriorRank:
+    torch.manual_seed(0)
+    return PosteriorRank(torch.randn(6, 4), 5, width=8).eval()
+
+
+def test_a_posterior_score_is_a_gaussian_about_the_expected_place():
+    net, context = posterior(), torch.randn(3, 5)
+    betas = torch.randn(3, 7, 6)
+    place, log_deviation = net.expect(context)
+    gauss = torch.distributions.Normal(place[:, None], log_deviation.exp()[:, None, None])
+    density = gauss.log_prob(betas @ net.basis).sum(-1)
+    peak = gauss.log_prob(place[:, None]).sum(-1)
+    torch.testing.assert_close(net(betas, context), density - peak, atol=1e-4, rtol=1e-4)
+
+
+def test_posterior_scores_do_not_depend_on_the_other_candidates():
+    net, context, betas = posterior(), torch.randn(1, 5), torch.randn(1, 500, 6)
+    torch.testing.assert_close(net(betas[:, :20], context), net(betas, context)[:, :20])
+
+
+def test_posterior_scores_of_frames_add_up():
+    """The best under the sum is nearest to the places' mean, weighed by precision."""
+    net, contexts, betas = posterior(), torch.randn(3, 5), torch.randn(1, 400, 6)
+    best = net(betas.expand(3, -1, -1), contexts).sum(0).argmax()
+    place, log_deviation = net.expect(contexts)
+    weight = torch.exp(-2 * log_deviation)[:, None]
+    middle = (place * weight).sum(0) / weight.sum()
+    assert best == (betas[0] @ net.basis - middle).norm(dim=-1).argmin()

@@ -68,9 +68,11 @@ def test_frames_do_not_wait_for_identities_in_the_background(open_bundle, one):
         done.result(30)
     face = pipeline(one, 12 / RATE)[0]
     assert face.identity_revision == 1 and face.identity_blend == 0.0
-    for n in range(13, 24):
+    for n in range(13, 40):
         before, face = face, pipeline(one, n / RATE)[0]
-        if before.identity_blend < 1:
+        if face.identity_revision > before.identity_revision:  # a later draw, on more views, may find a better one
+            assert face.identity_blend == 0
+        elif before.identity_blend < 1:
             assert face.identity_blend > before.identity_blend and not np.array_equal(face.shape, before.shape)
     assert face.identity_blend == 1 and face.shape.any() and face.landmark_error < faces[-1].landmark_error
 
@@ -143,9 +145,10 @@ def test_heads_go_with_the_faces_when_the_tracker_swaps_them(pipeline, people, m
         if n == 19:
             before = faces
     assert [face.id for face in faces] == [face.id for face in before[::-1]]
+    revisions = {face.id: face.identity_revision for face in before}
     for now, then in zip(faces, before, strict=True):
         np.testing.assert_array_equal(now.shape, then.shape)
-        assert now.identity_revision > then.identity_revision
+        assert now.identity_revision > revisions[now.id]  # to this track it is another head
 
 
 def test_a_face_gets_its_head_back_and_nobody_else_does(pipeline, people):
@@ -183,16 +186,17 @@ def test_forget_and_expire_drop_everybody(pipeline, one, monkeypatch):
     pipeline.forget()
     assert not pipeline._memory and not pipeline._identities.states() and pipeline.status()["identities_lost"] == 0
     again = pipeline(one, 3.0)[0]
-    assert again.id != face.id and not np.array_equal(again.shape, face.shape)
+    assert again.id != face.id and again.identity_revision == 1 and again.identity_state == "gathering"
     monkeypatch.setattr(pipeline, "_last_frame", pipeline._last_frame - 31)
     pipeline.expire()
     assert not pipeline._memory and not pipeline._identities.states()
 
 
 def test_reset_identity_draws_one_face_anew(pipeline, two):
-    before = stream(pipeline, two, 3)[-1]
+    before = stream(pipeline, two, 40)[-1]
+    assert all(face.identity_state == "locked" and face.identity_blend == 1 for face in before)
     assert pipeline.reset_identity(before[0].id) and not pipeline.reset_identity("f999")
-    after = stream(pipeline, two, 12, 3)[-1]
+    after = stream(pipeline, two, 12, 40)[-1]
     assert after[0].identity_revision > before[0].identity_revision
     assert not np.array_equal(after[0].shape, before[0].shape) and after[0].identity_blend == 1
     np.testing.assert_array_equal(after[1].shape, before[1].shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from conftest import OPEN
 
 from ofer_models.head import HeadModel
 from ofer_models.synthesis import dataset
-from ofer_models.synthesis.pictures import SIZE, PictureSource, Sample
+from ofer_models.synthesis.contact_sheet import picture_tile, sheet
+from ofer_models.synthesis.occluders import _hat
+from ofer_models.synthesis.pictures import SIZE, WIDE, PictureSource, Sample
 from ofer_models.synthesis.population import Population
 from ofer_models.synthesis.raster import rasterise, vertex_normals
 from ofer_models.synthesis.render import plain_light, project, render, vertex_visibility
@@ -133,6 +137,42 @@ def test_occluders_cover_faces_only_where_asked(open_head):
         assert not (hidden["visible"] & ~bare["visible"]).any()
 
 
+def test_wide_pictures_turn_further_and_wear_hats(open_head, source):
+    """The choice changes no picture of those sets that were drawn without it."""
+    wide = PictureSource(open_head, SEED, 1.0, wide=True)
+    assert np.degrees(WIDE.most_yaw) == pytest.approx(75)
+    profile, rng = replace(WIDE, yaw=50.0), np.random.default_rng(0)  # beyond the limit either way
+    sample = wide.picture(3)[1]
+    turned = wide.scene(sample["betas"], sample["expression"], sample["jaw"], rng, profile).rotation
+    assert 70 < abs(np.degrees(np.arctan2(-turned[0, 2], -turned[2, 2]))) < 80
+    assert not np.array_equal(wide.picture(2)[0], source.picture(2)[0])
+    points = source.picture(2)[1]["points68"]
+    image = np.full((SIZE, SIZE, 3), 0.5, np.float32)
+    alpha, colour = _hat(image, points, np.random.default_rng(0))
+    above = points[17:27].mean(0) - [0, 0.35 * np.ptp(points[:, 1])]
+    x, y = np.clip(np.round(above).astype(int), 0, SIZE - 1)
+    assert alpha[y, x] == 1 and alpha[int(points[8, 1]), int(points[8, 0])] == 0  # on the forehead, not on the chin
+    assert colour.shape == image.shape
+
+
+def test_poses_are_those_of_the_pictures(open_head, samples):
+    """Rotation, translation and camera take the head's landmarks to where the picture shows them."""
+    for sample in drawn(samples)[:4]:
+        head = open_head.landmarks(open_head.decode(sample.betas, sample.expression, sample.jaw), "mediapipe")
+        placed = head @ sample.rotation.T + sample.translation
+        np.testing.assert_allclose(project(placed, sample.camera), sample.true_points, atol=0.02)
+        assert np.linalg.det(sample.rotation) == pytest.approx(1, abs=1e-5)
+        assert sample.points68.shape == (68, 2)
+
+
+def test_tiles_of_a_contact_sheet(source, samples):
+    sample = drawn(samples)[0]
+    tiles = [picture_tile(source.picture(0)[0], some) for some in (sample, None)]
+    assert tiles[0].shape == tiles[1].shape == (SIZE, SIZE + 112, 3)
+    np.testing.assert_array_equal(tiles[0][:112, SIZE:], sample.crop[..., ::-1])
+    assert sheet(tiles).shape == (SIZE, 8 * (SIZE + 112), 3)
+
+
 def test_generate_continues_and_repeats(open_head, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "SHARD", 3)
     head_path = tmp_path / "head.npz"
@@ -162,7 +202,7 @@ def test_generate_continues_and_repeats(open_head, tmp_path, monkeypatch):
 
 def test_shards_hold_what_the_source_draws(open_head, samples, tmp_path):
     path = tmp_path / "0000004.npz"
-    assert dataset._draw_shard((OPEN / "head.npz", path, 4, 3, SEED, 0.6)) <= 3
+    assert dataset._draw_shard((OPEN / "head.npz", path, 4, 3, SEED, 0.6, False)) <= 3
     pictures = dataset.load(tmp_path)
     for row, index in enumerate(pictures.index):
         sample = samples[int(index)]

@@ -16,11 +16,19 @@ from ofer_models.engines.sampler import Sampler
 from ofer_models.head import HeadModel
 from ofer_models.networks.export import export_sampler
 from ofer_models.synthesis.dataset import PictureSet
-from ofer_models.training.context import Normaliser, augment, crop_input, predict, region_hidden, train_context
+from ofer_models.training.context import (
+    Normaliser,
+    _where_known,
+    augment,
+    crop_input,
+    predict,
+    region_hidden,
+    train_context,
+)
 from ofer_models.training.diffusion import draw, make_denoiser, train_denoiser
-from ofer_models.training.loop import Schedule, batches, train
+from ofer_models.training.loop import Batches, Keeper, Schedule, train
 from ofer_models.training.mirror import Mirror
-from ofer_models.training.ranking import train_rank
+from ofer_models.training.ranking import METHODS, train_rank
 
 torch.set_num_threads(1)
 
@@ -33,8 +41,8 @@ def quiet(_: str) -> None:
     pass
 
 
-def symmetric_head(seed: int = 0) -> HeadModel:
-    """A cloud of points that is its own mirror image, with coefficients of both sides."""
+def symmetric_head(seed: int = 0) -> dict[str, np.ndarray]:
+    """Arrays of a head: a cloud of points that is its own mirror image, with coefficients of both sides."""
     rng = np.random.default_rng(seed)
     left = rng.normal(0, 0.08, (HALF, 3))
     left[:, 0] = np.abs(left[:, 0]) + 0.005
@@ -65,10 +73,12 @@ def symmetric_head(seed: int = 0) -> HeadModel:
     }
     for start, name in enumerate(("brows", "eyes", "mouth", "face", "frontal")):
         arrays[f"mask_{name}"] = np.arange(start, 2 * HALF)
-    return HeadModel(arrays)
+    return arrays
 
 
-HEAD = symmetric_head()
+HEAD = HeadModel(symmetric_head())
+# The same of the size of a head's differences: its candidates lie millimetres apart, not decimetres.
+SMALL = HeadModel({name: 0.02 * a if name == "shapedirs" else a for name, a in symmetric_head().items()})
 
 
 def random_pictures(count: int, seed: int) -> PictureSet:
@@ -144,8 +154,9 @@ def test_a_symmetric_normaliser_commutes_with_the_mirror():
 
 
 def test_epochs_visit_every_sample_once():
-    drawn = list(batches(12, 4, 7, torch.Generator().manual_seed(0)))
-    assert len(drawn) == 7 and all(len(index) == 4 for index in drawn)
+    batches = Batches(12, 4, torch.Generator().manual_seed(0))
+    drawn = [next(batches) for _ in range(7)]
+    assert all(len(index) == 4 for index in drawn)
     for epoch in (drawn[:3], drawn[3:6]):
         assert sorted(torch.cat(epoch).tolist()) == list(range(12))
     assert torch.cat(drawn[:3]).tolist() != torch.cat(drawn[3:6]).tolist()
@@ -163,7 +174,7 @@ def fit_a_line(schedule: Schedule, figures: list[float] | None = None):
         return figures[len(seen) - 1] if figures else 1 / len(seen)
 
     trained, history = train(
-        network, lambda index: ((network(x[index]) - 2 * x[index] - 1) ** 2).mean(), 64, schedule,
+        network, lambda net, index, _: ((net(x[index]) - 2 * x[index] - 1) ** 2).mean(), 64, schedule,
         validate=validate, name="line", log=quiet,
     )  # fmt: skip
     assert [row[2] for row in history.rows] == (figures or [1 / n for n in range(1, len(seen) + 1)])[: len(seen)]
@@ -200,6 +211,82 @@ def test_the_best_average_is_returned():
     assert same_weights(trained.state_dict(), seen[2]) and not same_weights(trained.state_dict(), seen[-1])
 
 
+class Stopped(Exception):
+    """As a kill would end a training, at any line."""
+
+
+def learn(path, stop_at: int | None = None, seconds: float = 0.0, steps: int = 30, lines: list | None = None):
+    """A small network with dropout, noise and an average; stops while computing the loss of a step."""
+    torch.manual_seed(3)
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
+    network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6))
+    done = []
+
+    def loss(net: nn.Module, index: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+        done.append(index)
+        if len(done) == stop_at:
+            raise Stopped
+        given = x[index] + 0.1 * torch.randn(x[index].shape, generator=noise)
+        return ((net(given) - x[index]) ** 2).mean()
+
+    def validate(average: nn.Module) -> float:
+        return float(((average(x) - x) ** 2).mean())
+
+    keeper = Keeper(path, seconds) if path else None
+    log = quiet if lines is None else lines.append
+    schedule = Schedule(steps, 8, 1e-2, average=0.9)
+    trained, history = train(network, loss, len(x), schedule, validate=validate, name="net", log=log, keeper=keeper)
+    return trained.state_dict(), history, done
+
+
+@pytest.mark.parametrize("stops", [(2,), (14,), (4, 9, 9)])
+def test_a_stopped_training_comes_to_the_same_weights(tmp_path, stops):
+    """Bit by bit, after one stop or several, with dropout, noise and batches that end in the middle of an epoch."""
+    whole, history, _ = learn(None)
+    for stop in stops:
+        with pytest.raises(Stopped):
+            learn(tmp_path / "net.checkpoint", stop_at=stop)
+    lines: list[str] = []
+    again, goes_on, done = learn(tmp_path / "net.checkpoint", lines=lines)
+    assert same_weights(again, whole) and goes_on.rows == history.rows
+    step = sum(stop - 1 for stop in stops)
+    assert len(done) == 30 - step and (step == 1 or f"from step {step} of 30" in lines[0])
+
+
+def test_a_stop_after_an_old_checkpoint_loses_only_time(tmp_path, monkeypatch):
+    """Checkpoints some steps apart, by a clock that ticks whenever it is asked."""
+    from ofer_models.training import loop
+
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(ticks)))
+    with pytest.raises(Stopped):
+        learn(tmp_path / "net.checkpoint", stop_at=19, seconds=5.0)
+    again, _, done = learn(tmp_path / "net.checkpoint", seconds=5.0)
+    assert 12 < len(done) < 30
+    assert same_weights(again, learn(None)[0])
+
+
+def test_a_checkpoint_of_another_plan_is_left_alone(tmp_path):
+    with pytest.raises(Stopped):
+        learn(tmp_path / "net.checkpoint", stop_at=9)
+    assert len(learn(tmp_path / "net.checkpoint", steps=12)[2]) == 12
+
+
+def test_curves_are_drawn_and_logged(tmp_path):
+    from ofer_models.training.curves import Curves
+    from ofer_models.training.loop import History
+
+    curves, history = Curves(tmp_path, "idgen"), History()
+    for step in (10, 20, 30):
+        history.rows.append((step, 1 / step, 2 / step))
+        curves(history)
+    assert (tmp_path / "idgen.png").stat().st_size > 5000
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reading.EventAccumulator(str(tmp_path / "tensorboard" / "idgen")).Reload()
+    logged = [(event.step, pytest.approx(event.value)) for event in events.Scalars("loss/held out")]
+    assert logged == [(step, 2 / step) for step in (10, 20, 30)]
+
+
 def test_hidden_shares():
     visible = np.zeros((2, 2 * HALF), bool)
     visible[0] = True
@@ -208,6 +295,17 @@ def test_hidden_shares():
     hidden = region_hidden(HEAD, PictureSet(**(vars(pictures) | {"visible": np.packbits(visible, axis=1)})))
     np.testing.assert_allclose(hidden[0], 0)
     assert hidden[1, 0] == pytest.approx(0.5) and hidden.shape == (2, 4)
+
+
+def test_unknown_occlusion_teaches_nothing():
+    pictures = random_pictures(4, 0)
+    pictures.occlusion[1:] = np.nan
+    hidden = region_hidden(HEAD, pictures)
+    assert np.isfinite(hidden[0]).all() and np.isnan(hidden[1:]).all()
+    guess = torch.zeros(4, requires_grad=True)
+    _where_known(guess, torch.from_numpy(pictures.occlusion)).backward()
+    assert guess.grad[0] != 0 and (guess.grad[1:] == 0).all()
+    assert _where_known(torch.zeros(2), torch.full((2,), float("nan"))) == 0
 
 
 def test_augmentation_keeps_shapes_and_changes_each_picture():
@@ -275,7 +373,8 @@ def test_training_draws_as_the_engine_does(tmp_path, solver, steps):
     assert np.abs(drawn - noise).max() > 0.1
 
 
-def test_ranking_picks_better_than_chance():
+@pytest.mark.parametrize("method", METHODS)
+def test_ranking_picks_better_than_chance(method):
     """The context is the truth, so a ranker can know which candidate is near; candidates come from noise."""
     rng = np.random.default_rng(0)
     truth, unseen = (rng.normal(size=(count, SHAPES)).astype(np.float32) for count in (160, 50))
@@ -283,8 +382,8 @@ def test_ranking_picks_better_than_chance():
     torch.manual_seed(0)
     idgen, lines = make_denoiser(SHAPES, contexts.shape[1]).eval(), []
     network, history = train_rank(
-        HEAD, idgen, contexts, truth, held_out, unseen, Schedule(120, 64, 2e-3, average=0.9),
-        candidates=10, faces=160, seed=0, log=lines.append,
+        SMALL, idgen, contexts, truth, held_out, unseen, Schedule(120, 64, 3e-3, average=0.9),
+        candidates=10, faces=160, method=method, seed=0, log=lines.append,
     )  # fmt: skip
     words = lines[0].replace(",", "").split()
     average, best = float(words[words.index("average") + 1]), float(words[words.index("best") + 1])

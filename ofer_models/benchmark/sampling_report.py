@@ -103,8 +103,9 @@ def _verdict(curve: Curve, bundle: Bundle) -> list[str]:
         warm, plain = curve.warmest(solver), curve.cheapest(solver)
         if warm and (plain is None or warm.steps < plain.steps):
             lines.append(f"- With a temperature, {what} DDPM's quality: {named(warm)}, {_changes(curve, warm)}.")
+    temperature = " to ".join(f"{t:g}" for t in dict.fromkeys(spec.temperature))
     lines.append(
-        f"- The bundle's default: `{spec.solver}`, {spec.spacing}, {spec.steps} steps, temperature {spec.temperature}."
+        f"- The bundle's default: `{spec.solver}`, {spec.spacing}, {spec.steps} steps, temperature {temperature}."
     )
     if spec.solver != "ddim":
         at = {p.solver: p for p in curve.points if (p.spacing, p.steps) == (spec.spacing, spec.steps)}

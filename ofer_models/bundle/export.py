@@ -16,7 +16,7 @@ import yaml
 from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, FileRecord, sha256_of
 from ofer_models.networks.denoiser import Denoiser
 from ofer_models.networks.export import export_rank, export_sampler
-from ofer_models.networks.rank import FoldedRank
+from ofer_models.networks.rank import FoldedRank, PosteriorRank
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ def write_sampler(
     mean: np.ndarray,
     deviation: np.ndarray,
     half_weights: bool,
-    temperature: float = 1.0,
+    temperature: float | tuple[float, float] = 1.0,
 ) -> dict[str, Any]:
     """Write a sampler's two graphs and return its manifest entry; raw coefficients = drawn * deviation + mean."""
     files = export_sampler(network, folder, name, half_weights)
     inputs, outputs = _tensors(files["step"])
     return {
         "kind": "sampler", "files": {part: file.name for part, file in files.items()},
-        "solver": solver, "spacing": spacing, "steps": steps, "temperature": temperature,
+        "solver": solver, "spacing": spacing, "steps": steps,
+        "temperature": list(temperature) if isinstance(temperature, tuple) else temperature,
         "inputs": {"context": ["F", network.n_context], "noise": inputs["x"]}, "outputs": {"samples": outputs["x0"]},
         "coefficients": {
             "mean": [round(float(v), 7) for v in mean], "deviation": [round(float(v), 7) for v in deviation],
@@ -60,8 +61,8 @@ def write_sampler(
     }  # fmt: skip
 
 
-def write_rank(network: FoldedRank, path: Path, half_weights: bool) -> dict[str, Any]:
-    """Write the folded rank network and return its manifest entry."""
+def write_rank(network: FoldedRank | PosteriorRank, path: Path, half_weights: bool) -> dict[str, Any]:
+    """Write the rank network and return its manifest entry."""
     export_rank(network, path, half_weights)
     return graph_entry(path)
 

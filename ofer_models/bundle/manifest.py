@@ -49,7 +49,8 @@ class StageSpec:
     inputs and outputs: tensor name -> shape, where strings are free dimensions.
 
     Sampler stages draw coefficients normalised by mean and deviation (D,): raw = normal * deviation + mean.
-    temperature scales the starting noise: 1 draws from the learned distribution, less stays nearer to its middle.
+    temperature scales the starting noise, from the first sample's to the last's in even steps: 1 draws from the learned
+    distribution, less stays nearer to its middle. The manifest gives one number for all samples or a pair.
     """
 
     name: str
@@ -60,13 +61,17 @@ class StageSpec:
     solver: str = ""
     spacing: str = ""
     steps: int = 0
-    temperature: float = 1.0
+    temperature: tuple[float, float] = (1.0, 1.0)
     mean: np.ndarray | None = None
     deviation: np.ndarray | None = None
 
     def raw(self, normal: np.ndarray) -> np.ndarray:
         """Coefficients (..., D) in the head model's units from a sampler's normalised output."""
         return normal * self.deviation + self.mean
+
+    def scales(self, count: int) -> np.ndarray:
+        """The temperature of each of `count` samples (count, 1)."""
+        return np.linspace(*self.temperature, count, dtype=np.float32)[:, None]
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,7 @@ def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
         coefficients = entry["coefficients"]
         sampler = {
             "solver": entry["solver"], "spacing": entry["spacing"], "steps": int(entry["steps"]),
-            "temperature": float(entry.get("temperature", 1.0)),
+            "temperature": _pair(entry.get("temperature", 1.0)),
             "mean": np.array(coefficients["mean"], np.float32),
             "deviation": np.array(coefficients["deviation"], np.float32),
         }  # fmt: skip
@@ -206,3 +211,8 @@ def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
         {key: tuple(value) for key, value in entry["inputs"].items()},
         {key: tuple(value) for key, value in entry["outputs"].items()}, **sampler,
     )  # fmt: skip
+
+
+def _pair(value: float | list[float]) -> tuple[float, float]:
+    first, last = value if isinstance(value, list) else (value, value)
+    return float(first), float(last)

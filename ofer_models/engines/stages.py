@@ -49,8 +49,8 @@ class CoefficientSampler:
         """
         if self._recorded:
             noise, rng = self._recorded.start(noise.shape), self._recorded.stream()
-        if self.spec.temperature != 1:
-            noise = noise * np.float32(self.spec.temperature)
+        if self.spec.temperature != (1, 1):
+            noise = noise * self.spec.scales(noise.shape[1])
         return self.spec.raw(self._sampler.sample(context, noise, self._table(share), rng))
 
     def _table(self, share: float) -> SolverTable:

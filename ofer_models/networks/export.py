@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser, MapAttention, ResidualBlock
 from .onnx_graph import Graph, save_model
-from .rank import FoldedRank
+from .rank import FoldedRank, PosteriorRank
 
 RMS_FLOOR = 1e-12
 
@@ -33,9 +33,10 @@ def export_sampler(net: Denoiser, folder: str | Path, name: str, half_weights: b
     return files
 
 
-def export_rank(net: FoldedRank, path: str | Path, half_weights: bool = False) -> None:
-    """Write a folded rank network as one file: betas (F, N, S), context (F, C) -> score (F, N)."""
-    save_model(rank_model(net), path, half_weights)
+def export_rank(net: FoldedRank | PosteriorRank, path: str | Path, half_weights: bool = False) -> None:
+    """Write a rank network as one file: betas (F, N, S), context (F, C) -> score (F, N)."""
+    model = posterior_rank_model(net) if isinstance(net, PosteriorRank) else rank_model(net)
+    save_model(model, path, half_weights)
 
 
 def cond_model(net: Denoiser) -> ModelProto:
@@ -103,6 +104,21 @@ def rank_model(net: FoldedRank) -> ModelProto:
             gate = g.op("Mul", gate, g.constant(_array(conditioning.norm.weight)))
         y = g.op("Add", g.op("Mul", y, gate), shift)
     g.op("Squeeze", y, g.constant([2]), name="score")
+    g.output("score", ("F", "N"))
+    return g.model()
+
+
+def posterior_rank_model(net: PosteriorRank) -> ModelProto:
+    """betas (F, N, S), context (F, C) -> score (F, N)."""
+    g = Graph("rank")
+    betas = g.input("betas", ("F", "N", len(net.basis)))
+    context = g.input("context", ("F", net.hidden.in_features))
+    hidden = g.silu(_linear(g, context, net.hidden))
+    place = g.op("Unsqueeze", _linear(g, hidden, net.place), g.constant([1]))
+    apart = g.op("Sub", g.linear(betas, _array(net.basis).T), place)
+    square = g.op("ReduceSum", g.op("Mul", apart, apart), g.constant([2]), keepdims=0)
+    doubled = g.op("Mul", _linear(g, hidden, net.log_deviation), g.constant(np.float32(-2)))
+    g.op("Mul", square, g.op("Mul", g.op("Exp", doubled), g.constant(np.float32(-0.5))), name="score")
     g.output("score", ("F", "N"))
     return g.model()
 

@@ -163,9 +163,67 @@ class FoldedRank(CandidateScorer):
         return self.score_set(betas, context)
 
 
+class PosteriorRank(nn.Module):
+    """Scores candidates by where the context expects the head: an alternative to IdRank that knows no other candidates.
+
+    The context gives a place, and how far from it the truth may be; a candidate's score is the logarithm of a round
+    Gaussian there, up to what is common to all candidates. So a score does not depend on which or how many other
+    candidates there are, and scores of one candidate under several frames' contexts add up to that of all frames.
+
+    It takes the axes of that space for independent witnesses, which they are not, so the odds between two candidates
+    are larger than the true ones; their order is not touched by that.
+
+    Places are linear in the coefficients, betas @ basis with basis (S, D), so that their distances are root mean square
+    vertex distances in mm.
+    """
+
+    def __init__(self, basis: Tensor, context: int = 1024, width: int = 256, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("basis", basis.clone())
+        self.hidden = nn.Linear(context, width)
+        self.place = nn.Linear(width, basis.shape[1])
+        self.log_deviation = nn.Linear(width, 1)
+        self.dropout = dropout
+
+    def forward(self, betas: Tensor, context: Tensor) -> Tensor:
+        """Scores (F, N) of shape coefficients betas (F, N, S) under context (F, C)."""
+        place, log_deviation = self.expect(context)
+        square = (betas @ self.basis - place[:, None]).square().sum(-1)
+        return -0.5 * square * torch.exp(-2 * log_deviation)[:, None]
+
+    def expect(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """The place (F, D) in mm and the logarithm (F,) of the deviation along each of its axes."""
+        hidden = F.dropout(F.silu(self.hidden(context)), self.dropout, self.training)
+        return self.place(hidden), self.log_deviation(hidden)[:, 0]
+
+
 def listnet_loss(scores: Tensor, errors_mm: Tensor) -> Tensor:
     """Soft-target cross-entropy of scores (F, N) against softmax(-errors_mm), averaged over the faces.
 
     errors_mm (F, N): mean absolute vertex-coordinate error of each candidate in millimetres (OFER's temperature: 1 mm).
     """
     return F.cross_entropy(scores, (-errors_mm).softmax(-1))
+
+
+def listmle_loss(scores: Tensor, errors_mm: Tensor) -> Tensor:
+    """Negative log-likelihood of the true order under the Plackett-Luce model of scores (F, N), by candidate.
+
+    Xia et al., "Listwise approach to learning to rank" (2008).
+    """
+    ordered = scores.gather(1, errors_mm.argsort(1))
+    return (ordered.flip(1).logcumsumexp(1).flip(1) - ordered).mean()
+
+
+def pairwise_loss(scores: Tensor, errors_mm: Tensor) -> Tensor:
+    """Logistic loss of every pair of candidates, each weighed by how much their errors (F, N) differ.
+
+    After Burges et al., "Learning to rank using gradient descent" (2005).
+    """
+    worse = (errors_mm[:, :, None] - errors_mm[:, None]).clamp_min(0)  # of i, against j
+    wrong = F.softplus(scores[:, :, None] - scores[:, None])
+    return (worse * wrong).sum() / worse.sum().clamp_min(1e-6)
+
+
+def error_loss(scores: Tensor, errors_mm: Tensor) -> Tensor:
+    """Squared error of -scores (F, N) as predictions of the errors themselves."""
+    return (scores + errors_mm).square().mean()

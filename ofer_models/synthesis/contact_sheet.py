@@ -1,4 +1,4 @@
-"""A picture to look at after building a head: random people, every expression unit, the jaw, poses."""
+"""Sheets to look at: of a head just built (people, expression units, jaw, poses), and of training pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.synthesis.paint import paint_head
+from ofer_models.synthesis.pictures import Sample
 from ofer_models.synthesis.render import plain_light, render
 from ofer_models.synthesis.surface import describe_surface
 
@@ -51,7 +52,29 @@ def draw_contact_sheet(head_path: Path, out: Path, seed: int = 0) -> None:
     ]
     for index, name in enumerate(head.expression_names):
         tiles.append(tile(name, head.decode(nobody, np.eye(head.n_expression, dtype=np.float32)[index])))
-    tiles += [np.full_like(tiles[0], 127)] * (-len(tiles) % _COLUMNS)
-    rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(out), np.vstack(rows))
+    cv2.imwrite(str(out), sheet(tiles))
+
+
+def picture_tile(picture: np.ndarray, sample: Sample | None) -> np.ndarray:
+    """A training picture (H, W, 3) RGB with MediaPipe's points (green), the true ones (red) and the crop: BGR, H high.
+
+    Without a sample, where no face was found, the crop is grey.
+    """
+    height = len(picture)
+    tile = np.full((height, height + 112, 3), 127, np.uint8)
+    tile[:, :height] = picture[..., ::-1]
+    if sample is not None:
+        for points, colour in ((sample.true_points, (60, 60, 255)), (sample.points[:468], (90, 220, 60))):
+            for x, y in np.round(points[::4, :2]).astype(int):
+                cv2.circle(tile, (int(x), int(y)), 0, colour, -1)
+        tile[:112, height:] = sample.crop[..., ::-1]
+        cv2.putText(tile, f"hidden {sample.occlusion:.0%}", (height + 4, 132), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
+                    (255, 255, 255), 1, cv2.LINE_AA)  # fmt: skip
+    return tile
+
+
+def sheet(tiles: list[np.ndarray]) -> np.ndarray:
+    """Tiles of one size in rows of eight."""
+    tiles = tiles + [np.full_like(tiles[0], 127)] * (-len(tiles) % _COLUMNS)
+    return np.vstack([np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)])

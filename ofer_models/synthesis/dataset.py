@@ -54,12 +54,13 @@ def generate(
     seed: int,
     workers: int = 2,
     occluded_share: float = 0.6,
+    wide: bool = False,
     progress: Callable = lambda iterable, text, total: iterable,
 ) -> None:
-    """Draw samples 0..count-1 of `seed` into folder; shards that are there already stay."""
+    """Draw samples 0..count-1 of `seed` into folder; shards that are there already stay. wide: see `PictureSource`."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [
-        (head_path, folder / f"{start:07d}.npz", start, min(SHARD, count - start), seed, occluded_share)
+        (head_path, folder / f"{start:07d}.npz", start, min(SHARD, count - start), seed, occluded_share, wide)
         for start in range(0, count, SHARD)
     ]
     jobs = [job for job in jobs if not job[1].exists()]
@@ -71,11 +72,14 @@ def generate(
             pass
 
 
-def load(folder: Path, limit: int | None = None) -> PictureSet:
-    """All shards of a folder in order, at most `limit` samples. Raises FileNotFoundError when there are none."""
+def load(folder: Path, limit: int | None = None, shards: slice = slice(None)) -> PictureSet:
+    """Shards of a folder in order, all by default, at most `limit` samples.
+
+    Raises FileNotFoundError when there are none.
+    """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in PictureSet.__dataclass_fields__}
     total = 0
-    for path in sorted(folder.glob("[0-9]*.npz")):
+    for path in sorted(folder.glob("[0-9]*.npz"))[shards]:
         with np.load(path) as shard:
             for name, list_ in parts.items():
                 list_.append(shard[name])
@@ -91,16 +95,16 @@ _sources: dict[tuple, object] = {}
 
 
 def _draw_shard(job: tuple) -> int:
-    head_path, path, start, size, seed, occluded_share = job
+    head_path, path, start, size, seed, occluded_share, wide = job
     import cv2
 
     from ofer_models.head.model import HeadModel
     from ofer_models.synthesis.pictures import PictureSource
 
     cv2.setNumThreads(1)
-    key = (head_path, seed, occluded_share)
+    key = (head_path, seed, occluded_share, wide)
     if key not in _sources:
-        _sources[key] = PictureSource(HeadModel.load(head_path), seed, occluded_share)
+        _sources[key] = PictureSource(HeadModel.load(head_path), seed, occluded_share, wide)
     drawn = {index: _sources[key].sample(index) for index in range(start, start + size)}
     kept = {index: sample for index, sample in drawn.items() if sample is not None}
     samples = list(kept.values())

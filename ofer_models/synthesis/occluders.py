@@ -1,4 +1,4 @@
-"""Things in front of faces, as RGBA layers: hands, masks, glasses, objects, hair, blocks.
+"""Things in front of faces, as RGBA layers: hands, masks, glasses, objects, hair, blocks, hats.
 
 Hand sizes and angles follow the occlusion-robust regressor of the project's references (a hand covers a quarter to two
 thirds of the face each way); everything is placed by the face's own 68 landmarks.
@@ -17,9 +17,11 @@ Layer = tuple[np.ndarray, np.ndarray]  # alpha (H, W) 0..1 and colour (H, W, 3) 
 
 
 def add_occluders(
-    image: np.ndarray, points: np.ndarray, rng: np.random.Generator, share: float = 0.6
+    image: np.ndarray, points: np.ndarray, rng: np.random.Generator, share: float = 0.6, hats: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw none (1 - share), one or two occluders over image (H, W, 3) float32 around landmarks points (68, 2) px.
+
+    hats: also hats, which the first sets of pictures did not have.
 
     Returns the picture and the covered part (H, W) float32 in 0..1.
     """
@@ -27,11 +29,25 @@ def add_occluders(
     if rng.uniform() >= share:
         return image, covered
     for _ in range(1 + (rng.uniform() < 0.25)):
-        kind = _KINDS[rng.choice(len(_KINDS), p=_ODDS)]
-        alpha, colour = kind(image, points, rng)
-        image = image + alpha[..., None] * (colour - image)
+        kinds, odds = (_KINDS, _ODDS) if not hats else ((*_KINDS, _hat), _ODDS_WITH_HATS)
+        kind = kinds[rng.choice(len(kinds), p=odds)]
+        image, alpha = _laid_over(image, kind(image, points, rng))
         covered = np.maximum(covered, alpha)
     return image.astype(np.float32), covered
+
+
+def add_occluder(
+    image: np.ndarray, points: np.ndarray, rng: np.random.Generator, group: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one occluder of a group of GROUPS; arguments and result as for `add_occluders`."""
+    kinds = GROUPS[group]
+    image, alpha = _laid_over(image, kinds[rng.integers(len(kinds))](image, points, rng))
+    return image.astype(np.float32), alpha
+
+
+def _laid_over(image: np.ndarray, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    alpha, colour = layer
+    return image + alpha[..., None] * (colour - image), alpha
 
 
 def _extent(points: np.ndarray) -> float:
@@ -176,6 +192,25 @@ def _hair(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> La
     return canvas.astype(np.float32) / 255, _cloth(image, rng.uniform(0.03, 0.5) * np.array([1, 0.75, 0.5]), rng, 0.3)
 
 
+def _hat(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Layer:
+    """A crown above the brows, low or high on the forehead, mostly with a brim or a peak."""
+    size, across = _extent(points), points[16] - points[0]
+    width = float(np.linalg.norm(across)) + 1e-3
+    along = across / width
+    up = np.array([along[1], -along[0]])  # image y points down
+    edge = points[17:27].mean(0) + up * size * rng.uniform(-0.02, 0.3)
+    angle = np.linspace(0, np.pi, 24)[:, None]
+    half, height = width * rng.uniform(0.52, 0.72), size * rng.uniform(0.45, 0.9)
+    canvas = _canvas(image)
+    _fill(canvas, edge + np.cos(angle) * half * along + np.sin(angle) * height * up)
+    if rng.uniform() < 0.75:
+        place = edge + along * size * rng.normal(0, 0.05)
+        reach = (2 * width * rng.uniform(0.55, 1.0), 2 * size * rng.uniform(0.03, 0.14))
+        brim = (tuple(place.tolist()), reach, float(np.degrees(np.arctan2(along[1], along[0]))))
+        cv2.ellipse(canvas, brim, 255, -1, cv2.LINE_AA)
+    return canvas.astype(np.float32) / 255, _cloth(image, rng.uniform(0.03, 0.9, 3), rng, 0.2)
+
+
 def _block(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> Layer:
     """A rectangle of one colour or of arbitrary pixels."""
     size = _extent(points)
@@ -199,3 +234,6 @@ _KINDS: tuple[Callable[[np.ndarray, np.ndarray, np.random.Generator], Layer], ..
     _block,
 )
 _ODDS = (0.3, 0.2, 0.15, 0.15, 0.1, 0.1)
+_ODDS_WITH_HATS = (*(0.88 * odds for odds in _ODDS), 0.12)
+# As the published tests of several hypotheses group them: hands, objects on or before the face, random shapes.
+GROUPS = {"hand": (_hand,), "object": (_mask, _glasses, _object), "random": (_hair, _block)}

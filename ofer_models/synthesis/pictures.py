@@ -19,7 +19,7 @@ from ofer_models.synthesis.teeth import show_teeth
 
 SIZE = 256  # pixels of a picture's side
 _PAINTS = 200  # paints are costly, so each worker draws from a pool of its own
-_MAX_YAW, _MAX_PITCH = np.radians(65), np.radians(35)
+_TO_CAMERA = np.array([1.0, -1.0, -1.0])  # head axes to a camera that looks at the face
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Sample:
     betas (S,), expression (E,), jaw (3,), landmarks (478, 6) as encoders get them, crop (112, 112, 3) uint8 RGB,
     visible (V,) bool (neither turned away nor covered), covered (V,) bool (behind an occluder though facing the
     camera), occlusion (share of the facing face vertices that is covered), points (478, 3) px as MediaPipe sees them,
-    true_points (468, 2) px where they really are.
+    true_points (468, 2) px where they really are, points68 (68, 2) px; camera (3, 3), rotation (3, 3) and translation
+    (3,) m from the head frame to the camera's (x right, y down, z forward).
     """
 
     betas: np.ndarray
@@ -42,13 +43,54 @@ class Sample:
     occlusion: float
     points: np.ndarray
     true_points: np.ndarray
+    points68: np.ndarray
+    camera: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """How heads stand before the camera: deviations of yaw, pitch and roll and the largest yaw and pitch, radians."""
+
+    yaw: float = np.radians(24)
+    pitch: float = np.radians(11)
+    roll: float = np.radians(10)
+    most_yaw: float = np.radians(65)
+    most_pitch: float = np.radians(35)
+
+
+WIDE = View(yaw=np.radians(28), most_yaw=np.radians(75))  # as far as MediaPipe still finds faces
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered head before anything covers it: image (SIZE, SIZE, 3) float32, its coefficients, seen (V,) bool the
+    vertices that face the camera openly, points (V, 2) px of all of them, true_points (468, 2) and points68 (68, 2) px
+    of its landmarks, camera matrix (3, 3), and rotation (3, 3), translation (3,) m from the head frame to the camera's.
+    """
+
+    image: np.ndarray
+    betas: np.ndarray
+    expression: np.ndarray
+    jaw: np.ndarray
+    seen: np.ndarray
+    points: np.ndarray
+    true_points: np.ndarray
+    points68: np.ndarray
+    camera: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
 
 
 class PictureSource:
-    """Draws pictures of one head. Sample n of a seed is always the same picture, whoever draws it and in what order."""
+    """Draws pictures of one head. Sample n of a seed is always the same picture, whoever draws it and in what order.
 
-    def __init__(self, head: HeadModel, seed: int, occluded_share: float = 0.6) -> None:
-        self.head, self.seed, self.occluded_share = head, seed, occluded_share
+    wide: also hats, and yaw to 75 degrees, which sets drawn before there was the choice (the held-out one) do not have.
+    """
+
+    def __init__(self, head: HeadModel, seed: int, occluded_share: float = 0.6, wide: bool = False) -> None:
+        self.head, self.seed, self.occluded_share, self.wide = head, seed, occluded_share, wide
         self.population = Population(head.expression_names, head.n_shape, head.jaw_open_angle)
         self.surface = describe_surface(head)
         self._landmarker = FaceLandmarker()
@@ -61,52 +103,85 @@ class PictureSource:
         """The picture (SIZE, SIZE, 3) uint8 RGB and its truth by name, whatever MediaPipe thinks of it."""
         rng = np.random.default_rng([self.seed, index])
         betas = self.population.betas(rng)
-        expression, jaw = self.population.expression(rng)
-        vertices, camera = self._place(self.head.decode(betas, expression, jaw), rng)
+        view = WIDE if self.wide else View()
+        scene = self.scene(betas, *self.population.expression(rng), rng, view)
+        image, cover = add_occluders(scene.image, scene.points68, rng, self.occluded_share, self.wide)
+        return camera_effects(image, rng), self.truth(scene, cover)
+
+    def scene(
+        self,
+        betas: np.ndarray,
+        expression: np.ndarray,
+        jaw: np.ndarray,
+        rng: np.random.Generator,
+        view: View | None = None,
+        paint: int | None = None,
+    ) -> Scene:
+        """Someone making a face, in random light before something random; paint chooses one of the source's skins."""
+        vertices, camera, rotation, translation = self._place(
+            self.head.decode(betas, expression, jaw), rng, view or View()
+        )
         background = _background(rng)
         _shoulders(background, project(vertices, camera), rng)
-        drawn = render(self.head, self.surface, vertices, camera, self._paint(rng), random_light(rng), background)
-        points68 = project(self.head.landmarks(vertices, "landmarks68"), camera)
-        image, cover = add_occluders(drawn.image, points68, rng, self.occluded_share)
+        skin = self._paint(int(rng.integers(_PAINTS)) if paint is None else paint)
+        drawn = render(self.head, self.surface, vertices, camera, skin, random_light(rng), background)
+        points68, points468 = (
+            project(self.head.landmarks(vertices, name), camera) for name in ("landmarks68", "mediapipe")
+        )
         seen = vertex_visibility(self.head, self.surface, drawn)
-        pixel = np.round(drawn.points).astype(int)
+        return Scene(
+            drawn.image, betas, expression, jaw, seen, drawn.points, points468.astype(np.float32), points68, camera,
+            rotation, translation,
+        )  # fmt: skip
+
+    def truth(self, scene: Scene, cover: np.ndarray) -> dict[str, np.ndarray | float]:
+        """What a `Sample` holds beside its observation, with the part of the picture (SIZE, SIZE) that is covered."""
+        pixel = np.round(scene.points).astype(int)
         inside = ((pixel >= 0) & (pixel < SIZE)).all(1)
         x, y = np.clip(pixel, 0, SIZE - 1).T
-        covered = seen & ((cover[y, x] > 0.5) | ~inside)
-        facing = seen & self._facing
-        truth = {
-            "betas": betas, "expression": expression, "jaw": jaw,
-            "visible": seen & ~covered, "covered": covered,
+        covered = scene.seen & ((cover[y, x] > 0.5) | ~inside)
+        facing = scene.seen & self._facing
+        return {
+            "betas": scene.betas, "expression": scene.expression, "jaw": scene.jaw,
+            "visible": scene.seen & ~covered, "covered": covered,
             "occlusion": float((covered & facing).sum() / max(facing.sum(), 1)),
-            "true_points": project(self.head.landmarks(vertices, "mediapipe"), camera).astype(np.float32),
+            "true_points": scene.true_points, "points68": scene.points68,
+            "camera": scene.camera, "rotation": scene.rotation, "translation": scene.translation,
         }  # fmt: skip
-        return _camera_effects(image, rng), truth
 
     def sample(self, index: int) -> Sample | None:
         """Sample `index`, or None where MediaPipe finds no face in the picture."""
         picture, truth = self.picture(index)
-        rng = np.random.default_rng([self.seed, index, 1])
-        result = self._landmarker(picture, _rough_region(truth["true_points"], rng))
+        return self.observe(picture, truth, *(np.random.default_rng([self.seed, index, n]) for n in (1, 3)))
+
+    def observe(
+        self, picture: np.ndarray, truth: dict, looking: np.random.Generator, teeth: np.random.Generator
+    ) -> Sample | None:
+        """The sample of a picture and its truth, or None where MediaPipe finds no face."""
+        result = self._landmarker(picture, _rough_region(truth["true_points"], looking))
         if result is None or result.presence < 0.5:
             return None
         crop, _ = aligned_crop(picture, result.points)
         landmarks = landmark_features(result.points)
         if not truth["covered"][self.head.masks["lips"]].any():
-            crop = show_teeth(crop, landmarks.astype(np.float16), np.random.default_rng([self.seed, index, 3]))
+            crop = show_teeth(crop, landmarks.astype(np.float16), teeth)
         return Sample(**truth, landmarks=landmarks, crop=crop, points=result.points)
 
-    def _paint(self, rng: np.random.Generator) -> np.ndarray:
-        number = int(rng.integers(_PAINTS))
+    def _paint(self, number: int) -> np.ndarray:
         if number not in self._paints:
             paint = paint_head(self.surface, self._landmarks68, np.random.default_rng([self.seed, number, 2]))
             self._paints[number] = np.clip(paint * 255, 0, 255).astype(np.uint8)
         return self._paints[number].astype(np.float32) * np.float32(1 / 255)
 
-    def _place(self, vertices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Turn the head before a random camera: vertices (V, 3) in the optical frame and the camera matrix (3, 3)."""
-        yaw = np.clip(rng.normal(0, np.radians(24)), -_MAX_YAW, _MAX_YAW)
-        pitch = np.clip(rng.normal(0, np.radians(11)), -_MAX_PITCH, _MAX_PITCH)
-        roll = rng.normal(0, np.radians(10))
+    def _place(
+        self, vertices: np.ndarray, rng: np.random.Generator, view: View
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Turn the head before a random camera: vertices (V, 3) in the optical frame, the camera matrix (3, 3), and the
+        rotation and translation that put them there.
+        """
+        yaw = np.clip(rng.normal(0, view.yaw), -view.most_yaw, view.most_yaw)
+        pitch = np.clip(rng.normal(0, view.pitch), -view.most_pitch, view.most_pitch)
+        roll = rng.normal(0, view.roll)
         turn = np.eye(3, dtype=np.float32)
         for axis, angle in enumerate((pitch, yaw, roll)):
             turn = rotation_matrices((np.eye(3)[axis] * angle).astype(np.float32)) @ turn
@@ -116,9 +191,10 @@ class PictureSource:
         eye_pixels = np.exp(rng.uniform(np.log(26), np.log(84)))  # between the eyeballs, about 62 mm apart
         focal = eye_pixels * distance / 0.062
         shift = rng.normal(0, 0.06, 2) * SIZE * (1 - eye_pixels / 110)
-        placed = (vertices - middle) @ turn.T * [1, -1, -1] + [0, 0, distance]
+        placed = (vertices - middle) @ turn.T * _TO_CAMERA + [0, 0, distance]
         camera = np.array([[focal, 0, SIZE / 2 + shift[0]], [0, focal, SIZE / 2 + shift[1]], [0, 0, 1]])
-        return placed.astype(np.float32), camera
+        rotation = _TO_CAMERA[:, None] * turn
+        return placed.astype(np.float32), camera, rotation, np.array([0, 0, distance]) - rotation @ middle
 
 
 def _rough_region(points: np.ndarray, rng: np.random.Generator) -> Roi:
@@ -162,7 +238,7 @@ def _shoulders(background: np.ndarray, points: np.ndarray, rng: np.random.Genera
     cv2.fillPoly(background, [np.round(outline).astype(np.int32)], rng.uniform(0, 1, 3).tolist(), cv2.LINE_AA)
 
 
-def _camera_effects(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def camera_effects(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Exposure, blur, noise, low resolution and JPEG as cameras add them: (H, W, 3) uint8."""
     image = np.clip(image, 0, 1) ** rng.uniform(0.55, 1.1) * rng.uniform(0.8, 1.15)
     if rng.uniform() < 0.3:

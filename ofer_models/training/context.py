@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ofer_models.head.model import HeadModel
 from ofer_models.networks.open_context import CONTEXT, OpenContext
 from ofer_models.synthesis.dataset import PictureSet
-from ofer_models.training.loop import History, Schedule, train
+from ofer_models.training.loop import History, Keeper, Schedule, train
+from ofer_models.training.machine import Machine
 from ofer_models.training.mirror import Mirror
 
 REGIONS = ("brows", "eyes", "mouth", "face")
@@ -56,16 +57,23 @@ class Supervised(nn.Module):
         self.hidden, self.occlusion = nn.Linear(CONTEXT, len(REGIONS)), nn.Linear(CONTEXT, 1)
 
     def forward(self, landmarks: Tensor, crop: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):  # twice as fast where the processor has it
+        # Twice as fast where the processor has it.
+        with torch.autocast(crop.device.type, torch.bfloat16, enabled=self.training):
             context = self.encoder(landmarks, crop.to(memory_format=torch.channels_last))
         context = context.float()
         return self.mean(context), self.log_variance(context), self.hidden(context), self.occlusion(context)[:, 0]
 
 
 def region_hidden(head: HeadModel, pictures: PictureSet) -> np.ndarray:
-    """Share (n, 4) of each region's vertices that the camera does not see."""
+    """Share (n, 4) of each region's vertices that the camera does not see.
+
+    A region that the head does not know is all of it. NaN where a picture's occlusion is unknown, as photographs' is.
+    """
     visible = np.unpackbits(pictures.visible, axis=1, count=head.n_vertices)
-    return np.stack([1 - visible[:, head.masks[region]].mean(1) for region in REGIONS], axis=1).astype(np.float32)
+    everywhere = np.arange(head.n_vertices)
+    hidden = np.stack([1 - visible[:, head.masks.get(region, everywhere)].mean(1) for region in REGIONS], axis=1)
+    hidden[~np.isfinite(pictures.occlusion)] = np.nan
+    return hidden.astype(np.float32)
 
 
 def train_context(
@@ -75,46 +83,61 @@ def train_context(
     targets: np.ndarray,
     validation_targets: np.ndarray,
     importance: np.ndarray,
-    mirror: Mirror,
+    mirror: Mirror | None,
     mirror_targets: Callable[[Tensor], Tensor],
     schedule: Schedule,
     *,
     name: str,
     seed: int,
     log: Callable[[str], None] = print,
+    machine: Machine | None = None,
+    keeper: Keeper | None = None,
 ) -> tuple[Supervised, History]:
     """Train on normalised targets (n, D) whose errors count by importance (D,); the validation figure is the weighted
-    squared error relative to guessing the mean.
+    squared error relative to guessing the mean. Without a mirror, pictures are seen as they are only.
     """
     torch.manual_seed(seed)
     encoder = OpenContext()
     encoder.fit_inputs(torch.from_numpy(training.landmarks[:: max(1, len(training) // 8000)]).float())
     network = Supervised(encoder, targets.shape[1])
-    weight = torch.from_numpy((importance / importance.mean()).astype(np.float32))
+    counts = (importance / importance.mean()).astype(np.float32)
+    weight = torch.from_numpy(counts)
     truth, hidden = torch.from_numpy(targets), torch.from_numpy(region_hidden(head, training))
     occlusion = torch.from_numpy(training.occlusion)
     landmarks, crops = torch.from_numpy(training.landmarks), torch.from_numpy(training.crop)
-    generator = torch.Generator().manual_seed(seed)
+    device = (machine or Machine()).device
+    weight = weight.to(device)
 
-    def loss(index: Tensor) -> Tensor:
+    def loss(net: nn.Module, index: Tensor, noise: torch.Generator) -> Tensor:
         points, crop, target = landmarks[index].float(), crop_input(crops[index]), truth[index]
-        if torch.rand((), generator=generator) < 0.5:  # whole batches: half of them in the mirror
+        if mirror and torch.rand((), generator=noise) < 0.5:  # whole batches: half of them in the mirror
             points, crop, target = mirror.landmarks(points), crop.flip(3), mirror_targets(target)
-        points, crop = augment(points, crop, generator)
-        mean, log_variance, hidden_guess, occlusion_guess = network(points, crop)
-        square = (mean - target) ** 2
+        points, crop = augment(points, crop, noise)
+        mean, log_variance, hidden_guess, occlusion_guess = net(points.to(device), crop.to(device))
+        square = (mean - target.to(device)) ** 2
         log_variance = log_variance.clamp(-6, 2)
         likelihood = (square.detach() * torch.exp(-log_variance) + log_variance).mean()
-        seen = F.binary_cross_entropy_with_logits(hidden_guess, hidden[index])
-        cover = F.binary_cross_entropy_with_logits(occlusion_guess, occlusion[index])
+        seen = _where_known(hidden_guess, hidden[index].to(device))
+        cover = _where_known(occlusion_guess, occlusion[index].to(device))
         return (square * weight).mean() + 0.05 * likelihood + 0.1 * (seen + cover)
 
     def validate(average: Supervised) -> float:
         guess = predict(average, validation)[0]
-        square = weight.numpy() * (guess - validation_targets) ** 2
-        return float(square.mean() / (weight.numpy() * validation_targets**2).mean())
+        square = counts * (guess - validation_targets) ** 2
+        return float(square.mean() / (counts * validation_targets**2).mean())
 
-    return train(network, loss, len(training), schedule, validate=validate, name=name, seed=seed, log=log)
+    return train(
+        network, loss, len(training), schedule, validate=validate, name=name, seed=seed, log=log, machine=machine,
+        keeper=keeper,
+    )  # fmt: skip
+
+
+def _where_known(guess: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of logits with shares in 0..1, over those that are not NaN; zero if none is known."""
+    known = torch.isfinite(truth)
+    if known.all():
+        return F.binary_cross_entropy_with_logits(guess, truth)
+    return F.binary_cross_entropy_with_logits(guess[known], truth[known], reduction="sum") / max(len(truth), 1)
 
 
 def crop_input(crops: Tensor) -> Tensor:
@@ -149,12 +172,14 @@ def augment(landmarks: Tensor, crop: Tensor, generator: torch.Generator) -> tupl
 def predict(network: Supervised, pictures: PictureSet, size: int = 500) -> tuple[np.ndarray, np.ndarray]:
     """Means (n, D) and contexts (n, C) of all pictures, in evaluation mode."""
     network.eval()
+    device = next(network.parameters()).device
     means, contexts = [], []
     for start in range(0, len(pictures), size):
         rows = slice(start, start + size)
         context = network.encoder(
-            torch.from_numpy(pictures.landmarks[rows]).float(), crop_input(torch.from_numpy(pictures.crop[rows]))
+            torch.from_numpy(pictures.landmarks[rows]).float().to(device),
+            crop_input(torch.from_numpy(pictures.crop[rows])).to(device),
         )
-        means.append(network.mean(context).numpy())
-        contexts.append(context.numpy())
+        means.append(network.mean(context).cpu().numpy())
+        contexts.append(context.cpu().numpy())
     return np.concatenate(means), np.concatenate(contexts)

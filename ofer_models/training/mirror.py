@@ -25,6 +25,11 @@ class Mirror:
     coefficient_order: Tensor
     coefficient_sign: Tensor
 
+    @staticmethod
+    def knows(head: HeadModel) -> bool:
+        """Whether the head's units have sides by name; FLAME's expressions, mere directions, have not."""
+        return any(_other_side(name) != name for name in head.expression_names)
+
     @classmethod
     def of(cls, head: HeadModel) -> Mirror:
         """Work out the mirror of a head whose mesh is symmetric and whose expression names end in Left and Right."""

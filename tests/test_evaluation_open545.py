@@ -1,0 +1,253 @@
+"""Open-545: the set, its hashes, the headline figures by hand, and the report that holds them."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)")
+
+from conftest import OPEN
+
+from ofer_models.evaluation import open545, pooling, protocol, regressor, report
+from ofer_models.evaluation.errors import EvaluationError
+from ofer_models.evaluation.expression import METHODS, SHARES, ExpressionResult
+from ofer_models.evaluation.identity import IdentityResult, LandmarkAgreement
+from ofer_models.evaluation.regressor import SHIPPED, Regressor
+from ofer_models.evaluation.steps import StepLoss
+from ofer_models.head.model import HeadModel
+from ofer_models.synthesis.dataset import PictureSet
+
+
+@pytest.fixture(scope="module")
+def part(open_head, tmp_path_factory) -> tuple[dict, open545.Open545]:
+    """Rows 0, 11 and 22: one person before a hand, an object and a random shape."""
+    from ofer_models.synthesis.pictures import PictureSource
+
+    source = PictureSource(open_head, open545.SEED)
+    rows = {index: open545._draw(source, index) for index in (0, 11, 22)}
+    again = open545._draw(PictureSource(open_head, open545.SEED), 11)
+    assert all(np.array_equal(again[name], rows[11][name]) for name in again)
+    folder = tmp_path_factory.mktemp("open545")
+    open545.generate(OPEN / "head.npz", folder, count=0)  # nothing to do
+    arrays = {name: np.stack([row[name] for row in rows.values()]) for name in rows[0]}
+    for which in ("clean", "occluded"):
+        for name in ("visible", "covered"):
+            arrays[f"{which}_{name}"] = np.packbits(arrays[f"{which}_{name}"], axis=1)
+    np.savez(folder / "000.npz", **arrays)
+    return rows, open545.load(folder)
+
+
+def test_both_halves_show_the_same_person_and_face(part):
+    rows, pictures = part
+    assert len(pictures) == 3 and pictures.person.tolist() == [0, 0, 0] and pictures.group.tolist() == [0, 1, 2]
+    for row in rows.values():
+        for name in ("betas", "expression", "jaw"):
+            np.testing.assert_array_equal(row[f"clean_{name}"], row[f"occluded_{name}"])
+            assert name == "betas" or not np.array_equal(row[f"clean_{name}"], rows[0 if row is not rows[0] else 11][
+                f"clean_{name}"])  # fmt: skip
+        assert row["occluded_occlusion"] >= 0.05 and row["clean_occlusion"] < 0.02
+        assert not (row["occluded_visible"] & ~row["clean_visible"]).any()
+        assert (row["occluded_covered"] & row["clean_visible"]).any()
+    np.testing.assert_array_equal(rows[0]["clean_betas"], rows[22]["clean_betas"])
+
+
+def test_hashes_tell_truth_from_pictures(part, monkeypatch, tmp_path):
+    _, pictures = part
+    found = open545.hashes(pictures, OPEN / "head.npz")
+    expected = tmp_path / "hashes.json"
+    monkeypatch.setattr(open545, "_HASHES", expected)
+    expected.write_text(json.dumps(found))
+    assert "equal to the bit" in open545.check(found)
+    pictures.clean.crop[0, 0, 0, 0] ^= 1
+    changed = open545.hashes(pictures, OPEN / "head.npz")
+    pictures.clean.crop[0, 0, 0, 0] ^= 1
+    assert changed["truth"] == found["truth"] and "differ in some bits" in open545.check(changed)
+    expected.write_text(json.dumps(found | {"truth": "0"}))
+    with pytest.raises(EvaluationError, match="the truth's hash"):
+        open545.check(found)
+
+
+def test_the_repositorys_hashes_are_of_its_head():
+    expected = json.loads((open545.__file__ and open545._HASHES).read_text())
+    assert expected["head"] == open545.sha256_of(OPEN / "head.npz")
+    assert len(expected["truth"]) == len(expected["pictures"]) == 64
+
+
+def test_an_empty_folder_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="ofer evaluate"):
+        open545.load(tmp_path)
+
+
+def test_landmarks_prefer_the_true_head(open_head: HeadModel, part):
+    """With the truth's own landmarks, of a true head, one of other proportions and the mean one."""
+    _, pictures = part
+    agree = LandmarkAgreement(open_head)
+    betas = np.zeros((3, open_head.n_shape), np.float32)
+    betas[0], betas[1] = pictures.clean.betas[0], -pictures.clean.betas[0]
+    vertices = open_head.decode(betas[0], pictures.clean.expression[0], pictures.clean.jaw[0])
+    points = open_head.landmarks(vertices, "mediapipe") * [1, -1, -1] + [0, 0, 0.6]
+    camera = np.array([[300.0, 0, 128], [0, 300, 128], [0, 0, 1]])
+    pixels = np.zeros((478, 3))
+    pixels[:468, :2] = points[:, :2] / points[:, 2:] * 300 + 128
+    weights = agree(betas, pictures.clean.coefficients[0], pixels, camera)
+    assert weights.argmax() == 0 and weights[0] > -0.01
+    assert (agree(betas, pictures.clean.coefficients[0], np.full((478, 3), np.nan), camera) == 0).all()
+
+
+def test_the_shipped_regressor_belongs_to_the_shipped_bundle(open_bundle):
+    """After training, delete the file; `ofer evaluate` fits a new one into out/regressor.npz."""
+    with np.load(SHIPPED) as file:
+        shipped = Regressor({name: file[name] for name in file.files})
+    assert shipped.fits(open_bundle)
+    context = np.random.default_rng(0).normal(size=(4, 256)).astype(np.float32)
+    assert shipped.betas(context).shape == (4, open_bundle.n_shape)
+    assert shipped.coefficients(context).shape == (4, open_bundle.n_expression + 3)
+
+
+def test_a_regressor_learns_through_a_bundles_encoders(open_bundle, monkeypatch):
+    """Coefficients that the landmarks tell plainly, half a minute of training cut to a second."""
+    monkeypatch.setattr(regressor, "_STEPS", 150)
+    monkeypatch.setattr(regressor, "_TEST", 50)
+    rng, count = np.random.default_rng(0), 300
+    told = rng.normal(size=(count, 1)).astype(np.float32)
+    landmarks = 0.02 * rng.normal(size=(count, 478, 6)) + 0.2 * told[:, None] * rng.normal(size=(1, 478, 6))
+    nothing = np.zeros((count, 1), np.uint8)
+    pictures = PictureSet(
+        landmarks=landmarks.astype(np.float16), crop=np.zeros((count, 112, 112, 3), np.uint8),
+        betas=np.repeat(told, open_bundle.n_shape, 1), expression=np.repeat(told, open_bundle.n_expression, 1),
+        jaw=np.repeat(told, 3, 1), occlusion=nothing[:, 0], visible=nothing, covered=nothing, index=np.arange(count),
+    )  # fmt: skip
+    fitted = regressor.fit(open_bundle, pictures, log=lambda line: None)
+    assert fitted.fits(open_bundle)
+    inputs = regressor.encoder_arrays(pictures, slice(None))
+    context = regressor.StageSet(open_bundle).identity_context(**inputs)
+    guess = fitted.betas(context["context"])
+    assert ((guess - pictures.betas) ** 2).mean() < 0.5 * pictures.betas.var()
+
+
+def identity_result(ranked: float) -> IdentityResult:
+    """Two faces with candidates 1, 2 and 3 mm off: the ranked one `ranked`, the nearest to the mean 2, the mean 1.5."""
+    result = IdentityResult(candidates=[np.array([1.0, 2, 3])] * 2, chosen=[int(ranked) - 1] * 2, nearest=[1, 1],
+                            mean_error=[1.5, 1.5])  # fmt: skip
+    for _ in range(2):
+        values = {
+            "ranked": ranked,
+            "average": 2.0,
+            "best": 1.0,
+            "random heads": 8.0,
+            "mean head": 6.0,
+            "regressor": 2.0,
+        }
+        for name, value in values.items():
+            result.add(name, np.full(5, value))
+        for name in ("50 random + 50 drawn", "80 random + 20 drawn"):
+            for what in ("best", "ranked", "average"):
+                result.add(f"{name}, {what}", np.full(5, 4.0))
+        for count in (200, 1000):
+            result.add(f"random best of {count}", np.full(5, 5.0))
+    return result
+
+
+def expression_result(hidden_spread: float) -> ExpressionResult:
+    """One picture of four vertices, the last two hidden: spread 1 where seen; regressor 2 mm off, hypotheses 1."""
+    result = ExpressionResult()
+    figures = {"se": 2.0, "cse": 1.0, "std_s": 1.0, "ode": 0.02, "ode_o": 0.0, "ode_v": 0.0, "min_asd_v": 1.0,
+               "max_asd_v": 2.0, "asd_o": 0.3}  # fmt: skip
+    for name in METHODS:
+        result.rows[name].append(figures)
+        result.cse_seen[name].append(1.0 if name == "hypotheses" else 2.0)
+        result.cse_hidden[name].append(1.2 if name == "hypotheses" else 2.0)
+    result.mean_error.append(np.array([1.0, 2, 3]))
+    result.neutral_error.append(np.array([4.0, 5, 6]))
+    result.spread.append(np.array([1, 1, hidden_spread, hidden_spread]))
+    result.visible.append(np.array([1, 1, 0, 0], bool))
+    result.hidden.append(np.array([0, 0, 1, 1], bool))
+    result.inside.append(np.array([[1, 0]] * 3 + [[1, 1]] * 2, bool))
+    result.own_se.append(2.5)
+    return result
+
+
+class TwoStages:
+    """IdGen that draws the noise itself, and a ranking by the sum of the coefficients times the context."""
+
+    def idgen(self, context, noise, rng):
+        return noise
+
+    def idrank(self, betas, context):
+        return {"score": (betas * context[:, None]).sum(-1)}
+
+
+TwoStages.idgen.n_coefficients = 2
+
+
+def test_several_pictures_of_a_person_are_ranked_together():
+    """Contexts (1, 0) and (0, 1) of one person add up, so the candidate with the largest sum is chosen."""
+
+    class Direct:
+        basis = np.eye(2)
+
+        def __call__(self, betas, truth):
+            return np.abs(betas - truth)
+
+    result = IdentityResult(
+        contexts=[np.array([1.0, 0]), np.array([0, 1.0])],
+        drawn=[np.array([[3.0, -9], [1, 0]]), np.array([[-9.0, 3], [2, 2]])],
+    )
+    pictures = SimpleNamespace(betas=np.array([[2.0, 2], [2, 2]]))
+    figures = pooling.by_frames(TwoStages(), pictures, np.array([0, 0]), result, Direct())
+    assert set(figures) == {1, 2}
+    assert figures[1].ranked == pytest.approx(((1 + 11) / 2 + (11 + 1) / 2) / 2)  # the first ones, of 3 and 3
+    assert figures[2].ranked == 0 and figures[2].gap_closed == 1
+    stages = TwoStages()
+    counts = pooling.by_count(stages, pictures, result, Direct(), [0, 1], seed=0)
+    assert set(counts) == set(pooling.COUNTS)
+    assert counts[500].best < counts[20].best  # more candidates, a better best one
+
+
+STEPS = StepLoss(1.0, 2.0, 1.1, 1.9, 1 / 1.1 - 1, 1 - 2 / 1.9)
+
+
+@pytest.fixture
+def results() -> protocol.Results:
+    identity = {"clean": identity_result(1), "occluded": identity_result(2)}
+    expression = {"clean": expression_result(2.0), "occluded": expression_result(4.0)}
+    figures = protocol.headline(identity, expression, STEPS, 5.0, np.array([1.0, 1, 8, 8]))
+    counts = {20: identity["clean"].ranking(), 500: identity["occluded"].ranking()}
+    frames = {"clean": {2: identity["clean"].ranking()}}
+    return protocol.Results(figures, 1, identity, expression, np.array([0]), STEPS, 5.0, counts, frames)
+
+
+def test_headline_figures_by_hand(results):
+    figures = results.figures
+    assert figures["identity_ratio"] == pytest.approx(1.5 / 8)  # the median of 1 and 2
+    assert figures["rank_gap_closed"] == pytest.approx((2 - 1.5) / (2 - 1))
+    assert figures["nearest_gap_closed"] == 0 and figures["mean_gap_closed"] == pytest.approx(0.5)
+    assert figures["cse_ratio_occluded"] == pytest.approx(0.6) and figures["cse_ratio_visible"] == 0.5
+    assert figures["expression_ratio"] == pytest.approx(2 / 5)
+    assert figures["spread_ratio"] == 4 and figures["spread_clean_ratio"] == 0.5
+    assert figures["spread_ratio_relative"] == pytest.approx(4 / 8)
+    assert figures["ode"] == pytest.approx(0.02 / 5)
+    assert figures["coverage90"] == 1.0  # the row of 0.9 in SHARES
+    assert SHARES[3] == 0.9
+    assert figures["steps_error_loss"] < 0 and figures["steps_spread_loss"] < 0
+
+
+def test_the_report_holds_figures_goals_and_tables(results, tmp_path):
+    bundle = SimpleNamespace(name="open", version="9", hypotheses=15)
+    files = report.write_report(results, bundle, tmp_path, "ofer evaluate --report docs", "Open-545, a test")
+    text = files[0].read_text()
+    assert "ofer evaluate --report docs" in text and "bundle open 9".lower() in text.lower()
+    assert "| `rank_gap_closed` |" in text and "| 0.5 | at least 0.5 | yes |" in text
+    assert "| `spread_clean_ratio` |" in text and "at most 1/3 | no |" in text
+    assert "| random heads | 8.00 / 8.00 / 0.00 |" in text and "| 3 drawn |" in text
+    assert "| 20 candidates | 2.000 | 1.000 | 1.000 | 2.000 | 1.500 | 1.00 | 0.00 |" in text
+    assert "| 2 pictures, clean |" in text
+    assert "nan" not in text.lower().replace("nanm", "")
+    figures = json.loads(files[2].read_text())
+    assert figures["rank_gap_closed"] == pytest.approx(0.5) and figures["tables"]["coverage"]["0.5"] == 0.5
+    assert files[1].stat().st_size > 10_000
+    assert set(report.GOALS) <= set(figures)
