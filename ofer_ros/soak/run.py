@@ -121,7 +121,7 @@ class Soak(Node):
         if values is not None:
             self._values = values
             self.levels[{b"\0": "ok", b"\1": "warn", b"\2": "error"}[bytes(message.status[0].level)]] += 1
-            self.memory.add(time.monotonic() - self._begun, resident_megabytes(self._pid))
+            self.memory.add(time.monotonic() - self._begun, round(resident_megabytes(self._pid), 1))
 
     # What it does
 
