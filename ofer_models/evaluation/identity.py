@@ -17,6 +17,7 @@ from ofer_models.evaluation.held_out import encoder_arrays
 from ofer_models.evaluation.ranking import RankFigures, nearest_to_mean, picked_errors, rank_figures
 from ofer_models.evaluation.regressor import Regressor
 from ofer_models.head.model import HeadModel
+from ofer_models.identity.candidates import COMPARED, RANK_SHARE
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import tracked_landmarks
 from ofer_models.synthesis.dataset import PictureSet
@@ -24,7 +25,6 @@ from ofer_models.synthesis.dataset import PictureSet
 Progress = Callable[[Iterable, str, int], Iterable]
 RANDOM = 1000  # random heads, the same for all pictures
 _EVERY = 3
-_COMPARED = 20  # as the pipeline: so many of the best ranked are compared with the landmarks
 _BATCH = 20
 MIXTURES = {"50 random + 50 drawn": 50, "80 random + 20 drawn": 80}
 
@@ -119,8 +119,8 @@ def measure_identity(
             result.add("mean head", measure(np.zeros_like(truth), truth))
             _random_heads(result, measure(someone, truth), errors, drawn[i], someone, context[i : i + 1], stages)
             if agree:
-                likely = np.argsort(-scores[i])[:_COMPARED]
-                score = scores[i, likely] + agree(drawn[i, likely], faces[i], points[row], cameras[row])
+                likely = np.argsort(-scores[i])[:COMPARED]
+                score = RANK_SHARE * scores[i, likely] + agree(drawn[i, likely], faces[i], points[row], cameras[row])
                 result.add("ranked with landmarks", errors[likely[score.argmax()]])
     return result
 
