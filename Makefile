@@ -22,7 +22,7 @@ view:
 # make test [ARGS="-k markers"]
 test:
 	@$(PYTHON) tools/setup_env.py test
-	@$(ENV) && python -m pytest -m "not long and not gpu" $(ARGS)
+	@$(ENV) && python -m pytest -n 2 --dist loadfile -m "not long and not gpu" $(ARGS)
 
 # Ten rough minutes for ofer_node: a camera that stops and changes, broken frames, parameters, the lifecycle.
 # make soak [ARGS="--seconds 60"]; summary in out/soak/soak.json

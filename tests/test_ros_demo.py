@@ -205,7 +205,8 @@ def test_the_ten_photographs_through_camera_node(tmp_path):
     assert len(found) == 11
     assert {name for name, count in found.items() if count == 0} == MISSED | {"wall.png"}
     assert summary["failures"] == summary["bad_images"] == 0
-    assert summary["tracks"] == summary["identity_revisions"] == 9, "each photograph shows somebody else"
+    assert summary["tracks"] == 9, "each photograph shows somebody else"
+    assert 9 <= summary["identity_revisions"] <= 18  # a later look at a photograph may find a clearly better head
     assert summary["marker_check"]["messages"] > 0
     assert summary["marker_check"]["largest_difference_m"] < 1e-5
     assert not (tmp_path / "out" / "logs" / "ofer_node.log").read_text().count("[WARN]")
