@@ -71,8 +71,8 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
         # A busy machine is to show in the frame rate, not in the number of hypotheses.
         node = {**common, "hypotheses": options.hypotheses, "autostart": True, "latency_bound": 0.0}
         recorder = {**common, "output": str(out)}
-        if bag is not None or Path(options.source).is_dir():
-            node["identity_in_background"] = False  # pictures do not come again: each waits for its head
+        if not options.source.isdecimal():
+            node["identity_in_background"] = False  # what is played does not come again: a face waits for its head
         if bag is not None:
             # One of everything a picture, whatever time it takes.
             node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0}
