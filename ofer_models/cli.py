@@ -32,6 +32,8 @@ engine_commands.register(app)
 
 def main() -> None:
     """Entry point: errors that a user can mend come as one line, without a traceback."""
+    # As in ofer_ros, before numpy is imported: its BLAS spins on every core for matrices that are too small to share.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ofer_models.bundle.manifest import BundleError
     from ofer_models.evaluation.errors import EvaluationError
     from ofer_models.head.model import HeadModelError
