@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
@@ -27,6 +26,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
+from ofer_models.face import Face
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
@@ -81,34 +81,19 @@ def synthetic_head(rows: int = 24, columns: int = 32, seed: int = 0) -> HeadMode
     return HeadModel(arrays, "0" * 64)
 
 
-@dataclass(frozen=True)
-class FakeFace:
-    """The fields of `ofer_models.pipeline.Face`."""
+def held_up() -> tuple[Callable, threading.Event, threading.Event]:
+    """A pipeline's behaviour that does not end, with the events `busy` (it began) and `go_on` (let it end)."""
+    busy, go_on = threading.Event(), threading.Event()
 
-    id: str
-    roi: tuple[int, int, int, int]
-    confidence: float
-    landmarks: np.ndarray
-    rotation: np.ndarray
-    translation: np.ndarray
-    metric: bool
-    shape: np.ndarray
-    identity_revision: int
-    identity_score: float
-    identity_state: str
-    identity_blend: float
-    expressions: np.ndarray
-    jaws: np.ndarray
-    scores: np.ndarray
-    selected: int
-    expression: np.ndarray
-    jaw: np.ndarray
-    occlusion: float
-    landmark_error: float
-    spread: dict[str, float]
+    def behaviour(rgb: np.ndarray) -> list[Face]:
+        busy.set()
+        go_on.wait(20)
+        return []
+
+    return behaviour, busy, go_on
 
 
-def fake_face(track: str = "f1", hypotheses: int = 15, seed: int = 0, metric: bool = True) -> FakeFace:
+def fake_face(track: str = "f1", hypotheses: int = 15, seed: int = 0, metric: bool = True) -> Face:
     """A face 0.6 m in front of the camera, upright and turned a little, with random coefficients."""
     rng = np.random.default_rng(seed)
     turn = 0.3 * rng.normal()
@@ -116,7 +101,7 @@ def fake_face(track: str = "f1", hypotheses: int = 15, seed: int = 0, metric: bo
     expressions = rng.normal(size=(hypotheses, N_EXPRESSION)).astype(np.float32)
     jaws = (0.1 * rng.normal(size=(hypotheses, 3))).astype(np.float32)
     selected = 2 % hypotheses
-    return FakeFace(
+    return Face(
         id=track,
         roi=(200, 100, 220, 260),
         confidence=0.9,
@@ -157,7 +142,7 @@ class FakePipeline:
         self.latencies: list[float] = []
         self.expiries = 0
 
-    def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None) -> list[FakeFace]:
+    def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None) -> list[Face]:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
         self.frames.append((rgb.shape, stamp, intrinsics))
         if self.behaviour is not None:

@@ -26,12 +26,10 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from ofer_models.bundle import BundleError, default_bundle
 from ofer_msgs.msg import FaceArray, HeadModel
 from ofer_ros import demo
 from ofer_ros.bag_source import inspect_bag
 from ofer_ros.bag_writer import BagWriter
-from ofer_ros.bundles import load_bundle
 from ofer_ros.camera_node import CameraNode
 from ofer_ros.demo import DemoOptions, run_demo
 from ofer_ros.geometry import stamp_key
@@ -232,10 +230,6 @@ def test_a_written_bag_is_read_with_its_own_definitions(tmp_path, storage):
 
 
 def test_a_bag_through_the_demo(tmp_path):
-    try:
-        load_bundle("open")
-    except BundleError as error:
-        pytest.skip(f"the open bundle is not there: {error} [{default_bundle()}]")
     bag = scene_bag(tmp_path / "bag", 24)
     options = DemoOptions(source=str(bag), out=tmp_path / "out")
     summary = run_demo(options, Console(file=io.StringIO()))

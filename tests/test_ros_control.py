@@ -17,7 +17,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, image_message
+from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, held_up, image_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
@@ -92,13 +92,7 @@ def test_a_service_that_fails_says_so_and_the_node_goes_on(harness, capfd):
 
 def test_a_service_does_not_wait_for_ever_for_a_frame(monkeypatch):
     monkeypatch.setattr(ofer_node, "_PATIENCE", 0.3)
-    busy, go_on = threading.Event(), threading.Event()
-
-    def behaviour(rgb):
-        busy.set()
-        go_on.wait(20)
-        return []
-
+    behaviour, busy, go_on = held_up()
     with NodeHarness(FakePipeline(behaviour=behaviour), max_frame_age=10.0) as harness:
         harness.send(image_message(stamp=1.0))
         assert busy.wait(5)
@@ -344,13 +338,7 @@ def test_an_unexpected_error_in_configure_has_its_traceback_and_an_expected_one_
 
 def test_a_frame_that_does_not_end_is_not_joined_by_a_second_worker(monkeypatch, capfd):
     monkeypatch.setattr(ofer_node, "_STOP_PATIENCE", 0.2)
-    busy, go_on = threading.Event(), threading.Event()
-
-    def behaviour(rgb):
-        busy.set()
-        go_on.wait(20)
-        return []
-
+    behaviour, busy, go_on = held_up()
     with NodeHarness(FakePipeline(behaviour=behaviour), max_frame_age=10.0) as harness:
         harness.send(image_message(stamp=1.0))
         assert busy.wait(5)

@@ -19,9 +19,9 @@ from rich.console import Console
 from ros_support import fake_face
 from std_msgs.msg import Header
 
-from ofer_models.bundle import BundleError, default_bundle
+from ofer_models.bundle import default_bundle
 from ofer_ros import demo
-from ofer_ros.bundles import bundle_folder, load_bundle
+from ofer_ros.bundles import bundle_folder
 from ofer_ros.contact_sheet import choose_moments
 from ofer_ros.demo import DemoError, DemoOptions, run_demo
 from ofer_ros.messages import face_array_message
@@ -141,19 +141,11 @@ def test_observations_add_up():
     json.dumps(Observations().summary())  # nothing received at all is a summary, too
 
 
-def need_bundle() -> None:
-    try:
-        load_bundle("open")
-    except BundleError as error:
-        pytest.skip(f"the open bundle is not here: {error}")
-
-
 def run(options: DemoOptions) -> dict:
     return run_demo(options, Console(file=io.StringIO()))
 
 
 def test_a_short_demo_on_the_shipped_bundle(tmp_path):
-    need_bundle()
     summary = run(DemoOptions(out=tmp_path, seconds=4.0))
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     wanted = {
@@ -181,7 +173,6 @@ def test_a_short_demo_on_the_shipped_bundle(tmp_path):
 
 @pytest.mark.long
 def test_memory_does_not_grow_over_two_minutes(tmp_path):
-    need_bundle()
     run(DemoOptions(out=tmp_path, seconds=120.0))
     memory = json.loads((tmp_path / "recorder.json").read_text())["memory_mb"]
     assert len(memory) > 100
@@ -193,7 +184,6 @@ MISSED = {"occluded_05.jpg"}
 
 
 def test_the_ten_photographs_through_camera_node(tmp_path):
-    need_bundle()
     pictures = ROOT.parent / "shared" / "images"
     if not pictures.is_dir():
         pytest.skip("../shared/images is not here")
@@ -213,7 +203,6 @@ def test_the_ten_photographs_through_camera_node(tmp_path):
 
 
 def test_a_video_through_the_demo(tmp_path):
-    need_bundle()
     video = TimedVideo(tmp_path / "film.mp4", 30.0)
     scene = Scene()
     for index in range(60):

@@ -19,7 +19,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from ros_support import FakePipeline, NodeHarness, fake_face, image_message
+from ros_support import FakePipeline, NodeHarness, fake_face, held_up, image_message
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker
@@ -197,13 +197,7 @@ def test_a_pipeline_that_raises_does_not_stop_the_node(capfd):
 
 
 def test_a_slow_pipeline_drops_frames_and_services_still_answer():
-    busy, go_on = threading.Event(), threading.Event()
-
-    def behaviour(rgb):
-        busy.set()
-        go_on.wait(20)
-        return []
-
+    behaviour, busy, go_on = held_up()
     with NodeHarness(FakePipeline(behaviour=behaviour), max_frame_age=10.0) as harness:
         harness.send(image_message(stamp=1.0))
         assert busy.wait(5)

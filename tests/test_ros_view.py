@@ -31,10 +31,8 @@ from rclpy.parameter import Parameter
 from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, image_message, synthetic_head
 from std_msgs.msg import Header
 
-from ofer_models.bundle import BundleError, default_bundle
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros import view
-from ofer_ros.bundles import load_bundle
 from ofer_ros.geometry import pose_arrays
 from ofer_ros.mesh import MeshDecoder
 from ofer_ros.messages import face_array_message
@@ -359,11 +357,6 @@ def test_what_cannot_be_viewed_is_said_at_once_in_one_line(capsys):
 
 
 def test_make_view_starts_everything_says_where_and_ends_on_ctrl_c(tmp_path):
-    try:
-        load_bundle("open")
-    except BundleError as error:
-        pytest.skip(f"the open bundle is not there: {error} [{default_bundle()}]")
-
     async def look(url: str) -> dict[str, dict]:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/stream", max_msg_size=0) as browser:
             end = time.monotonic() + 60
