@@ -72,6 +72,9 @@ def test_what_a_sample_holds(open_head, samples):
         assert sample.crop.shape == (112, 112, 3) and sample.crop.dtype == np.uint8 and np.ptp(sample.crop) > 60
         assert sample.landmarks.shape == (478, 6) and np.isfinite(sample.landmarks).all()
         assert sample.points.shape == (478, 3) and sample.true_points.shape == (468, 2)
+        # The same similarity takes MediaPipe's points and the true ones into the crop.
+        fit = np.linalg.lstsq(np.c_[sample.points[:, :2], np.ones(478)], sample.landmarks[:, :2], rcond=None)[0]
+        np.testing.assert_allclose(np.c_[sample.true_points, np.ones(468)] @ fit, sample.true_landmarks, atol=1e-3)
         assert sample.visible.shape == sample.covered.shape == (open_head.n_vertices,)
 
 

@@ -16,19 +16,21 @@ from ofer_models.engines.sampler import Sampler
 from ofer_models.head import HeadModel
 from ofer_models.networks.export import export_sampler
 from ofer_models.synthesis.dataset import PictureSet
+from ofer_models.training.augmentation import augment, crop_input
 from ofer_models.training.context import (
-    Normaliser,
+    POINTS,
+    Offsets,
+    _known_square,
     _where_known,
-    augment,
-    crop_input,
     predict,
     region_hidden,
-    train_context,
+    train_contexts,
 )
 from ofer_models.training.diffusion import draw, make_denoiser, train_denoiser
 from ofer_models.training.loop import Batches, Keeper, Schedule, train
 from ofer_models.training.mirror import Mirror
 from ofer_models.training.ranking import METHODS, train_rank
+from ofer_models.training.tasks import Normaliser, displacements, make_tasks
 
 torch.set_num_threads(1)
 
@@ -82,7 +84,7 @@ SMALL = HeadModel({name: 0.02 * a if name == "shapedirs" else a for name, a in s
 
 
 def random_pictures(count: int, seed: int) -> PictureSet:
-    """Pictures whose landmarks tell the coefficients, plainly; all else is noise."""
+    """Pictures whose landmarks tell the coefficients, plainly, and where they truly are; all else is noise."""
     rng = np.random.default_rng(seed)
     betas = rng.normal(size=(count, SHAPES)).astype(np.float32)
     expression = rng.uniform(0, 1, (count, len(NAMES))).astype(np.float32)
@@ -95,6 +97,7 @@ def random_pictures(count: int, seed: int) -> PictureSet:
         landmarks=landmarks.astype(np.float16), crop=rng.integers(0, 256, (count, 112, 112, 3), np.uint8),
         betas=betas, expression=expression, jaw=jaw, occlusion=rng.uniform(0, 1, count).astype(np.float32),
         visible=np.packbits(visible, axis=1), covered=np.packbits(~visible, axis=1), index=np.arange(count),
+        true_landmarks=(1.1 * landmarks[:, :POINTS, :2]).astype(np.float16),
     )  # fmt: skip
 
 
@@ -320,22 +323,60 @@ def test_augmentation_keeps_shapes_and_changes_each_picture():
     assert len({round(gain, 3) for gain in gains}) == 3
 
 
-def test_the_encoder_learns_what_landmarks_tell():
-    training, held_out = random_pictures(256, 1), random_pictures(64, 2)
-    normaliser = Normaliser.fit(training.coefficients)
-    targets, unseen = normaliser.encode(training.coefficients), normaliser.encode(held_out.coefficients)
+def test_an_error_counts_as_far_as_it_moves_vertices():
+    """The metric of a task is the mean squared distance of what the head model itself makes of an error."""
+    pictures, rng = random_pictures(50, 0), np.random.default_rng(1)
+    normaliser = Normaliser.fit(pictures.coefficients)
+    tasks = make_tasks(HEAD, pictures, normaliser, None)
+    betas, rest = rng.normal(size=(5, SHAPES)), HEAD.decode(np.zeros(SHAPES, np.float32))
+    moved = (HEAD.decode(betas.astype(np.float32)) - rest)[:, HEAD.masks["frontal"]]
+    moved -= moved.mean(1, keepdims=True)
+    assert tasks["identity"].distance(betas) == pytest.approx((moved**2).sum(-1).mean(), rel=1e-4)
+    raw = 0.02 * rng.normal(size=(5, len(NAMES) + 3)).astype(np.float32)  # small, as turning is no sum
+    moved = HEAD.decode(np.zeros((5, SHAPES), np.float32), raw[:, : len(NAMES)], jaw=raw[:, len(NAMES) :]) - rest
+    expected = (moved[:, HEAD.masks["face"]] ** 2).sum(-1).mean()
+    assert tasks["expression"].distance(raw / normaliser.deviation) == pytest.approx(expected, rel=0.02)
+    assert displacements(HEAD, np.arange(4)).shape == (SHAPES + len(NAMES) + 3, 4, 3)
+
+
+def test_what_true_landmarks_teach():
+    pictures, index = random_pictures(6, 0), torch.tensor([4, 1])
+    offset = Offsets(pictures)(index)
+    expected = pictures.true_landmarks[[4, 1]].astype(float) - pictures.landmarks[[4, 1], :POINTS, :2]
+    np.testing.assert_allclose(offset / offset.std(), expected / expected.std(), atol=0.02)
+    assert 0.3 < offset.std() < 3
+    unknown = Offsets(PictureSet(**(vars(pictures) | {"true_landmarks": None})))(index)
+    assert torch.isnan(unknown).all() and _known_square(torch.ones_like(unknown), unknown) == 0
+    assert _known_square(torch.zeros(2), torch.tensor([3.0, torch.nan])) == 4.5
     mirror = Mirror.of(HEAD)
-    network, history = train_context(
-        HEAD, training, held_out, targets, unseen, np.ones(targets.shape[1]), mirror, lambda values: values,
-        Schedule(12, 32, 2e-3, average=0.8), name="context", seed=0, log=quiet,
-    )  # fmt: skip
+    points = torch.randn(2, 478, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mirror.points(points[:, :POINTS, :2]), mirror.landmarks(points)[:, :POINTS, :2])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_encoders_learn_what_landmarks_tell(told):
+    """With and without the landmarks' true places, which photographs do not come with."""
+    training, held_out = random_pictures(256, 1), random_pictures(64, 2)
+    if not told:
+        training = PictureSet(**(vars(training) | {"true_landmarks": None}))
+    mirror = Mirror.of(HEAD)
+    normaliser = Normaliser.fit(training.coefficients).symmetric(mirror)
+    tasks, unseen = (make_tasks(HEAD, pictures, normaliser, mirror) for pictures in (training, held_out))
+    network, history = train_contexts(
+        HEAD, training, held_out, tasks, unseen, mirror, Schedule(12, 32, 2e-3, average=0.8), seed=0, log=quiet
+    )
     assert len(history.rows) == 12 and np.isfinite([row[1:] for row in history.rows]).all()
     assert history.rows[-1][2] < history.rows[0][2] < 1.5  # relative to guessing the mean
-    means, contexts = predict(network, held_out, size=30)
-    assert means.shape == unseen.shape and contexts.shape == (64, 256)
-    np.testing.assert_allclose(contexts.std(1), 1, atol=0.02)  # layer-normalised
-    again = predict(network, held_out, size=64)[1]
-    np.testing.assert_allclose(contexts, again, atol=1e-4)
+    for name, task in unseen.items():
+        means, contexts = predict(network, name, held_out, size=30)
+        assert means.shape == task.targets.shape and contexts.shape == (64, 256)
+        np.testing.assert_allclose(contexts.std(1), 1, atol=0.02)  # layer-normalised
+        np.testing.assert_allclose(contexts, predict(network, name, held_out, size=64)[1], atol=1e-4)
+    context, occlusion = network.encoder("expression", occlusion=True)(
+        torch.from_numpy(held_out.landmarks).float(), crop_input(torch.from_numpy(held_out.crop))
+    )
+    np.testing.assert_allclose(context.detach(), contexts, atol=1e-4)
+    assert occlusion.shape == (64, 1) and 0 < occlusion.min() and occlusion.max() < 1
 
 
 def test_the_denoiser_learns_from_its_context():

@@ -27,8 +27,7 @@ from ofer_models.training.photographs import Photographs, find, read_parameters
 
 torch.set_num_threads(1)
 TINY = Plan(
-    80, 0, identity_context=Schedule(4, 16, 1e-3), expression_context=Schedule(4, 16, 1e-3),
-    idgen=Schedule(6, 16, 1e-3), expgen=Schedule(4, 16, 1e-3), idrank=Schedule(3, 8, 1e-3), rank_faces=12,
+    80, 0, context=Schedule(4, 16, 1e-3), idgen=Schedule(6, 16, 1e-3), expgen=Schedule(4, 16, 1e-3), idrank=Schedule(3, 8, 1e-3), rank_faces=12,
 )  # fmt: skip
 
 
@@ -63,11 +62,11 @@ def weights(path: Path) -> dict:
 def test_parts_train_what_they_need_and_no_more(head_path, tmp_path):
     run(head_path, tmp_path / "a", "idrank")
     made = {path.name for path in (tmp_path / "a").iterdir()}
-    assert {"identity_context.pt", "idgen.pt", "idrank.pt", "idgen.png", "idrank.json"} <= made
-    assert not made & {"expression_context.pt", "expgen.pt", "bundle", "idgen.checkpoint"}
+    assert {"context.pt", "idgen.pt", "idrank.pt", "idgen.png", "idrank.json"} <= made
+    assert not made & {"expgen.pt", "bundle", "idgen.checkpoint"}
     lines: list[str] = []
     run(head_path, tmp_path / "a", "idgen", lines.append)
-    assert lines == [f"{name}: taken from {tmp_path / 'a' / name}.pt" for name in ("identity_context", "idgen")]
+    assert lines == [f"{name}: taken from {tmp_path / 'a' / name}.pt" for name in ("context", "idgen")]
     lines.clear()
     before = weights(tmp_path / "a" / "idgen.pt")
     run(head_path, tmp_path / "a", "idgen", lines.append, again=True)

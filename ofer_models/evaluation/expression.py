@@ -99,7 +99,8 @@ def measure_expression(
     title: str,
     progress: Progress,
 ) -> ExpressionResult:
-    """Draw MANY hypotheses for every picture, of which the bundle's usual number is what the tables count.
+    """Draw the bundle's usual number of hypotheses for every picture, which the tables count, and MANY for spread and
+    coverage.
 
     hidden (n, V) bool: vertices that count as occluded; visible ones are the pictures' own. selected: ranked betas.
     """
@@ -111,16 +112,21 @@ def measure_expression(
     for start in progress(starts, title, len(starts)):
         rows = slice(start, start + _BATCH)
         context = stages.expression_context(**encoder_arrays(pictures, rows))["context"]
-        noise = rng.standard_normal((len(context), MANY, stages.expgen.n_coefficients), dtype=np.float32)
-        drawn = decode.drawn(stages.expgen(context, noise, rng))
+        # Drawn apart: of a bundle with a range of temperatures, the first of many would all be cool.
+        drawn, drawn_many = (
+            decode.drawn(stages.expgen(context, rng.standard_normal(
+                (len(context), count, stages.expgen.n_coefficients), dtype=np.float32
+            ), rng))
+            for count in (few, MANY)
+        )
         guesses = decode.drawn(regressor.coefficients(context))
         for i, row in enumerate(range(len(pictures))[rows]):
             identity = head.identity(pictures.betas[row])
             truth = decode(identity, pictures.coefficients[row : row + 1])[0]
             neutral = 1000 * identity.vertices[decode.indices]
-            many = decode(identity, drawn[i])
+            hypotheses, many = decode(identity, drawn[i]), decode(identity, drawn_many[i])
             samples = {
-                "hypotheses": many[:few], "regressor": decode(identity, guesses[i : i + 1]),
+                "hypotheses": hypotheses, "regressor": decode(identity, guesses[i : i + 1]),
                 "random faces": decode(identity, anybody[row]), "neutral face": neutral[None],
             }  # fmt: skip
             visible, covered = seen[row], behind[row]
@@ -133,7 +139,7 @@ def measure_expression(
                     error = metrics.closest_sample_error(meshes[:, part], truth[part]) if part.any() else float("nan")
                     column[name].append(error)
             moved = visible & (np.linalg.norm(truth - neutral, axis=-1) > MOVED)
-            result.mean_error.append(np.linalg.norm(many[:few].mean(0) - truth, axis=-1)[moved])
+            result.mean_error.append(np.linalg.norm(hypotheses.mean(0) - truth, axis=-1)[moved])
             result.neutral_error.append(np.linalg.norm(neutral - truth, axis=-1)[moved])
             result.spread.append(metrics.spread(many).astype(np.float32))
             result.visible.append(visible)
@@ -141,7 +147,7 @@ def measure_expression(
             result.inside.append(
                 np.stack([metrics.inside_region(many[:, covered], truth[covered], share, _FLOOR) for share in SHARES])
             )
-            own = decode(head.identity(selected[row]), drawn[i, :few])
+            own = decode(head.identity(selected[row]), drawn[i])
             own = own - own.mean(1, keepdims=True) + truth.mean(0)
             result.own_se.append(metrics.sample_error(own, truth))
     return result

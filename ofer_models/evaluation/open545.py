@@ -93,7 +93,9 @@ def load(folder: Path) -> Open545:
                 columns.setdefault(name, []).append(part[name])
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     sets = {
-        which: PictureSet(**{name: arrays[f"{which}_{name}"] for name in PictureSet.__dataclass_fields__})
+        which: PictureSet(
+            **{name: arrays[key] for name in PictureSet.__dataclass_fields__ if (key := f"{which}_{name}") in arrays}
+        )
         for which in _BOTH
     }
     return Open545(**sets, **{name: arrays[name] for name in Open545.__dataclass_fields__ if name not in _BOTH})

@@ -74,8 +74,7 @@ def get(
 
 def fit(bundle: Bundle, pictures: PictureSet, log: Callable[[str], None] = print) -> Regressor:
     """Learn both regressors from pictures through the bundle's encoders. Needs torch."""
-    from ofer_models.training.context import Normaliser
-    from ofer_models.training.open_bundle import frontal_importance
+    from ofer_models.training.tasks import Normaliser, frontal_importance
 
     stages, importance = StageSet(bundle, threads=1), frontal_importance(bundle.head)
     arrays: dict[str, np.ndarray] = {"encoders": np.array(_encoders(bundle))}

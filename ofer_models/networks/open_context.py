@@ -1,7 +1,8 @@
 """The open bundle's encoder: a face's landmarks and aligned crop to a context vector.
 
 Landmarks are what carries over from renderings to real faces, so they get most of the capacity; a small convolutional
-branch adds what the landmark network does not see (lids, lips, what is covered).
+branch adds what the landmark network does not see (lids, lips, what is covered). Both encoders of a bundle look at the
+picture through the same convolutions and differ in what they make of it.
 """
 
 from __future__ import annotations
@@ -11,42 +12,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONTEXT = 256
+GIST = 256 + 192  # features of landmarks, then of pixels, that a context is made of
+_LANDMARKS, _PIXELS = 256, 192
 _CHANNELS = (24, 48, 80, 112, 144)
 
 
-class OpenContext(nn.Module):
-    """landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) in -1..1 RGB to context (F, C).
+class Pixels(nn.Sequential):
+    """crop112 (F, 3, 112, 112) in -1..1 RGB to features (F, 192)."""
 
-    `perception.crops.encoder_inputs` makes the inputs.
+    def __init__(self, dropout: float = 0.05) -> None:
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip((3, *_CHANNELS[:-1]), _CHANNELS, strict=True):
+            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(_CHANNELS[-1] * 16, _PIXELS), nn.GELU(), nn.Dropout(dropout))
+
+
+class Branch(nn.Module):
+    """What one encoder makes of landmarks (F, 478, 6) and pixel features (F, 192).
 
     The input statistics are buffers, set once from training data by `fit_inputs`.
     """
 
-    def __init__(self, context: int = CONTEXT, n_landmarks: int = 478, width: int = 256, dropout: float = 0.2) -> None:
+    def __init__(self, context: int = CONTEXT, n_landmarks: int = 478, dropout: float = 0.05) -> None:
         super().__init__()
         features = 6 * n_landmarks
         self.register_buffer("landmark_mean", torch.zeros(features))
         self.register_buffer("landmark_scale", torch.ones(features))
         self.landmarks = nn.Sequential(
-            nn.Linear(features, width),
+            nn.Linear(features, _LANDMARKS),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(width, width),
+            nn.Linear(_LANDMARKS, _LANDMARKS),
             nn.GELU(),
             nn.Dropout(dropout),
         )
-        layers: list[nn.Module] = []
-        for n_in, n_out in zip((3, *_CHANNELS[:-1]), _CHANNELS, strict=True):
-            layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.BatchNorm2d(n_out), nn.GELU()]
-        self.pixels = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(_CHANNELS[-1] * 16, 192), nn.GELU(), nn.Dropout(dropout)
-        )
-        self.join = nn.Sequential(nn.Linear(width + 192, 256), nn.GELU(), nn.Linear(256, context))
+        self.join = nn.Sequential(nn.Linear(GIST, 256), nn.GELU(), nn.Linear(256, context))
 
-    def forward(self, landmarks: Tensor, crop112: Tensor) -> Tensor:
-        """Context (F, C) of layer-normalised features, so that every entry is of order one."""
+    def gist(self, landmarks: Tensor, pixels: Tensor) -> Tensor:
+        """Features (F, GIST) of both."""
         flat = ((landmarks.flatten(1) - self.landmark_mean) * self.landmark_scale).clamp(-6, 6)
-        joined = self.join(torch.cat([self.landmarks(flat), self.pixels(crop112)], dim=1))
+        return torch.cat([self.landmarks(flat), pixels], dim=1)
+
+    def context(self, gist: Tensor) -> Tensor:
+        """Context (F, C) of layer-normalised features, so that every entry is of order one."""
+        joined = self.join(gist)
         return F.layer_norm(joined, joined.shape[1:])
 
     @torch.no_grad()
@@ -57,13 +66,17 @@ class OpenContext(nn.Module):
         self.landmark_scale.copy_(1 / flat.std(0).clamp_min(1e-4))
 
 
-class VisibilityContext(nn.Module):
-    """An encoder that also tells how much of the face is covered: context (F, C) and occlusion (F, 1) in 0..1."""
+class OpenContext(nn.Module):
+    """An encoder as a bundle holds it: landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) to context (F, C).
 
-    def __init__(self, encoder: OpenContext, occlusion: nn.Linear) -> None:
+    `perception.crops.encoder_inputs` makes the inputs. occlusion: a layer on the context whose sigmoid tells how much
+    of the face is covered; with it the encoder also returns occlusion (F, 1) in 0..1.
+    """
+
+    def __init__(self, pixels: Pixels, branch: Branch, occlusion: nn.Linear | None = None) -> None:
         super().__init__()
-        self.encoder, self.occlusion = encoder, occlusion
+        self.pixels, self.branch, self.occlusion = pixels, branch, occlusion
 
-    def forward(self, landmarks: Tensor, crop112: Tensor) -> tuple[Tensor, Tensor]:
-        context = self.encoder(landmarks, crop112)
-        return context, self.occlusion(context).sigmoid()
+    def forward(self, landmarks: Tensor, crop112: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        context = self.branch.context(self.branch.gist(landmarks, self.pixels(crop112)))
+        return context if self.occlusion is None else (context, self.occlusion(context).sigmoid())

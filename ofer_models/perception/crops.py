@@ -77,6 +77,14 @@ def aligned_crop(rgb: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.nd
     return cv2.warpAffine(rgb, matrix, (ALIGNED, ALIGNED)), matrix
 
 
+def in_crop_unit(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (..., 2) px float32 in the aligned crop with its edge pixels at -1 and 1; matrix (2, 3) as `aligned_crop`
+    returns it.
+    """
+    inside = np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return (inside / ((ALIGNED - 1) / 2) - 1).astype(np.float32)
+
+
 def box_of(points: np.ndarray) -> np.ndarray:
     """(4,) xywh px, float: the upright box around mesh points (478, >=2)."""
     low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)

@@ -21,7 +21,8 @@ HELD_OUT_SEED = 777  # never trained on
 @dataclass(frozen=True)
 class PictureSet:
     """n samples: landmarks (n, 478, 6) float16, crop (n, 112, 112, 3) uint8, betas (n, S), expression (n, E),
-    jaw (n, 3), occlusion (n,), visible and covered (n, V) as packed bits, index (n,).
+    jaw (n, 3), occlusion (n,), visible and covered (n, V) as packed bits, index (n,); true_landmarks (n, 468, 2)
+    float16, where the first landmarks really are, in the crop and its unit, or None where a set does not tell.
     """
 
     landmarks: np.ndarray
@@ -33,12 +34,13 @@ class PictureSet:
     visible: np.ndarray
     covered: np.ndarray
     index: np.ndarray
+    true_landmarks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, rows: slice) -> PictureSet:
-        return PictureSet(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+        return PictureSet(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
     @property
     def coefficients(self) -> np.ndarray:
@@ -82,13 +84,14 @@ def load(folder: Path, limit: int | None = None, shards: slice = slice(None)) ->
     for path in sorted(folder.glob("[0-9]*.npz"))[shards]:
         with np.load(path) as shard:
             for name, list_ in parts.items():
-                list_.append(shard[name])
+                if name in shard:
+                    list_.append(shard[name])
         total += len(parts["index"][-1])
         if limit and total >= limit:
             break
     if not total:
         raise FileNotFoundError(f"{folder} holds no pictures; `ofer train` draws them first")
-    return PictureSet(**{name: np.concatenate(list_)[:limit] for name, list_ in parts.items()})
+    return PictureSet(**{name: np.concatenate(list_)[:limit] for name, list_ in parts.items() if list_})
 
 
 _sources: dict[tuple, object] = {}
@@ -109,7 +112,8 @@ def _draw_shard(job: tuple) -> int:
     kept = {index: sample for index, sample in drawn.items() if sample is not None}
     samples = list(kept.values())
     arrays = {name: np.stack([getattr(s, name) for s in samples]) for name in ("betas", "expression", "jaw", "crop")}
-    arrays["landmarks"] = np.stack([s.landmarks for s in samples]).astype(np.float16)
+    for name in ("landmarks", "true_landmarks"):
+        arrays[name] = np.stack([getattr(s, name) for s in samples]).astype(np.float16)
     arrays["occlusion"] = np.array([s.occlusion for s in samples], np.float32)
     for name in ("visible", "covered"):
         arrays[name] = np.packbits(np.stack([getattr(s, name) for s in samples]), axis=1)

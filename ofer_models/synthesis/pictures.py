@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ofer_models.head.model import HeadModel, rotation_matrices
-from ofer_models.perception.crops import aligned_crop, landmark_features
+from ofer_models.perception.crops import aligned_crop, in_crop_unit, landmark_features
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 from ofer_models.synthesis.occluders import add_occluders
 from ofer_models.synthesis.paint import paint_head, smooth_noise
@@ -29,7 +29,8 @@ class Sample:
     betas (S,), expression (E,), jaw (3,), landmarks (478, 6) as encoders get them, crop (112, 112, 3) uint8 RGB,
     visible (V,) bool (neither turned away nor covered), covered (V,) bool (behind an occluder though facing the
     camera), occlusion (share of the facing face vertices that is covered), points (478, 3) px as MediaPipe sees them,
-    true_points (468, 2) px where they really are, points68 (68, 2) px; camera (3, 3), rotation (3, 3) and translation
+    true_points (468, 2) px where they really are, true_landmarks (468, 2) the same in the aligned crop, in the unit of
+    landmarks, points68 (68, 2) px; camera (3, 3), rotation (3, 3) and translation
     (3,) m from the head frame to the camera's (x right, y down, z forward).
     """
 
@@ -43,6 +44,7 @@ class Sample:
     occlusion: float
     points: np.ndarray
     true_points: np.ndarray
+    true_landmarks: np.ndarray
     points68: np.ndarray
     camera: np.ndarray
     rotation: np.ndarray
@@ -161,11 +163,12 @@ class PictureSource:
         result = self._landmarker(picture, _rough_region(truth["true_points"], looking))
         if result is None or result.presence < 0.5:
             return None
-        crop, _ = aligned_crop(picture, result.points)
+        crop, to_crop = aligned_crop(picture, result.points)
         landmarks = landmark_features(result.points)
         if not truth["covered"][self.head.masks["lips"]].any():
             crop = show_teeth(crop, landmarks.astype(np.float16), teeth)
-        return Sample(**truth, landmarks=landmarks, crop=crop, points=result.points)
+        truly = in_crop_unit(truth["true_points"], to_crop)
+        return Sample(**truth, landmarks=landmarks, true_landmarks=truly, crop=crop, points=result.points)
 
     def _paint(self, number: int) -> np.ndarray:
         if number not in self._paints:

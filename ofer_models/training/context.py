@@ -1,4 +1,5 @@
-"""Training of the context encoders, before any diffusion: regress coefficients, their uncertainty, and what is covered.
+"""Training of the context encoders, before any diffusion: regress coefficients, their uncertainty, what is covered, and
+where the landmarks really are.
 
 The heads are thrown away afterwards (but for occlusion); what stays is a context that says what the picture tells and
 how surely.
@@ -15,53 +16,73 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofer_models.head.model import HeadModel
-from ofer_models.networks.open_context import CONTEXT, OpenContext
+from ofer_models.networks.open_context import CONTEXT, GIST, Branch, OpenContext, Pixels
 from ofer_models.synthesis.dataset import PictureSet
+from ofer_models.training.augmentation import augment, crop_input
 from ofer_models.training.loop import History, Keeper, Schedule, train
 from ofer_models.training.machine import Machine
 from ofer_models.training.mirror import Mirror
+from ofer_models.training.tasks import Task
 
 REGIONS = ("brows", "eyes", "mouth", "face")
+POINTS = 468  # landmarks whose true place is known: all but the irises
 
 
 @dataclass(frozen=True)
-class Normaliser:
-    """Coefficients as the networks see them: (raw - mean) / deviation, per coefficient (D,)."""
+class Guess:
+    """An encoder's training heads: mean and log_variance (F, D) of the targets, offset (F, 468, 2) of the true
+    landmarks from MediaPipe's in units of their deviation, hidden (F, 4) logits of the hidden share of REGIONS and
+    occlusion (F,) of the face's.
+    """
 
-    mean: np.ndarray
-    deviation: np.ndarray
-
-    @classmethod
-    def fit(cls, coefficients: np.ndarray) -> Normaliser:
-        return cls(coefficients.mean(0).astype(np.float32), np.maximum(coefficients.std(0), 1e-3).astype(np.float32))
-
-    def symmetric(self, mirror: Mirror) -> Normaliser:
-        """The same for both sides, so that mirroring commutes with it."""
-        order, sign = mirror.coefficient_order.numpy(), mirror.coefficient_sign.numpy()
-        return Normaliser((self.mean + self.mean[order] * sign) / 2, (self.deviation + self.deviation[order]) / 2)
-
-    def encode(self, raw: np.ndarray) -> np.ndarray:
-        return ((raw - self.mean) / self.deviation).astype(np.float32)
-
-    def decode(self, normal: np.ndarray) -> np.ndarray:
-        return (normal * self.deviation + self.mean).astype(np.float32)
+    mean: Tensor
+    log_variance: Tensor
+    offset: Tensor
+    hidden: Tensor
+    occlusion: Tensor
 
 
-class Supervised(nn.Module):
-    """An encoder with its training's heads: mean and log variance of D targets, hidden share of REGIONS, occlusion."""
+class TrainedBranch(nn.Module):
+    """One encoder's branch with its training heads for D targets."""
 
-    def __init__(self, encoder: OpenContext, n_targets: int) -> None:
+    def __init__(self, n_targets: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.branch = Branch()
         self.mean, self.log_variance = nn.Linear(CONTEXT, n_targets), nn.Linear(CONTEXT, n_targets)
         self.hidden, self.occlusion = nn.Linear(CONTEXT, len(REGIONS)), nn.Linear(CONTEXT, 1)
+        self.offset = nn.Linear(GIST, 2 * POINTS)
 
-    def forward(self, landmarks: Tensor, crop: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # Twice as fast where the processor has it.
-        with torch.autocast(crop.device.type, torch.bfloat16, enabled=self.training):
-            context = self.encoder(landmarks, crop.to(memory_format=torch.channels_last))
-        context = context.float()
-        return self.mean(context), self.log_variance(context), self.hidden(context), self.occlusion(context)[:, 0]
+    def forward(self, landmarks: Tensor, pixels: Tensor) -> Guess:
+        gist = self.branch.gist(landmarks, pixels)
+        context = self.branch.context(gist)
+        return Guess(
+            self.mean(context), self.log_variance(context), self.offset(gist).unflatten(1, (POINTS, 2)),
+            self.hidden(context), self.occlusion(context)[:, 0],
+        )  # fmt: skip
+
+
+class Encoders(nn.Module):
+    """The bundle's encoders in training, by name: one look at the pixels, a branch for each."""
+
+    def __init__(self, n_targets: dict[str, int]) -> None:
+        super().__init__()
+        self.pixels = Pixels()
+        self.branches = nn.ModuleDict({name: TrainedBranch(count) for name, count in n_targets.items()})
+
+    def forward(self, landmarks: Tensor, crop: Tensor) -> dict[str, Guess]:
+        with torch.autocast(crop.device.type, torch.bfloat16, enabled=self.training and _short_floats_pay(crop.device)):
+            pixels = self.pixels(crop.to(memory_format=torch.channels_last))
+        return {name: branch(landmarks, pixels.float()) for name, branch in self.branches.items()}
+
+    def encoder(self, name: str, *, occlusion: bool = False) -> OpenContext:
+        """One encoder, as the bundle holds it."""
+        trained = self.branches[name]
+        return OpenContext(self.pixels, trained.branch, trained.occlusion if occlusion else None)
+
+
+def _short_floats_pay(device: torch.device) -> bool:
+    """Whether bfloat16 is quicker there: on GPUs, and on processors that multiply it. Elsewhere it costs six times."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def region_hidden(head: HeadModel, pictures: PictureSet) -> np.ndarray:
@@ -76,60 +97,110 @@ def region_hidden(head: HeadModel, pictures: PictureSet) -> np.ndarray:
     return hidden.astype(np.float32)
 
 
-def train_context(
+def train_contexts(
     head: HeadModel,
     training: PictureSet,
     validation: PictureSet,
-    targets: np.ndarray,
-    validation_targets: np.ndarray,
-    importance: np.ndarray,
+    tasks: dict[str, Task],
+    validation_tasks: dict[str, Task],
     mirror: Mirror | None,
-    mirror_targets: Callable[[Tensor], Tensor],
     schedule: Schedule,
     *,
-    name: str,
     seed: int,
     log: Callable[[str], None] = print,
     machine: Machine | None = None,
     keeper: Keeper | None = None,
-) -> tuple[Supervised, History]:
-    """Train on normalised targets (n, D) whose errors count by importance (D,); the validation figure is the weighted
-    squared error relative to guessing the mean. Without a mirror, pictures are seen as they are only.
+) -> tuple[Encoders, History]:
+    """Train all encoders at once; the validation figure is the squared vertex distance relative to guessing the mean,
+    averaged over the tasks. Without a mirror, pictures are seen as they are only.
     """
     torch.manual_seed(seed)
-    encoder = OpenContext()
-    encoder.fit_inputs(torch.from_numpy(training.landmarks[:: max(1, len(training) // 8000)]).float())
-    network = Supervised(encoder, targets.shape[1])
-    counts = (importance / importance.mean()).astype(np.float32)
-    weight = torch.from_numpy(counts)
-    truth, hidden = torch.from_numpy(targets), torch.from_numpy(region_hidden(head, training))
-    occlusion = torch.from_numpy(training.occlusion)
-    landmarks, crops = torch.from_numpy(training.landmarks), torch.from_numpy(training.crop)
+    network = Encoders({name: task.targets.shape[1] for name, task in tasks.items()})
+    for trained in network.branches.values():
+        trained.branch.fit_inputs(torch.from_numpy(training.landmarks[:: max(1, len(training) // 8000)]).float())
     device = (machine or Machine()).device
-    weight = weight.to(device)
+    losses = {name: _TaskLoss(task, device) for name, task in tasks.items()}
+    truths = {name: torch.from_numpy(task.targets) for name, task in tasks.items()}
+    hidden, occlusion = torch.from_numpy(region_hidden(head, training)), torch.from_numpy(training.occlusion)
+    landmarks, crops, offsets = torch.from_numpy(training.landmarks), torch.from_numpy(training.crop), Offsets(training)
 
     def loss(net: nn.Module, index: Tensor, noise: torch.Generator) -> Tensor:
-        points, crop, target = landmarks[index].float(), crop_input(crops[index]), truth[index]
+        points, crop, offset = landmarks[index].float(), crop_input(crops[index]), offsets(index)
+        targets = {name: truth[index] for name, truth in truths.items()}
         if mirror and torch.rand((), generator=noise) < 0.5:  # whole batches: half of them in the mirror
-            points, crop, target = mirror.landmarks(points), crop.flip(3), mirror_targets(target)
+            points, crop, offset = mirror.landmarks(points), crop.flip(3), mirror.points(offset)
+            targets = {name: tasks[name].in_mirror(target) for name, target in targets.items()}
         points, crop = augment(points, crop, noise)
-        mean, log_variance, hidden_guess, occlusion_guess = net(points.to(device), crop.to(device))
-        square = (mean - target.to(device)) ** 2
-        log_variance = log_variance.clamp(-6, 2)
-        likelihood = (square.detach() * torch.exp(-log_variance) + log_variance).mean()
-        seen = _where_known(hidden_guess, hidden[index].to(device))
-        cover = _where_known(occlusion_guess, occlusion[index].to(device))
-        return (square * weight).mean() + 0.05 * likelihood + 0.1 * (seen + cover)
+        guesses = net(points.to(device), crop.to(device))
+        seen, cover, offset = hidden[index].to(device), occlusion[index].to(device), offset.to(device)
+        total = torch.zeros((), device=device)
+        for name, guess in guesses.items():
+            total = total + losses[name](guess, targets[name].to(device))
+            total = total + 0.1 * (_where_known(guess.hidden, seen) + _where_known(guess.occlusion, cover))
+            total = total + 0.25 * _known_square(guess.offset, offset)
+        return total
 
-    def validate(average: Supervised) -> float:
-        guess = predict(average, validation)[0]
-        square = counts * (guess - validation_targets) ** 2
-        return float(square.mean() / (counts * validation_targets**2).mean())
+    def validate(average: Encoders) -> float:
+        relative = {}
+        for name, task in validation_tasks.items():
+            guess = predict(average, name, validation)[0]
+            relative[name] = task.distance(guess - task.targets) / max(task.distance(task.targets), 1e-12)
+        log(
+            "held out, of the mean's squared error: "
+            + ", ".join(f"{name} {part:.3f}" for name, part in relative.items())
+        )
+        return float(np.mean(list(relative.values())))
 
     return train(
-        network, loss, len(training), schedule, validate=validate, name=name, seed=seed, log=log, machine=machine,
+        network, loss, len(training), schedule, validate=validate, name="context", seed=seed, log=log, machine=machine,
         keeper=keeper,
     )  # fmt: skip
+
+
+class _TaskLoss:
+    """Squared error of the vertices and of the coefficients, each relative to guessing the mean, and the likelihood of
+    the variance that the network gives itself.
+
+    Vertices are what is measured; coefficients that move few of them (lids, gaze) still mean much.
+    """
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        values, vectors = np.linalg.eigh(task.metric / max(task.distance(task.targets), 1e-12))
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        counts = task.importance / (task.importance * (task.targets**2).mean(0)).sum()
+        self._root = torch.from_numpy(root.astype(np.float32)).to(device)
+        self._counts = torch.from_numpy(counts.astype(np.float32)).to(device)
+
+    def __call__(self, guess: Guess, target: Tensor) -> Tensor:
+        error = guess.mean - target
+        log_variance = guess.log_variance.clamp(-6, 2)
+        likelihood = (error.detach() ** 2 * torch.exp(-log_variance) + log_variance).mean()
+        vertices, coefficients = ((error @ self._root) ** 2).sum(1), (error**2 * self._counts).sum(1)
+        return vertices.mean() + coefficients.mean() + 0.05 * likelihood
+
+
+class Offsets:
+    """Where the landmarks really are, from where MediaPipe sees them, in units of the usual distance (2,)."""
+
+    def __init__(self, pictures: PictureSet) -> None:
+        self._seen, self._true = pictures.landmarks, pictures.true_landmarks
+        if self._true is not None:
+            some = slice(None, None, max(1, len(pictures) // 4000))
+            self.unit = float((self._true[some].astype(np.float32) - self._seen[some, :POINTS, :2]).std())
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """(n, 468, 2) float32; NaN where the set does not tell."""
+        if self._true is None:
+            return torch.full((len(index), POINTS, 2), torch.nan)
+        rows = index.numpy()
+        offset = self._true[rows].astype(np.float32) - self._seen[rows, :POINTS, :2].astype(np.float32)
+        return torch.from_numpy(offset / self.unit).clamp(-8, 8)
+
+
+def _known_square(guess: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error over what is not NaN; zero if nothing is known."""
+    known = torch.isfinite(truth)
+    return ((guess - truth)[known] ** 2).sum() / max(truth.numel(), 1)
 
 
 def _where_known(guess: Tensor, truth: Tensor) -> Tensor:
@@ -140,46 +211,19 @@ def _where_known(guess: Tensor, truth: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(guess[known], truth[known], reduction="sum") / max(len(truth), 1)
 
 
-def crop_input(crops: Tensor) -> Tensor:
-    """uint8 (n, 112, 112, 3) to float (n, 3, 112, 112) in -1..1."""
-    return (crops.permute(0, 3, 1, 2).float() - 127.5) / 127.5
-
-
-def augment(landmarks: Tensor, crop: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise on landmarks; per picture brightness, contrast, colour, sometimes grey, as cameras differ.
-
-    Some lose their fine detail, and of one in ten nothing is left: renderings look alike in ways
-    that faces do not, and the landmarks must be able to carry the picture alone.
-    """
-    n = len(crop)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    def some(share: float) -> Tensor:
-        return (torch.rand((n, 1, 1, 1), generator=generator) < share).float()
-
-    landmarks = landmarks + 0.006 * normal(*landmarks.shape)
-    if torch.rand((), generator=generator) < 0.5:
-        coarse = F.interpolate(F.avg_pool2d(crop, 2), scale_factor=2, mode="bilinear", align_corners=False)
-        crop = crop + some(0.5) * (coarse - crop)
-    crop = crop * (1 + 0.25 * normal(n, 1, 1, 1) + 0.08 * normal(n, 3, 1, 1)) + 0.15 * normal(n, 1, 1, 1)
-    crop = crop + some(0.15) * (crop.mean(1, keepdim=True) - crop)
-    return landmarks, crop.clamp(-1.2, 1.2) * (1 - some(0.1))
-
-
 @torch.no_grad()
-def predict(network: Supervised, pictures: PictureSet, size: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """Means (n, D) and contexts (n, C) of all pictures, in evaluation mode."""
+def predict(network: Encoders, name: str, pictures: PictureSet, size: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """One encoder's means (n, D) and contexts (n, C) of all pictures, in evaluation mode."""
     network.eval()
-    device = next(network.parameters()).device
+    encoder, mean = network.encoder(name), network.branches[name].mean
+    device = mean.weight.device
     means, contexts = [], []
     for start in range(0, len(pictures), size):
         rows = slice(start, start + size)
-        context = network.encoder(
+        context = encoder(
             torch.from_numpy(pictures.landmarks[rows]).float().to(device),
             crop_input(torch.from_numpy(pictures.crop[rows])).to(device),
         )
-        means.append(network.mean(context).cpu().numpy())
+        means.append(mean(context).cpu().numpy())
         contexts.append(context.cpu().numpy())
     return np.concatenate(means), np.concatenate(contexts)

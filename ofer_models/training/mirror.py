@@ -43,6 +43,10 @@ class Mirror:
         """Encoder landmarks (n, 478, 6): x of both halves changes sign, left and right points change places."""
         return points[:, self.landmark_order] * torch.tensor([-1.0, 1, 1, -1, 1, 1])
 
+    def points(self, offsets: Tensor) -> Tensor:
+        """Offsets (n, 468, 2) of landmarks in the crop, the irises left out."""
+        return offsets[:, self.landmark_order[: offsets.shape[1]]] * torch.tensor([-1.0, 1])
+
     def coefficients(self, values: Tensor) -> Tensor:
         """Expression and jaw (n, E + 3)."""
         return values[:, self.coefficient_order] * self.coefficient_sign

