@@ -27,7 +27,8 @@ from ofer_models.training.photographs import Photographs, find, read_parameters
 
 torch.set_num_threads(1)
 TINY = Plan(
-    80, 0, context=Schedule(4, 16, 1e-3), idgen=Schedule(6, 16, 1e-3), expgen=Schedule(4, 16, 1e-3), idrank=Schedule(3, 8, 1e-3), rank_faces=12,
+    80, 0, context=Schedule(4, 16, 1e-3), idgen=Schedule(6, 16, 1e-3), expgen=Schedule(4, 16, 1e-3),
+    idrank=Schedule(3, 8, 1e-3), rank_faces=12,
 )  # fmt: skip
 
 

@@ -114,9 +114,13 @@ def measure_expression(
         context = stages.expression_context(**encoder_arrays(pictures, rows))["context"]
         # Drawn apart: of a bundle with a range of temperatures, the first of many would all be cool.
         drawn, drawn_many = (
-            decode.drawn(stages.expgen(context, rng.standard_normal(
-                (len(context), count, stages.expgen.n_coefficients), dtype=np.float32
-            ), rng))
+            decode.drawn(
+                stages.expgen(
+                    context,
+                    rng.standard_normal((len(context), count, stages.expgen.n_coefficients), dtype=np.float32),
+                    rng,
+                )
+            )
             for count in (few, MANY)
         )
         guesses = decode.drawn(regressor.coefficients(context))

@@ -268,7 +268,7 @@ class OpenTraining:
         }
         arkit = self.head.jaw_open_angle is not None  # the open head: its coefficients are strengths in 0..1
         header = {
-            "name": "open" if arkit else folder.resolve().name, "version": "0.2.1",
+            "name": "open" if arkit else folder.resolve().name, "version": "0.3.0",
             "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
             "candidates": 100, "hypotheses": 15, **({"expression_range": [0.0, 1.0]} if arkit else {}),
         }  # fmt: skip
