@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,15 +89,7 @@ def _build(
 
     gpus = tuple(dict.fromkeys(part.strip() for part in gpu.split(",")))
     order = build.Order(bundle, precision, build.parse_faces(batch), gpus, tuple(stages), jobs, force)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[doing]}"))
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(graph: str, doing: str, share: float) -> None:
-            if graph not in tasks:
-                tasks[graph] = bars.add_task(graph, total=1.0, doing=doing)
-            bars.update(tasks[graph], completed=share, doing=doing[:40])
-
+    with _graph_bars() as progress:
         built = build.build(order, progress)
     table = Table("graph", "engine", "seconds", "MB", title=f"{bundle.name} {bundle.version}, {precision}, {gpu}")
     for one in built:
@@ -109,9 +103,9 @@ def _build(
         json_file.write_text(json.dumps(content, indent=2))
 
 
-def _quantise(bundle: Any, pictures: list[str], stages: list[str], json_file: Path | None) -> None:
-    from ofer_models.engines import build_int8
-
+@contextmanager
+def _graph_bars() -> Iterator[Callable[[str, str, float], None]]:
+    """A bar for each graph: call what this yields with its name, what is being done, and the share 0..1 that is."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[doing]}"))
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
@@ -119,8 +113,15 @@ def _quantise(bundle: Any, pictures: list[str], stages: list[str], json_file: Pa
         def progress(graph: str, doing: str, share: float) -> None:
             if graph not in tasks:
                 tasks[graph] = bars.add_task(graph, total=1.0, doing=doing)
-            bars.update(tasks[graph], completed=share, doing=doing)
+            bars.update(tasks[graph], completed=share, doing=doing[:40])
 
+        yield progress
+
+
+def _quantise(bundle: Any, pictures: list[str], stages: list[str], json_file: Path | None) -> None:
+    from ofer_models.engines import build_int8
+
+    with _graph_bars() as progress:
         built = build_int8.build(bundle, pictures, stages, progress)
     table = Table("graph", "in use", "lost", "cosine", "ms fp32", "ms int8", "MB", box=None)
     for one in built:
