@@ -16,7 +16,7 @@ from ofer_models.stream.uncertainty import REGIONS, region_rows, spread_mm
 
 
 def noise(seed: int = 0) -> DriftingNoise:
-    return DriftingNoise(40, 50, np.random.default_rng(seed))
+    return DriftingNoise(80, 50, np.random.default_rng(seed))
 
 
 def test_frozen_noise_stays():
@@ -49,6 +49,27 @@ def test_drift_waits_while_time_stands_still_and_repeats_with_the_seed():
     np.testing.assert_array_equal(again.at(2.0, 1.0), moved)
     other.at(1.0, 1.0)
     assert np.abs(other.at(2.0, 1.0) - moved).max() > 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 15])
+def test_hypotheses_come_in_opposite_pairs(count):
+    drifting = DriftingNoise(count, 50, np.random.default_rng(0))
+    for stamp in (0.0, 3.0):
+        drawn = drifting.at(stamp, 1.0)
+        assert drawn.shape == (count, 50) and drawn.dtype == np.float32
+        np.testing.assert_array_equal(drawn[1::2], -drawn[: count - 1 : 2])
+    assert len(np.unique(np.abs(drawn[:, 0]))) == (count + 1) // 2
+
+
+def test_fewer_or_more_hypotheses_leave_the_others_alone():
+    drifting = DriftingNoise(7, 50, np.random.default_rng(0))
+    first = drifting.at(0.0, 0.0)
+    for count in (4, 11):
+        drifting.resize(count)
+        now = drifting.at(0.0, 0.0)
+        assert len(now) == count
+        np.testing.assert_array_equal(now[:4], first[:4])
+    assert not np.allclose(now[6], first[6])  # it was gone, and is another one
 
 
 # Selection

@@ -18,6 +18,7 @@ from ofer_models.evaluation.held_out import MOVED, encoder_arrays, unpack
 from ofer_models.evaluation.regressor import Regressor
 from ofer_models.head.hypotheses import HypothesisDecoder
 from ofer_models.head.model import HeadModel
+from ofer_models.stream.noise import hypothesis_noise
 from ofer_models.synthesis.dataset import PictureSet
 from ofer_models.synthesis.population import Population
 
@@ -112,15 +113,10 @@ def measure_expression(
     for start in progress(starts, title, len(starts)):
         rows = slice(start, start + _BATCH)
         context = stages.expression_context(**encoder_arrays(pictures, rows))["context"]
-        # Drawn apart: of a bundle with a range of temperatures, the first of many would all be cool.
+        # Drawn apart, the few as the node draws them.
+        width = stages.expgen.n_coefficients
         drawn, drawn_many = (
-            decode.drawn(
-                stages.expgen(
-                    context,
-                    rng.standard_normal((len(context), count, stages.expgen.n_coefficients), dtype=np.float32),
-                    rng,
-                )
-            )
+            decode.drawn(stages.expgen(context, hypothesis_noise(rng, (len(context), count, width)), rng))
             for count in (few, MANY)
         )
         guesses = decode.drawn(regressor.coefficients(context))

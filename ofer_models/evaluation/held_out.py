@@ -15,6 +15,7 @@ from ofer_models.engines.stages import StageSet
 from ofer_models.head.hypotheses import HypothesisDecoder
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.crops import arcface_blob
+from ofer_models.stream.noise import hypothesis_noise
 from ofer_models.synthesis.dataset import PictureSet
 
 MOVED = 1.0  # mm
@@ -111,7 +112,7 @@ def expression_errors(
     for start in range(0, len(pictures), _BATCH):
         rows = slice(start, start + _BATCH)
         context = stages.expression_context(**encoder_arrays(pictures, rows))["context"]
-        noise = rng.standard_normal((len(context), count, stages.expgen.n_coefficients), dtype=np.float32)
+        noise = hypothesis_noise(rng, (len(context), count, stages.expgen.n_coefficients))
         drawn = stages.expgen(context, noise, rng)
         expressions = drawn[..., : head.n_expression]
         jaws = drawn[..., head.n_expression :] * bundle.jaw_scale

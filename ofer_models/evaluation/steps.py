@@ -12,6 +12,7 @@ from ofer_models.engines.stages import CoefficientSampler, StageSet
 from ofer_models.evaluation import hypotheses as metrics
 from ofer_models.evaluation.expression import FaceDecoder
 from ofer_models.evaluation.held_out import encoder_arrays
+from ofer_models.stream.noise import hypothesis_noise
 from ofer_models.synthesis.dataset import PictureSet
 
 
@@ -38,7 +39,7 @@ def step_loss(bundle: Bundle, stages: StageSet, pictures: PictureSet, *, steps: 
     figures = []
     for sampler in (stages.expgen, slow):
         rng = np.random.default_rng(seed)
-        noise = rng.standard_normal((len(context), bundle.hypotheses, sampler.n_coefficients), dtype=np.float32)
+        noise = hypothesis_noise(rng, (len(context), bundle.hypotheses, sampler.n_coefficients))
         drawn = decode.drawn(sampler(context, noise, rng))
         rows = []
         for row, coefficients in enumerate(drawn):
