@@ -20,7 +20,7 @@ _CHANNELS = (24, 48, 80, 112, 144)
 class Pixels(nn.Sequential):
     """crop112 (F, 3, 112, 112) in -1..1 RGB to features (F, 192)."""
 
-    def __init__(self, dropout: float = 0.05) -> None:
+    def __init__(self, dropout: float = 0.2) -> None:
         layers: list[nn.Module] = []
         for n_in, n_out in zip((3, *_CHANNELS[:-1]), _CHANNELS, strict=True):
             layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
@@ -33,7 +33,7 @@ class Branch(nn.Module):
     The input statistics are buffers, set once from training data by `fit_inputs`.
     """
 
-    def __init__(self, context: int = CONTEXT, n_landmarks: int = 478, dropout: float = 0.05) -> None:
+    def __init__(self, context: int = CONTEXT, n_landmarks: int = 478, dropout: float = 0.2) -> None:
         super().__init__()
         features = 6 * n_landmarks
         self.register_buffer("landmark_mean", torch.zeros(features))

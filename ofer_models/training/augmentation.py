@@ -26,7 +26,7 @@ def augment(landmarks: Tensor, crop: Tensor, generator: torch.Generator) -> tupl
     def some(share: float) -> Tensor:
         return torch.rand(n, generator=generator) < share
 
-    landmarks = landmarks + 0.003 * normal(*landmarks.shape)
+    landmarks = landmarks + 0.006 * normal(*landmarks.shape)
     coarse, grey, nothing = some(0.25), some(0.15), some(0.05)
     gain, offset = 1 + 0.25 * normal(n, 1, 1, 1) + 0.08 * normal(n, 3, 1, 1), 0.15 * normal(n, 1, 1, 1)
     gain[nothing], offset[nothing] = 0, 0

@@ -28,7 +28,7 @@ def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[
         work: Annotated[
             Path, typer.Option(help="Pictures, checkpoints, networks and curves; a stopped run goes on from here.")
         ] = Path("out"),
-        pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 50_000,
+        pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 90_000,
         wide: Annotated[
             bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees; the shipped bundle saw neither.")
         ] = False,

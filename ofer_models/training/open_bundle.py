@@ -72,7 +72,7 @@ class Plan:
     rank_faces: int
 
     @classmethod
-    def full(cls, pictures: int = 50_000) -> Plan:
+    def full(cls, pictures: int = 90_000) -> Plan:
         return cls(
             pictures, 2_000,
             context=Schedule(8_000, 128, 1.5e-3, 1e-2),
