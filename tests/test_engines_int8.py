@@ -17,7 +17,7 @@ from ofer_models.bundle.manifest import Bundle, BundleError, sha256_of
 from ofer_models.engines import build_int8, engine_cache, quantise
 from ofer_models.engines.backend import open_backend
 from ofer_models.engines.engine_cache import Runtime
-from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, here
+from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, here, sums_exactly
 from ofer_models.engines.quantise import Verdict, lost_variation
 from ofer_models.engines.stages import StageSet
 from ofer_models.engines.tensors import GraphSpec, StageError
@@ -68,7 +68,7 @@ def faces(full_bundle, pictures):
 @pytest.fixture(scope="module")
 def content(full_bundle, faces):
     """The quantised graph as a file's content."""
-    return quantise.quantised(build_int8.encoder_graphs(full_bundle)[STAGE].path, faces[::2])
+    return quantise.quantised(build_int8.encoder_graphs(full_bundle)[STAGE].path, faces[::2], sums_exactly())
 
 
 @pytest.fixture()
@@ -92,6 +92,22 @@ def retrained(path):
     model = onnx.load(path)
     model.doc_string = "of another day"
     onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("processor", "exact"),
+    [("x86_64", False), ("x86_64 avx_vnni", True), ("x86_64 amx_int8 avx512_vnni", True), ("aarch64", True)],
+)
+def test_weights_have_a_bit_less_where_sums_saturate(full_bundle, faces, processor, exact):
+    """An x86 processor without VNNI adds pairs of 8-bit products in 16 bits: full weights would be cut off."""
+    assert sums_exactly(processor) == exact
+    graph = build_int8.encoder_graphs(full_bundle)[STAGE].path
+    model = onnx.load_from_string(quantise.quantised(graph, faces[:2], exact))
+    weights = [
+        numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8
+    ]
+    large = [int(np.abs(values.astype(int)).max()) for values in weights if values.ndim > 1]
+    assert len(large) >= 8 and all(value <= 64 for value in large) != exact
 
 
 def test_a_quantised_encoder_is_close_smaller_and_used(bundle, ready, faces):

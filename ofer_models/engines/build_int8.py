@@ -102,7 +102,7 @@ def _build_one(bundle: Bundle, graph: GraphSpec, faces: Sequence[Arrays], progre
     key = EngineKey(graph.path.name, sha256_of(graph.path), here.flavour, here.version, here.gpus, PRECISION, {})
     rows = [{name: face[name] for name in graph.inputs or ()} for face in faces]
     progress(key.graph, "quantising", 0.0)
-    content = quantised(graph.path, rows[::2])
+    content = quantised(graph.path, rows[::2], onnxruntime_backend.sums_exactly())
     progress(key.graph, "comparing with fp32", 0.5)
     with tempfile.TemporaryDirectory(prefix="ofer-int8-") as temporary:
         candidate = Path(temporary) / key.file_name

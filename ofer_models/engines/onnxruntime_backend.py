@@ -104,10 +104,19 @@ class OnnxRuntimeBackend:
 
 def here() -> Runtime:
     """This machine's ONNX Runtime and kind of processor, as far as quantised graphs depend on it."""
+    return Runtime(engine_cache.ONNXRUNTIME, onnxruntime.__version__, (_processor(),))
+
+
+def sums_exactly(processor: str | None = None) -> bool:
+    """Whether sums of 8-bit products cannot saturate on a processor, this one by default, given as `here` names it."""
+    machine, *features = (processor or _processor()).split()
+    return bool(features) or machine.lower() not in ("x86_64", "amd64", "i686")
+
+
+def _processor() -> str:
     info = Path("/proc/cpuinfo")
     features = set(info.read_text().split()) if info.is_file() else set()
-    kind = " ".join([platform.machine(), *(name for name in _INT8_FEATURES if name in features)])
-    return Runtime(engine_cache.ONNXRUNTIME, onnxruntime.__version__, (kind,))
+    return " ".join([platform.machine(), *(name for name in _INT8_FEATURES if name in features)])
 
 
 def preferred_providers(available: Sequence[str]) -> list[str]:

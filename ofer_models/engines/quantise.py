@@ -49,10 +49,11 @@ class Verdict:
         return ""
 
 
-def quantised(graph: Path, examples: Sequence[Arrays]) -> bytes:
+def quantised(graph: Path, examples: Sequence[Arrays], exact: bool = True) -> bytes:
     """The graph with its products in 8 bits, as a file's content; inputs and outputs stay float32.
 
-    examples: inputs of single faces, for the ranges of what enters convolutions. Raises StageError for a file that is
+    examples: inputs of single faces, for the ranges of what enters convolutions. exact: whether the processor adds
+    8-bit products without saturating; weights get 7 bits where it does not. Raises StageError for a file that is
     no graph or has nothing to quantise.
     """
     try:
@@ -81,13 +82,13 @@ def quantised(graph: Path, examples: Sequence[Arrays]) -> bytes:
         if "Conv" in kinds:
             q.quantize_static(
                 model, out, Reader(), quant_format=q.QuantFormat.QDQ, op_types_to_quantize=["Conv"], per_channel=True,
-                activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+                activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8, reduce_range=not exact,
             )  # fmt: skip
             model = onnx.load(out)
         if kinds & {"MatMul", "Gemm"}:
             q.quantize_dynamic(
                 model, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=q.QuantType.QInt8,
-                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+                reduce_range=not exact, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )  # fmt: skip
         return out.read_bytes()
 
