@@ -242,15 +242,21 @@ def test_shared_photographs():
     assert missed == ["occluded_05"]
 
 
-def test_a_cut_to_another_scene_starts_new_ids(frontend, picture):
-    """A face at the same place, but in another picture, is somebody else."""
+@pytest.mark.parametrize(
+    ("stamps", "new"),
+    [((0.0, 0.03, 0.06, 0.09, 0.12), True), ((0.0, 0.03, 0.06, 0.5, 0.53), True), ((0.0, 0.5, 1.0, 1.5, 2.0), False)],
+    ids=["quick", "one frame late", "slow camera"],
+)
+def test_a_cut_to_another_scene_starts_new_ids(frontend, picture, stamps, new):
+    """A face at the same place, but in another picture, is somebody else; a slow camera's pictures all differ."""
     frame, _ = view(picture)
     rng = np.random.default_rng(0)
     other = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
     mask = cv2.ellipse(np.zeros((480, 640), np.uint8), (320, 240), (95, 120), 0, 0, 360, 255, -1) > 0
     other[mask] = frame[mask]
-    ids = [[track.id for track in frontend(shown, i / RATE)] for i, shown in enumerate([frame] * 3 + [other] * 3)]
-    assert ids == [["f1"]] * 3 + [["f2"]] * 3
+    shown = [frame] * 3 + [other] * 2
+    ids = [[track.id for track in frontend(*both)] for both in zip(shown, stamps, strict=True)]
+    assert ids == [["f1"]] * 3 + [["f2" if new else "f1"]] * 2
 
 
 @pytest.mark.parametrize("change", ["darker", "blank frame", "flash"])

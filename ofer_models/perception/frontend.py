@@ -67,6 +67,7 @@ class FaceFrontend:
         self._tracker.reset()
         self._tracks: list[Track] = []
         self._stamp = 0.0
+        self._last_passed = math.inf  # between the last two frames, s
         self._since_detection = 0
         self._scene: np.ndarray | None = None
         self._doubtful: list[np.ndarray] = []  # boxes of weak detections in the detector's last run
@@ -84,11 +85,13 @@ class FaceFrontend:
         passed = stamp - self._stamp
         scene = _scene(rgb)
         # Another picture, another resolution or a cut in a film: old places mean nothing, and a face at an old place is
-        # somebody else's.
-        if rgb.shape != self._shape or (abs(passed) <= _SLOW and _is_cut(self._scene, scene)):
+        # somebody else's. A slow camera's frames all differ; one late frame among quick ones is no slow camera.
+        quick = min(abs(passed), self._last_passed) <= _SLOW
+        if rgb.shape != self._shape or (quick and _is_cut(self._scene, scene)):
             self.reset()
             self._shape = rgb.shape
         self._scene = self._scene if scene is None else scene
+        self._last_passed = abs(passed)
         followed = self._follow(rgb, passed)
         new: list[LandmarkResult] = []
         self._since_detection += 1
