@@ -19,6 +19,7 @@ from ofer_models.synthesis.dataset import PictureSet
 from ofer_models.training.augmentation import augment, crop_input
 from ofer_models.training.context import (
     POINTS,
+    Encoders,
     Offsets,
     _known_square,
     _where_known,
@@ -377,6 +378,22 @@ def test_the_encoders_learn_what_landmarks_tell(told):
     )
     np.testing.assert_allclose(context.detach(), contexts, atol=1e-4)
     assert occlusion.shape == (64, 1) and 0 < occlusion.min() and occlusion.max() < 1
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("identity", ["context"]), ("expression", ["context", "occlusion"])])
+def test_exported_encoders_equal_the_trained_ones(tmp_path, name, outputs):
+    pytest.importorskip("onnxscript", reason="`make train-env`")
+    from ofer_models.networks.trace import export_module
+
+    torch.manual_seed(0)
+    network, pictures = Encoders({"identity": 4, "expression": 5}), random_pictures(3, 0)
+    means, contexts = predict(network, name, pictures)
+    inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
+    export_module(network.encoder(name, occlusion=len(outputs) > 1), tmp_path / "e.onnx", inputs, outputs)
+    landmarks, crop = pictures.landmarks.astype(np.float32), crop_input(torch.from_numpy(pictures.crop)).numpy()
+    found = OnnxStage(tmp_path / "e.onnx")(landmarks=landmarks, crop112=crop)
+    assert list(found) == outputs and means.shape == (3, {"identity": 4, "expression": 5}[name])
+    np.testing.assert_allclose(found["context"], contexts, atol=1e-4)
 
 
 def test_the_denoiser_learns_from_its_context():
