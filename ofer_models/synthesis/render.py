@@ -91,8 +91,10 @@ def render(
 
 def vertex_visibility(head: HeadModel, surface: Surface, rendering: Rendering) -> np.ndarray:
     """Which vertices (V,) bool the camera sees: corners of triangles that own a pixel or more (eyeballs included)."""
+    drawn = np.zeros(len(head.faces) + 1, bool)  # the last one stands for -1, no triangle
+    drawn[rendering.triangle] = True
     seen = np.zeros(head.n_vertices, bool)
-    seen[head.faces[np.unique(rendering.triangle[rendering.triangle >= 0])]] = True
+    seen[head.faces[drawn[:-1]]] = True
     return seen
 
 
