@@ -339,8 +339,9 @@ for key in faces.keys() & markers.keys():
                 shown = np.array([(p.x, p.y, p.z) for p in marker.points])
                 assert shown.shape == (len(corners), 3)
                 worst = max(worst, float(np.linalg.norm(shown - v[corners], axis=1).max()))
+expected = sum(1 + face.num_hypotheses for key in faces.keys() & markers.keys() for face in faces[key].faces)
 ours = [name for name in sys.modules if name.split(".")[0] in ("ofer_ros", "ofer_models")]
-print(json.dumps({"worst": worst, "meshes": meshes, "ours": ours, "bytes": 4 * len(model.directions)}))
+print(json.dumps({"worst": worst, "meshes": meshes, "expected": expected, "ours": ours, "bytes": 4 * len(model.directions)}))
 """
 
 
@@ -362,7 +363,8 @@ def test_a_program_that_knows_only_the_messages_rebuilds_every_mesh(running, pho
         stranger.kill()
     told = json.loads(stranger.stdout.read())
     assert told["ours"] == []
-    assert told["meshes"] >= 3 * 6, "the shown one and every hypothesis of each frame"
+    # The shown one and every hypothesis of each frame; under load the node draws fewer of them.
+    assert told["meshes"] == told["expected"] >= 3 * 2
     assert told["worst"] < 1e-6  # metres
 
 
