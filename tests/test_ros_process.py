@@ -132,8 +132,8 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="module")
 def running(open_bundle, tmp_path_factory) -> Iterator[NodeProcess]:
     log = tmp_path_factory.mktemp("ofer_node") / "log"
-    # A frame that waits for a busy machine is still worth its work here.
-    with NodeProcess(log, autostart="true", max_frame_age=10.0) as node:
+    # A frame that waits for a busy machine is still worth its work here, and all of it.
+    with NodeProcess(log, autostart="true", max_frame_age=10.0, latency_bound=0.0) as node:
         node.active()
         yield node
         assert node.process.poll() is None, "the node ended: " + log.read_text()
@@ -341,7 +341,8 @@ for key in faces.keys() & markers.keys():
                 worst = max(worst, float(np.linalg.norm(shown - v[corners], axis=1).max()))
 expected = sum(1 + face.num_hypotheses for key in faces.keys() & markers.keys() for face in faces[key].faces)
 ours = [name for name in sys.modules if name.split(".")[0] in ("ofer_ros", "ofer_models")]
-print(json.dumps({"worst": worst, "meshes": meshes, "expected": expected, "ours": ours, "bytes": 4 * len(model.directions)}))
+told = {"worst": worst, "meshes": meshes, "expected": expected, "ours": ours, "bytes": 4 * len(model.directions)}
+print(json.dumps(told))
 """
 
 
@@ -363,8 +364,7 @@ def test_a_program_that_knows_only_the_messages_rebuilds_every_mesh(running, pho
         stranger.kill()
     told = json.loads(stranger.stdout.read())
     assert told["ours"] == []
-    # The shown one and every hypothesis of each frame; under load the node draws fewer of them.
-    assert told["meshes"] == told["expected"] >= 3 * 2
+    assert told["meshes"] == told["expected"] >= 3 * 6, "the shown one and every hypothesis of each frame"
     assert told["worst"] < 1e-6  # metres
 
 
