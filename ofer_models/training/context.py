@@ -145,10 +145,8 @@ def train_contexts(
         for name, task in validation_tasks.items():
             guess = predict(average, name, validation)[0]
             relative[name] = task.distance(guess - task.targets) / max(task.distance(task.targets), 1e-12)
-        log(
-            "held out, of the mean's squared error: "
-            + ", ".join(f"{name} {part:.3f}" for name, part in relative.items())
-        )
+        parts = ", ".join(f"{name} {part:.3f}" for name, part in relative.items())
+        log(f"context: held out, of the mean's squared error: {parts}")
         return float(np.mean(list(relative.values())))
 
     return train(
@@ -180,7 +178,7 @@ class _TaskLoss:
 
 
 class Offsets:
-    """Where the landmarks really are, from where MediaPipe sees them, in units of the usual distance (2,)."""
+    """Where the landmarks really are, from where MediaPipe sees them, in units of their deviation over the set."""
 
     def __init__(self, pictures: PictureSet) -> None:
         self._seen, self._true = pictures.landmarks, pictures.true_landmarks

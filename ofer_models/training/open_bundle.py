@@ -61,7 +61,7 @@ _HEAD = Provenance(
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. `full` is what the shipped bundle was trained with."""
+    """How much of everything. `full` is the recipe; docs/results.md says where the shipped bundle's differed."""
 
     pictures: int
     held_out: int
