@@ -12,12 +12,12 @@ ENV = . .venv/ofer_env.sh
 # make demo [SOURCE=folder|video|0|bag] [OUT=folder]
 demo:
 	@$(PYTHON) tools/setup_env.py demo
-	@$(ENV) && python -m ofer_ros.demo "$(SOURCE)" --out "$(OUT)" $(ARGS)
+	@$(ENV) && python -m ofer_ros.demo.demo "$(SOURCE)" --out "$(OUT)" $(ARGS)
 
 # make view [SOURCE=folder|video|0|bag] [PORT=8080]; until Ctrl-C
 view:
 	@$(PYTHON) tools/setup_env.py demo
-	@$(ENV) && exec python -m ofer_ros.view "$(SOURCE)" --port "$(PORT)" $(ARGS)
+	@$(ENV) && exec python -m ofer_ros.demo.view "$(SOURCE)" --port "$(PORT)" $(ARGS)
 
 # make test [ARGS="-k markers"]
 test:
@@ -28,7 +28,7 @@ test:
 # make soak [ARGS="--seconds 60"]; summary in out/soak/soak.json
 soak:
 	@$(PYTHON) tools/setup_env.py demo
-	@$(ENV) && python -m ofer_ros.soak $(ARGS)
+	@$(ENV) && python -m tools.soak $(ARGS)
 
 lint:
 	@$(PYTHON) tools/setup_env.py test

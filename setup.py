@@ -26,7 +26,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ofer_ros", "ofer_ros.*", "ofer_models", "ofer_models.*"]),
-    package_data={"": ["*.md", "*.npz", "*.json"], "ofer_ros": ["page/*"]},
+    package_data={"": ["*.md", "*.npz", "*.json"], "ofer_ros": ["web/page/*"]},
     install_requires=["setuptools"],
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -37,12 +37,12 @@ setup(
     ],
     entry_points={
         "console_scripts": [
-            "ofer = ofer_models.cli:main",
-            "ofer_node = ofer_ros.ofer_node:main",
-            "mesh_node = ofer_ros.mesh_node:main",
-            "camera_node = ofer_ros.camera_node:main",
-            "recorder = ofer_ros.recorder:main",
-            "view_node = ofer_ros.view_node:main",
+            "ofer = ofer_models.cli.main:main",
+            "ofer_node = ofer_ros.nodes.ofer_node:main",
+            "mesh_node = ofer_ros.nodes.mesh_node:main",
+            "camera_node = ofer_ros.nodes.camera_node:main",
+            "recorder = ofer_ros.nodes.recorder:main",
+            "view_node = ofer_ros.nodes.view_node:main",
         ],
     },
     zip_safe=False,

@@ -6,7 +6,7 @@ __all__ = ["Bundle", "Face", "FacePipeline", "HeadModel", "Intrinsics"]
 
 _HOMES = {
     "Bundle": "ofer_models.bundle.manifest",
-    "Face": "ofer_models.face",
+    "Face": "ofer_models.tracking.face",
     "FacePipeline": "ofer_models.pipeline",
     "HeadModel": "ofer_models.head.model",
     "Intrinsics": "ofer_models.perception.intrinsics",

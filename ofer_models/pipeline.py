@@ -10,24 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.agreement import SeenLandmarks, tracked_landmarks
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.engines.stages import StageSet
-from ofer_models.face import Face
-from ofer_models.head.hypotheses import HypothesisDecoder, LandmarkDecoder
+from ofer_models.head.decoders import HypothesisDecoder, LandmarkDecoder
 from ofer_models.head.model import Identity
-from ofer_models.identity.cache import IdentityCache
-from ofer_models.identity.candidates import CandidateDrawer
-from ofer_models.identity.machine import View
-from ofer_models.identity.quality import facing, sharpness, view_quality
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
-from ofer_models.posing import FacePoser, TrackMemory
-from ofer_models.stream.load import LoadPlan
-from ofer_models.stream.noise import DriftingNoise
-from ofer_models.stream.uncertainty import spread_mm
+from ofer_models.runtime.stages import StageSet
+from ofer_models.tracking.drifting_noise import DriftingNoise
+from ofer_models.tracking.face import Face
+from ofer_models.tracking.face_poser import FacePoser, TrackMemory
+from ofer_models.tracking.identity_cache import IdentityCache
+from ofer_models.tracking.identity_candidates import CandidateDrawer
+from ofer_models.tracking.identity_state import View
+from ofer_models.tracking.load_plan import LoadPlan
+from ofer_models.tracking.reprojection import SeenLandmarks, tracked_landmarks
+from ofer_models.tracking.spread import spread_mm
+from ofer_models.tracking.view_quality import facing, sharpness, view_quality
 
 _NOISE, _IDENTITY = 1, 2  # streams of random numbers
 _IDLE = 1.0  # s without a frame that end nothing yet

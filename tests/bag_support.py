@@ -11,7 +11,7 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_ros.scene import Scene
+from ofer_ros.camera.scene import Scene
 
 START = 1_600_000_000_123_456_789  # ns: a day in 2020
 PERIOD = 33_333_333  # ns

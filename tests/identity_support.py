@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from test_head_model import HEAD, N_SHAPE
 
-from ofer_models.identity.machine import Draw, Drawn, View
+from ofer_models.tracking.identity_state import Draw, Drawn, View
 
 SAME, OTHER = 0.99, 0.96
 

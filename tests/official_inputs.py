@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from recipe import recipe_state
 
-from ofer_models.bundle.checkpoint import NetworkSizes
-from ofer_models.bundle.flame import HeadSizes
-from ofer_models.bundle.official_files import OfficialFiles
-from ofer_models.bundle.official_import import OfficialSizes
 from ofer_models.head.model import HeadModel
-from ofer_models.networks import replay
-from ofer_models.networks.arcface import ArcFace
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.farl import Farl
-from ofer_models.networks.rank import RankNetwork
+from ofer_models.workshop.networks import replay
+from ofer_models.workshop.networks.arcface import ArcFace
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.farl import Farl
+from ofer_models.workshop.networks.rank import RankNetwork
+from ofer_models.workshop.official.checkpoint import NetworkSizes
+from ofer_models.workshop.official.files import OfficialFiles
+from ofer_models.workshop.official.flame import HeadSizes
+from ofer_models.workshop.official.importer import OfficialSizes
 
 SMALL = OfficialSizes(
     HeadSizes(n_shape=6, n_expression=4, n_directions=12, n_frontal=8),

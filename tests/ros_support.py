@@ -26,13 +26,13 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
-from ofer_models.face import Face
 from ofer_models.head import HeadModel
+from ofer_models.tracking.face import Face
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
-from ofer_ros.geometry import stamp_key
-from ofer_ros.ofer_node import OferNode
-from ofer_ros.outputs import FACES, LATCHED, MARKERS
+from ofer_ros.nodes.ofer_node import OferNode
+from ofer_ros.output.geometry import stamp_key
+from ofer_ros.output.publishers import FACES, LATCHED, MARKERS
 
 N_SHAPE, N_EXPRESSION = 8, 6
 

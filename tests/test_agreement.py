@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ofer_models import Intrinsics
-from ofer_models.agreement import N_POINTS, SeenLandmarks, softmax
 from ofer_models.perception.crops import canonical_face
+from ofer_models.tracking.reprojection import N_POINTS, SeenLandmarks, softmax
 
 MODEL = np.float64(canonical_face())[:N_POINTS]
 TURN, SHIFT = np.array([0.1, -0.2, 0.05]), np.array([0.03, -0.02, 0.8])

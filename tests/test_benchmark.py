@@ -10,14 +10,15 @@ import pytest
 import torch
 from recipe import recipe_state, relative_error
 
-from ofer_models.benchmark import bench, curve, reference
-from ofer_models.benchmark.bench import Official
-from ofer_models.benchmark.curve import Curve, Point
-from ofer_models.benchmark.sampling_report import write_report
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines.tensors import StageError
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.synthesis.dataset import PictureSet
+from ofer_models.bundle.tensors import StageError
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.workshop.measure.speed import bench, reference
+from ofer_models.workshop.measure.speed import step_curve as curve
+from ofer_models.workshop.measure.speed.bench import Official
+from ofer_models.workshop.measure.speed.sampling_report import write_report
+from ofer_models.workshop.measure.speed.step_curve import Curve, Point
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.pictures.dataset import PictureSet
 
 torch.set_num_threads(1)
 SMALL = Official(7, (7, 8, 8), 12, 3)
@@ -70,7 +71,7 @@ def test_frames_and_stages_of_the_open_bundle(open_bundle, monkeypatch):
 
 
 def test_a_runtime_that_disagrees_stops_the_bench(open_bundle, monkeypatch):
-    from ofer_models.engines.torch_backend import TorchStage
+    from ofer_models.runtime.torch.backend import TorchStage
 
     run = TorchStage.__call__
     monkeypatch.setattr(TorchStage, "__call__", lambda self, **a: {k: v + 1 for k, v in run(self, **a).items()})

@@ -13,7 +13,7 @@ import yaml
 
 from ofer_models.bundle import Bundle, BundleError, default_bundle
 from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, SAME_FACE, STAGES, sha256_of
-from ofer_models.engines.stages import StageSet
+from ofer_models.runtime.stages import StageSet
 
 N_SHAPE, N_EXPRESSION, CONTEXT = 3, 2, 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from ofer_models import cli
+from ofer_models.cli import main as cli
 
 
 def said(*arguments: str) -> tuple[int, str]:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipe import golden, relative_error
 
-from ofer_models.diffusion.schedule import NoiseSchedule
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.diffusion.training import ForwardProcess
+from ofer_models.runtime.schedule import NoiseSchedule
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.workshop.train.diffusion_loss import ForwardProcess
 
 
 @pytest.mark.parametrize("steps", [1000, 20])

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipe import golden, relative_error
 
-from ofer_models.diffusion.schedule import NoiseSchedule
-from ofer_models.diffusion.solvers import solver_table
+from ofer_models.runtime.schedule import NoiseSchedule
+from ofer_models.runtime.solvers import solver_table
 
 SCHEDULE = NoiseSchedule()
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -172,5 +172,5 @@ def test_bad_requests_are_refused(arguments, message):
 
 
 def test_the_run_time_part_does_not_import_torch():
-    code = "import ofer_models.diffusion.solvers, sys; sys.exit('torch' in sys.modules)"
+    code = "import ofer_models.runtime.solvers, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

@@ -15,13 +15,14 @@ from official_inputs import SMALL, flame_arrays, write_flame
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ofer_models.bundle import doctor, machine
-from ofer_models.bundle.export import Provenance, write_manifest
-from ofer_models.bundle.flame import read_model
 from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES, sha256_of
-from ofer_models.cli import app
-from ofer_models.engines import engine_cache
-from ofer_models.engines.engine_cache import EngineKey
+from ofer_models.cli import doctor
+from ofer_models.cli import host as machine
+from ofer_models.cli.main import app
+from ofer_models.runtime import engine_cache
+from ofer_models.runtime.engine_cache import EngineKey
+from ofer_models.workshop.bundle_writer import Provenance, write_manifest
+from ofer_models.workshop.official.flame import read_model
 
 OPEN = Path(__file__).resolve().parents[1] / "engines" / "open"
 FREE = Provenance("made here", "Apache-2.0", True)

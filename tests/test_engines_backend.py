@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from ofer_models.bundle.manifest import BundleError
-from ofer_models.engines.backend import BACKENDS, graph_specs, open_backend
-from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, preferred_providers
-from ofer_models.engines.stages import StageSet
-from ofer_models.engines.tensors import StageError
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.export import export_sampler
+from ofer_models.bundle.tensors import StageError
+from ofer_models.runtime.backend import BACKENDS, graph_specs, open_backend
+from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend, preferred_providers
+from ofer_models.runtime.stages import StageSet
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.export import export_sampler
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,8 +92,8 @@ def test_torch_gives_what_onnxruntime_gives_at_every_stage(open_bundle):
 
 
 def test_a_torch_stage_refuses_wrong_calls_and_unknown_operators(open_bundle, tmp_path):
-    from ofer_models.engines.tensors import GraphSpec
-    from ofer_models.networks.onnx_graph import Graph, save_model
+    from ofer_models.bundle.tensors import GraphSpec
+    from ofer_models.workshop.networks.onnx_graph import Graph, save_model
 
     backend = open_backend("torch", open_bundle)
     stage = backend.load(graph_specs(open_bundle.stages["idrank"])["graph"])
@@ -113,7 +113,7 @@ def test_a_torch_stage_refuses_wrong_calls_and_unknown_operators(open_bundle, tm
 @pytest.mark.parametrize("name", ["auto", "onnxruntime"])
 def test_the_default_imports_no_torch_and_no_tensorrt(open_bundle, name):
     code = (
-        "import sys; from ofer_models.bundle.manifest import Bundle; from ofer_models.engines.stages import StageSet;"
+        "import sys; from ofer_models.bundle.manifest import Bundle; from ofer_models.runtime.stages import StageSet;"
         f"StageSet(Bundle.load({str(open_bundle.path)!r}), backend={name!r});"
         "sys.exit(bool({'torch', 'onnx', 'tensorrt', 'tensorrt_rtx'} & sys.modules.keys()))"
     )
@@ -129,13 +129,13 @@ def test_torch_knows_the_operators_of_the_official_encoders(tmp_path):
     import torch
     from official_inputs import SMALL
 
-    from ofer_models.engines.tensors import GraphSpec
-    from ofer_models.engines.torch_backend import TorchStage
-    from ofer_models.networks.arcface import ArcFace
-    from ofer_models.networks.farl import Farl
-    from ofer_models.networks.official_stages import JointContext, RankWithEncoders
-    from ofer_models.networks.rank import RankNetwork
-    from ofer_models.networks.trace import export_module
+    from ofer_models.bundle.tensors import GraphSpec
+    from ofer_models.runtime.torch.backend import TorchStage
+    from ofer_models.workshop.networks.arcface import ArcFace
+    from ofer_models.workshop.networks.farl import Farl
+    from ofer_models.workshop.networks.official_stages import JointContext, RankWithEncoders
+    from ofer_models.workshop.networks.rank import RankNetwork
+    from ofer_models.workshop.networks.trace import export_module
 
     torch.manual_seed(0)
     sizes = SMALL.networks

@@ -17,12 +17,13 @@ import onnx
 import pytest
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.engines import build, engine_cache
-from ofer_models.engines.backend import graph_specs
-from ofer_models.engines.build import Order
-from ofer_models.engines.precision import half_products
-from ofer_models.engines.tensors import GraphSpec, StageError
-from ofer_models.engines.torch_backend import TorchStage
+from ofer_models.bundle.tensors import GraphSpec, StageError
+from ofer_models.runtime import engine_cache
+from ofer_models.runtime.backend import graph_specs
+from ofer_models.runtime.torch.backend import TorchStage
+from ofer_models.workshop.compile import build
+from ofer_models.workshop.compile.build import Order
+from ofer_models.workshop.compile.mixed_precision import half_products
 
 ROOT = Path(__file__).resolve().parents[1]
 HAS_TENSORRT = importlib.util.find_spec("tensorrt_rtx") is not None
@@ -111,7 +112,7 @@ class TestOneStage:
             build.build(Order(bundle, precision="fp32", gpus=("sm86",), stages=("idrank",)))
 
     def test_where_there_is_no_gpu_current_is_refused(self, bundle):
-        from ofer_models.engines.cuda_driver import gpu_present
+        from ofer_models.runtime.tensorrt.cuda_driver import gpu_present
 
         if gpu_present():
             pytest.skip("there is a GPU")
@@ -162,7 +163,7 @@ def test_half_precision_is_close_where_it_is_used_and_absent_where_it_hurts(open
 
 
 def test_a_weight_beyond_half_precision_is_refused():
-    from ofer_models.networks.onnx_graph import Graph
+    from ofer_models.workshop.networks.onnx_graph import Graph
 
     g = Graph("large")
     g.linear(g.input("x", ("F", 2)), np.array([[1e5, 0], [0, 1]]), name="y")
@@ -204,6 +205,6 @@ class TestEveryStage:
 @pytest.fixture(scope="module")
 def official_size(tmp_path_factory, open_bundle):
     """Official dimensions with random weights, written as `ofer import` writes them."""
-    from ofer_models.benchmark.random_bundle import write_official_size
+    from ofer_models.workshop.measure.speed.random_bundle import write_official_size
 
     return write_official_size(tmp_path_factory.mktemp("official"), open_bundle.path / "head.npz")

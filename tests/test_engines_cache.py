@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from ofer_models.bundle.manifest import sha256_of
-from ofer_models.engines import engine_cache
-from ofer_models.engines.engine_cache import EngineKey, Runtime
-from ofer_models.engines.tensors import StageError
+from ofer_models.bundle.tensors import StageError
+from ofer_models.runtime import engine_cache
+from ofer_models.runtime.engine_cache import EngineKey, Runtime
 
 HERE = Runtime("tensorrt_rtx", "1.7.1", ("sm86", "sm86 NVIDIA A10"))
 PLAN = bytes(range(256)) * 40
@@ -159,7 +159,7 @@ def test_a_failed_write_leaves_nothing_behind(graph, monkeypatch):
 def test_writers_wait_for_each_other(graph):
     """A second process cannot write while the folder is held, and does so afterwards."""
     code = (
-        "import sys; from pathlib import Path; from ofer_models.engines import engine_cache as c\n"
+        "import sys; from pathlib import Path; from ofer_models.runtime import engine_cache as c\n"
         f"k = c.EngineKey.from_json({json.dumps(dataclasses.asdict(key_of(graph)))})\n"
         f"print('ready', flush=True); c.write(Path({str(graph.parent)!r}), k, b'plan', {{}}, 0)"
     )

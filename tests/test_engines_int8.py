@@ -14,13 +14,15 @@ from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from ofer_models.bundle.manifest import Bundle, BundleError, sha256_of
-from ofer_models.engines import build_int8, engine_cache, quantise
-from ofer_models.engines.backend import open_backend
-from ofer_models.engines.engine_cache import Runtime
-from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, here, sums_exactly
-from ofer_models.engines.quantise import Verdict, lost_variation
-from ofer_models.engines.stages import StageSet
-from ofer_models.engines.tensors import GraphSpec, StageError
+from ofer_models.bundle.tensors import GraphSpec, StageError
+from ofer_models.runtime import engine_cache
+from ofer_models.runtime.backend import open_backend
+from ofer_models.runtime.engine_cache import Runtime
+from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend, here, sums_exactly
+from ofer_models.runtime.stages import StageSet
+from ofer_models.workshop.compile import int8 as build_int8
+from ofer_models.workshop.compile import quantize as quantise
+from ofer_models.workshop.compile.quantize import Verdict, lost_variation
 
 STAGE = "expression_context"
 
@@ -177,7 +179,7 @@ def test_a_stale_truncated_or_renamed_one_is_refused(bundle, ready, spoil, said)
 def test_one_of_another_version_or_processor_is_refused(bundle, ready, changes, said, monkeypatch):
     current = here()
     other = Runtime(**{"flavour": current.flavour, "version": current.version, "gpus": current.gpus} | changes)
-    monkeypatch.setattr("ofer_models.engines.onnxruntime_backend.here", lambda: other)
+    monkeypatch.setattr("ofer_models.runtime.onnxruntime_backend.here", lambda: other)
     with pytest.raises(BundleError, match=said):
         StageSet(bundle)
 
@@ -186,8 +188,8 @@ def test_tensorrt_and_other_providers_do_not_mind_it(bundle, ready, monkeypatch)
     graph = build_int8.encoder_graphs(bundle)[STAGE]
     with pytest.raises(StageError, match="has no engine for sm86"):
         engine_cache.find(bundle.path, graph.path, Runtime("tensorrt_rtx", "1", ("sm86",)), "ofer build")
-    monkeypatch.setattr("ofer_models.engines.tensorrt_api.installed", lambda: "tensorrt_rtx")
-    monkeypatch.setattr("ofer_models.engines.cuda_driver.gpu_present", lambda: True)
+    monkeypatch.setattr("ofer_models.runtime.tensorrt.api.installed", lambda: "tensorrt_rtx")
+    monkeypatch.setattr("ofer_models.runtime.tensorrt.cuda_driver.gpu_present", lambda: True)
     assert open_backend("auto", bundle).name == "onnxruntime"
     both = ("OpenVINOExecutionProvider", "CPUExecutionProvider")
     backend = OnnxRuntimeBackend(1, both, int8_from=bundle.path)
@@ -195,7 +197,7 @@ def test_tensorrt_and_other_providers_do_not_mind_it(bundle, ready, monkeypatch)
 
 
 def test_the_bench_times_it_beside_fp32(bundle, ready, full_bundle, monkeypatch):
-    from ofer_models.benchmark import bench
+    from ofer_models.workshop.measure.speed import bench
 
     assert "onnxruntime int8" not in {runtime.name for runtime in bench.runtimes(full_bundle)}
     chosen = [runtime for runtime in bench.runtimes(bundle) if runtime.name.startswith("onnxruntime")]
@@ -213,7 +215,7 @@ def test_what_a_face_loses_is_measured_encoder_by_encoder(open_bundle, tmp_path,
     assert lost_variation(expected, np.full_like(expected, 10)) == pytest.approx(1, rel=0.1)
     assert lost_variation(expected, expected + 0.1 * rng.standard_normal((50, 40))) == pytest.approx(0.01, rel=0.2)
     # A graph that joins a large and a small encoder; noise in the small one must show.
-    from ofer_models.networks.onnx_graph import Graph, save_model
+    from ofer_models.workshop.networks.onnx_graph import Graph, save_model
 
     paths = []
     for noise in (0.0, 1.0):
@@ -247,7 +249,7 @@ def test_bad_orders_are_refused_in_one_line(bundle, pictures, tmp_path):
 
 
 def test_the_command_tells_what_is_kept(bundle, pictures, tmp_path):
-    from ofer_models.cli import app
+    from ofer_models.cli.main import app
 
     report = tmp_path / "report.json"
     arguments = ["build", "--bundle", str(bundle.path), "--backend", "onnxruntime", "--precision", "int8"]

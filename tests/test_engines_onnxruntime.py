@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from ofer_models.engines.onnxruntime_backend import OnnxStage, StageError
-from ofer_models.networks.onnx_graph import Graph, save_model
+from ofer_models.runtime.onnxruntime_backend import OnnxStage, StageError
+from ofer_models.workshop.networks.onnx_graph import Graph, save_model
 
 SHAPES = {"x": ("F", "N", 4), "offset": ("F", 4)}
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from recipe import recipe_state, relative_error
 
-from ofer_models.engines.backend import graph_specs
-from ofer_models.engines.onnxruntime_backend import OnnxStage
-from ofer_models.engines.torch_backend import TorchStage
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.export import export_rank, export_sampler
-from ofer_models.networks.rank import RankNetwork
+from ofer_models.runtime.backend import graph_specs
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.runtime.torch.backend import TorchStage
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.export import export_rank, export_sampler
+from ofer_models.workshop.networks.rank import RankNetwork
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4
@@ -74,10 +74,10 @@ def test_every_batch_of_the_official_ranking(tmp_path):
 
 @pytest.mark.long
 def test_every_batch_of_the_official_encoders(tmp_path):
-    from ofer_models.networks.arcface import ArcFace
-    from ofer_models.networks.farl import Farl
-    from ofer_models.networks.official_stages import JointContext
-    from ofer_models.networks.trace import export_module
+    from ofer_models.workshop.networks.arcface import ArcFace
+    from ofer_models.workshop.networks.farl import Farl
+    from ofer_models.workshop.networks.official_stages import JointContext
+    from ofer_models.workshop.networks.trace import export_module
 
     torch.manual_seed(0)
     module = JointContext(ArcFace(), Farl()).eval()

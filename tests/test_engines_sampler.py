@@ -11,11 +11,11 @@ import pytest
 import torch
 from recipe import recipe_state, relative_error
 
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines.onnxruntime_backend import OnnxStage
-from ofer_models.engines.sampler import Sampler
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.export import export_sampler
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.runtime.sampler import Sampler
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.export import export_sampler
 
 torch.set_num_threads(1)
 
@@ -94,7 +94,7 @@ def test_a_stochastic_solver_without_a_generator_is_refused(pair):
 
 
 def test_run_time_does_not_import_torch():
-    code = "import ofer_models.engines.sampler, ofer_models.engines.onnxruntime_backend as b, sys"
+    code = "import ofer_models.runtime.sampler, ofer_models.runtime.onnxruntime_backend as b, sys"
     code += "; sys.exit(bool({'torch', 'onnx', 'diffusers'} & sys.modules.keys()))"
     root = Path(__file__).resolve().parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -16,16 +16,16 @@ import torch
 from recipe import recipe_state, relative_error
 
 from ofer_models.bundle.manifest import BundleError, sha256_of
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines import backend as choice
-from ofer_models.engines import engine_cache
-from ofer_models.engines.engine_cache import EngineKey, Runtime
-from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, OnnxStage
-from ofer_models.engines.stages import StageSet
-from ofer_models.engines.tensorrt_backend import TensorRtBackend
-from ofer_models.engines.tensors import ANY, GraphSpec, StageError
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.export import export_sampler
+from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
+from ofer_models.runtime import backend as choice
+from ofer_models.runtime import engine_cache
+from ofer_models.runtime.engine_cache import EngineKey, Runtime
+from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxStage
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.runtime.stages import StageSet
+from ofer_models.runtime.tensorrt.backend import TensorRtBackend
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.export import export_sampler
 
 HERE = Runtime("tensorrt_rtx", "1.7.1", ("sm86",))
 WIDTH, CONTEXT = 7, 12
@@ -238,7 +238,7 @@ def test_an_engine_whose_tensors_differ_from_the_manifest_is_refused(graphs, bac
 def test_the_node_is_told_which_command_builds_a_missing_engine(open_bundle, tmp_path, device, monkeypatch):
     """Through the same door as the node: a bundle's stages with backend tensorrt."""
     backend = TensorRtBackend(tmp_path, HERE, device, lambda path: None)
-    monkeypatch.setattr("ofer_models.engines.stages.open_backend", lambda *_: backend)
+    monkeypatch.setattr("ofer_models.runtime.stages.open_backend", lambda *_: backend)
     said = rf"identity_context\.onnx has no engine for sm86; run `ofer build --bundle {tmp_path}`"
     with pytest.raises(BundleError, match=said):
         StageSet(open_bundle, backend="tensorrt")
@@ -246,11 +246,11 @@ def test_the_node_is_told_which_command_builds_a_missing_engine(open_bundle, tmp
 
 def test_auto_takes_tensorrt_only_with_gpu_and_engines(open_bundle, monkeypatch):
     chosen = []
-    monkeypatch.setattr("ofer_models.engines.tensorrt_backend.TensorRtBackend.here", lambda path: chosen.append(path))
+    monkeypatch.setattr("ofer_models.runtime.tensorrt.backend.TensorRtBackend.here", lambda path: chosen.append(path))
     present = {"engines": True, "tensorrt": True, "gpu": True}
     monkeypatch.setattr(engine_cache, "entries", lambda path, suffixes: [1] if present["engines"] else [])
-    monkeypatch.setattr("ofer_models.engines.tensorrt_api.installed", lambda: present["tensorrt"] and "tensorrt_rtx")
-    monkeypatch.setattr("ofer_models.engines.cuda_driver.gpu_present", lambda: present["gpu"])
+    monkeypatch.setattr("ofer_models.runtime.tensorrt.api.installed", lambda: present["tensorrt"] and "tensorrt_rtx")
+    monkeypatch.setattr("ofer_models.runtime.tensorrt.cuda_driver.gpu_present", lambda: present["gpu"])
     choice.open_backend("auto", open_bundle)
     assert chosen == [open_bundle.path]
     for missing in present:
@@ -261,7 +261,7 @@ def test_auto_takes_tensorrt_only_with_gpu_and_engines(open_bundle, monkeypatch)
 
 
 def test_without_a_gpu_tensorrt_says_so(open_bundle):
-    from ofer_models.engines.cuda_driver import gpu_present
+    from ofer_models.runtime.tensorrt.cuda_driver import gpu_present
 
     if gpu_present():
         pytest.skip("there is a GPU")

@@ -16,15 +16,16 @@ import torch
 from recipe import recipe_state, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines import torch_backend, torch_cuda
-from ofer_models.engines.backend import graph_specs
-from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend
-from ofer_models.engines.stages import StageSet
-from ofer_models.engines.tensors import GraphSpec, StageError
-from ofer_models.engines.torch_backend import TorchBackend, TorchStage
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.export import export_sampler
+from ofer_models.bundle.tensors import GraphSpec, StageError
+from ofer_models.runtime.backend import graph_specs
+from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.runtime.stages import StageSet
+from ofer_models.runtime.torch import backend as torch_backend
+from ofer_models.runtime.torch import cuda_graphs as torch_cuda
+from ofer_models.runtime.torch.backend import TorchBackend, TorchStage
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.export import export_sampler
 
 WIDTH, CONTEXT = 7, 12
 
@@ -211,10 +212,10 @@ def test_no_operator_mixes_host_and_gpu(open_bundle, half):
 def test_nor_do_those_of_the_official_encoders(tmp_path):
     from official_inputs import SMALL
 
-    from ofer_models.networks.arcface import ArcFace
-    from ofer_models.networks.farl import Farl
-    from ofer_models.networks.official_stages import JointContext
-    from ofer_models.networks.trace import export_module
+    from ofer_models.workshop.networks.arcface import ArcFace
+    from ofer_models.workshop.networks.farl import Farl
+    from ofer_models.workshop.networks.official_stages import JointContext
+    from ofer_models.workshop.networks.trace import export_module
 
     sizes = SMALL.networks
     crops = {"crop112_bgr": ("F", 3, sizes.arcface["size"], sizes.arcface["size"]),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_training import HEAD, NAMES, random_pictures
 
-from ofer_models.evaluation import held_out
-from ofer_models.evaluation.held_out import expression_errors, identity_errors, unpack
+from ofer_models.workshop.measure.open545 import held_out
+from ofer_models.workshop.measure.open545.held_out import expression_errors, identity_errors, unpack
 
 PICTURES = random_pictures(23, 4)  # more than one batch
 PICTURES.occlusion[:8] = 0

@@ -15,9 +15,10 @@ import trimesh
 from scipy.io import savemat
 from test_evaluation_metrics import bowl
 
-from ofer_models.evaluation import licensed, predict
-from ofer_models.evaluation.licensed import EvaluationError
 from ofer_models.reconstruction.mesh_files import write_mesh
+from ofer_models.workshop.measure.licensed import predict
+from ofer_models.workshop.measure.licensed import runners as licensed
+from ofer_models.workshop.measure.licensed.runners import EvaluationError
 
 
 def plain(iterable, text, total):

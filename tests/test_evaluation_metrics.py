@@ -7,8 +7,10 @@ import pytest
 
 pytest.importorskip("scipy", reason="closest points need scipy")
 
-from ofer_models.evaluation.alignment import Similarity, align_points, align_scan
-from ofer_models.evaluation.hypotheses import (
+from ofer_models.head.model import rotation_matrices
+from ofer_models.workshop.measure.metrics.alignment import Similarity, align_points, align_scan
+from ofer_models.workshop.measure.metrics.closest_point import TriangleSurface, closest_on_triangles
+from ofer_models.workshop.measure.metrics.hypotheses import (
     VertexPopulation,
     average_self_distance,
     closest_sample_error,
@@ -19,11 +21,9 @@ from ofer_models.evaluation.hypotheses import (
     shape_deviation,
     spread,
 )
-from ofer_models.evaluation.nme import by_yaw, landmark_errors
-from ofer_models.evaluation.now import crop_scan, pool, scan_distances
-from ofer_models.evaluation.ranking import nearest_to_mean, picked_errors, rank_figures, summary
-from ofer_models.evaluation.surface import TriangleSurface, closest_on_triangles
-from ofer_models.head.model import rotation_matrices
+from ofer_models.workshop.measure.metrics.nme import by_yaw, landmark_errors
+from ofer_models.workshop.measure.metrics.now import crop_scan, pool, scan_distances
+from ofer_models.workshop.measure.open545.ranking import nearest_to_mean, picked_errors, rank_figures, summary
 
 TRIANGLE = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
 

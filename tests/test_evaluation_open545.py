@@ -12,20 +12,21 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 
 from conftest import OPEN
 
-from ofer_models.evaluation import open545, pooling, protocol, regressor, report
-from ofer_models.evaluation.errors import EvaluationError
-from ofer_models.evaluation.expression import METHODS, SHARES, ExpressionResult
-from ofer_models.evaluation.identity import IdentityResult, LandmarkAgreement
-from ofer_models.evaluation.regressor import SHIPPED, Regressor
-from ofer_models.evaluation.steps import StepLoss
 from ofer_models.head.model import HeadModel
-from ofer_models.synthesis.dataset import PictureSet
+from ofer_models.workshop.measure.errors import EvaluationError
+from ofer_models.workshop.measure.open545 import pictures as open545
+from ofer_models.workshop.measure.open545 import pooling, protocol, regressor, report
+from ofer_models.workshop.measure.open545.expression import METHODS, SHARES, ExpressionResult
+from ofer_models.workshop.measure.open545.identity import IdentityResult, LandmarkAgreement
+from ofer_models.workshop.measure.open545.regressor import SHIPPED, Regressor
+from ofer_models.workshop.measure.open545.steps import StepLoss
+from ofer_models.workshop.pictures.dataset import PictureSet
 
 
 @pytest.fixture(scope="module")
 def part(open_head, tmp_path_factory) -> tuple[dict, open545.Open545]:
     """Rows 0, 11 and 22: one person before a hand, an object and a random shape."""
-    from ofer_models.synthesis.pictures import PictureSource
+    from ofer_models.workshop.pictures.pictures import PictureSource
 
     source = PictureSource(open_head, open545.SEED)
     rows = {index: open545._draw(source, index) for index in (0, 11, 22)}

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ofer_models.benchmark import flow
+from ofer_models.workshop.measure.speed import flow
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 from identity_support import OTHER, SAME, Drawer, drawn, head, view
 from test_head_model import HEAD
 
-from ofer_models.identity.blend import BLEND_TIME, ShapeBlend
-from ofer_models.identity.cache import MOST_LOST, IdentityCache
-from ofer_models.identity.machine import State
+from ofer_models.tracking.identity_cache import MOST_LOST, IdentityCache
+from ofer_models.tracking.identity_state import State
+from ofer_models.tracking.shape_blend import BLEND_TIME, ShapeBlend
 
 STEP = 0.1
 

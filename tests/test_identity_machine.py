@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from identity_support import drawn, head, person, view
 
-from ofer_models.identity.machine import APART, BETTER, GATHER_TIME, GOOD_VIEW, POOLED, IdentityMachine, State
+from ofer_models.tracking.identity_state import APART, BETTER, GATHER_TIME, GOOD_VIEW, POOLED, IdentityMachine, State
 
 GOOD, POOR = GOOD_VIEW + 0.1, GOOD_VIEW - 0.2
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from ofer_models.identity.quality import FULL_SIZE_PX, sharpness, view_quality
+from ofer_models.tracking.view_quality import FULL_SIZE_PX, sharpness, view_quality
 
 FRONTAL = np.array([0.0, 0.0, -1.0])
 FACE = astronaut()[60:190, 160:290]

@@ -9,17 +9,17 @@ from official_inputs import SMALL, landmark_tables, write_small
 from recipe import relative_error
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.bundle.official_import import import_official
-from ofer_models.bundle.safe_pickle import read_object_npy
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines.stages import StageSet
-from ofer_models.head.flame_landmarks import MovingLandmarks, contour_row
 from ofer_models.head.model import rotation_matrices
-from ofer_models.networks.arcface import ArcFace
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.farl import Farl
-from ofer_models.networks.rank import RankNetwork
-from ofer_models.networks.sampling import sample
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.runtime.stages import StageSet
+from ofer_models.workshop.networks.arcface import ArcFace
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.farl import Farl
+from ofer_models.workshop.networks.rank import RankNetwork
+from ofer_models.workshop.networks.sampling import sample
+from ofer_models.workshop.official.flame_landmarks import MovingLandmarks, contour_row
+from ofer_models.workshop.official.importer import import_official
+from ofer_models.workshop.official.safe_pickle import read_object_npy
 
 torch.set_num_threads(1)
 N, H = 6, 4

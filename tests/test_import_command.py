@@ -13,10 +13,10 @@ import torch
 import yaml
 from official_inputs import SMALL, write_small
 
-from ofer_models import cli
-from ofer_models.bundle import import_command
-from ofer_models.bundle.official_files import OfficialFiles
-from ofer_models.bundle.official_import import ImportReport, import_official
+from ofer_models.cli import import_report as import_command
+from ofer_models.cli import main as cli
+from ofer_models.workshop.official.files import OfficialFiles
+from ofer_models.workshop.official.importer import ImportReport, import_official
 
 torch.set_num_threads(1)
 

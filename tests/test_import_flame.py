@@ -7,10 +7,17 @@ import pytest
 import torch
 from official_inputs import SMALL, chumpy, dump_python2, flame_arrays, landmark_tables, write_flame
 
-from ofer_models.bundle.flame import FlameError, HeadSizes, read_frontal, read_landmarks, read_masks, read_mediapipe
-from ofer_models.bundle.flame import read_model as read
-from ofer_models.head.embedding import LANDMARKS68
 from ofer_models.head.model import HeadModel
+from ofer_models.workshop.head.embedding import LANDMARKS68
+from ofer_models.workshop.official.flame import (
+    FlameError,
+    HeadSizes,
+    read_frontal,
+    read_landmarks,
+    read_masks,
+    read_mediapipe,
+)
+from ofer_models.workshop.official.flame import read_model as read
 
 SIZES = SMALL.head
 

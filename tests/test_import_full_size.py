@@ -17,14 +17,14 @@ import yaml
 from official_inputs import write_full_size
 from recipe import relative_error
 
-from ofer_models.bundle.checkpoint import NetworkSizes, find_maps, read_checkpoint
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines.onnxruntime_backend import OnnxRuntimeBackend, OnnxStage
-from ofer_models.engines.stages import CoefficientSampler
 from ofer_models.head.model import HeadModel
-from ofer_models.networks.official_stages import JointContext
-from ofer_models.networks.sampling import sample
+from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxStage
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.runtime.stages import CoefficientSampler
+from ofer_models.workshop.networks.official_stages import JointContext
+from ofer_models.workshop.networks.sampling import sample
+from ofer_models.workshop.official.checkpoint import NetworkSizes, find_maps, read_checkpoint
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]

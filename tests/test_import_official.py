@@ -26,18 +26,18 @@ from official_inputs import (
 )
 from recipe import relative_error
 
-from ofer_models.bundle.checkpoint import CheckpointError, NetworkSizes, find_maps, read_checkpoint
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.bundle.official_files import OfficialFiles, OfficialImportError, flame_version
-from ofer_models.bundle.official_import import STEPS, import_official
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.engines.stages import StageSet
-from ofer_models.networks import replay
-from ofer_models.networks.arcface import ArcFace
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.farl import Farl
-from ofer_models.networks.rank import RankNetwork
 from ofer_models.pipeline import tracked_landmarks
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.runtime.stages import StageSet
+from ofer_models.workshop.networks import replay
+from ofer_models.workshop.networks.arcface import ArcFace
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.farl import Farl
+from ofer_models.workshop.networks.rank import RankNetwork
+from ofer_models.workshop.official.checkpoint import CheckpointError, NetworkSizes, find_maps, read_checkpoint
+from ofer_models.workshop.official.files import OfficialFiles, OfficialImportError, flame_version
+from ofer_models.workshop.official.importer import STEPS, import_official
 
 torch.set_num_threads(1)
 F, N = 2, 5
@@ -210,8 +210,8 @@ def test_released_noise_is_the_demos(quirky):
 
 
 def test_the_seeds_draw_the_noise_that_the_release_recorded(tmp_path):
-    from ofer_models.bundle.official_graphs import write_released_noise
-    from ofer_models.bundle.official_import import RELEASED, RELEASED_SEEDS
+    from ofer_models.workshop.official.graphs import write_released_noise
+    from ofer_models.workshop.official.importer import RELEASED, RELEASED_SEEDS
 
     recorded = {"idgen": (300, [-0.09384752, -0.49599066, 0.9621382, 0.3939917]),
                 "expgen": (53, [1.5375674, -0.19583625, 0.87236315, -1.3077265])}  # fmt: skip

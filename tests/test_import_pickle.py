@@ -13,8 +13,8 @@ import pytest
 import torch
 from official_inputs import Ch, Select, chumpy, dump_python2, sparse
 
-from ofer_models.bundle.pickle_standins import UnsafePickleError, numbers
-from ofer_models.bundle.safe_pickle import read_object_npy, read_pickle
+from ofer_models.workshop.official.pickle_standins import UnsafePickleError, numbers
+from ofer_models.workshop.official.safe_pickle import read_object_npy, read_pickle
 
 
 class Call:

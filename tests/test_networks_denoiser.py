@@ -7,8 +7,8 @@ import pytest
 import torch
 from recipe import golden, recipe_state, relative_error
 
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.official import OfficialWeightsError
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.official_weights import OfficialWeightsError
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from recipe import recipe_state, relative_error
 from torch import nn
 
-from ofer_models.networks.arcface import ArcFace
-from ofer_models.networks.farl import Farl
-from ofer_models.networks.official import OfficialWeightsError
+from ofer_models.workshop.networks.arcface import ArcFace
+from ofer_models.workshop.networks.farl import Farl
+from ofer_models.workshop.networks.official_weights import OfficialWeightsError
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4

@@ -8,10 +8,10 @@ import pytest
 import torch
 from recipe import recipe_state, relative_error
 
-from ofer_models.engines.onnxruntime_backend import OnnxStage
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.export import export_rank, export_sampler, rank_model
-from ofer_models.networks.rank import PosteriorRank, RankNetwork
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.export import export_rank, export_sampler, rank_model
+from ofer_models.workshop.networks.rank import PosteriorRank, RankNetwork
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-4

@@ -7,8 +7,8 @@ import pytest
 import torch
 from recipe import golden, recipe_state, relative_error
 
-from ofer_models.networks.official import OfficialWeightsError
-from ofer_models.networks.rank import (
+from ofer_models.workshop.networks.official_weights import OfficialWeightsError
+from ofer_models.workshop.networks.rank import (
     PosteriorRank,
     RankNetwork,
     error_loss,

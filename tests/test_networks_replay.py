@@ -7,8 +7,8 @@ import pytest
 import torch
 from recipe import golden
 
-from ofer_models.networks.denoiser import Denoiser
-from ofer_models.networks.replay import CONSTRUCTIONS, Construction, matching_scenario, replay
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.replay import CONSTRUCTIONS, Construction, matching_scenario, replay
 
 torch.set_num_threads(1)
 CASES = {

@@ -9,12 +9,12 @@ import pytest
 import torch
 from recipe import recipe_state, relative_error
 
-from ofer_models.engines.onnxruntime_backend import OnnxStage
-from ofer_models.networks.arcface import ArcFace
-from ofer_models.networks.farl import Farl
-from ofer_models.networks.official_stages import IdentityContext, JointContext, RankWithEncoders
-from ofer_models.networks.rank import RankNetwork
-from ofer_models.networks.trace import export_module
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.workshop.networks.arcface import ArcFace
+from ofer_models.workshop.networks.farl import Farl
+from ofer_models.workshop.networks.official_stages import IdentityContext, JointContext, RankWithEncoders
+from ofer_models.workshop.networks.rank import RankNetwork
+from ofer_models.workshop.networks.trace import export_module
 
 torch.set_num_threads(1)
 CROP112, CROP224 = ("F", 3, 32, 32), ("F", 3, 24, 24)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from ofer_models import agreement
 from ofer_models.bundle import Bundle, BundleError
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import Face, FacePipeline
+from ofer_models.tracking import reprojection as agreement
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 30

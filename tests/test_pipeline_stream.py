@@ -11,9 +11,9 @@ import pytest
 from skimage.data import astronaut
 
 from ofer_models.pipeline import FacePipeline
-from ofer_models.posing import FacePoser
-from ofer_models.stream.load import TIERS
-from ofer_ros.scene import Scene
+from ofer_models.tracking.face_poser import FacePoser
+from ofer_models.tracking.load_plan import TIERS
+from ofer_ros.camera.scene import Scene
 
 RATE = 30
 PATCH = 220  # px, side of a person's picture; the face is 110 px wide in its middle

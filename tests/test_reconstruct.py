@@ -12,7 +12,7 @@ import pytest
 from skimage.data import astronaut
 from typer.testing import CliRunner
 
-from ofer_models.cli import app
+from ofer_models.cli.main import app
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import FacePipeline

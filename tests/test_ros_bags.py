@@ -27,16 +27,15 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from ofer_msgs.msg import FaceArray, HeadModel
-from ofer_ros import demo
-from ofer_ros.bag_source import inspect_bag
-from ofer_ros.bag_writer import BagWriter
-from ofer_ros.camera_node import CameraNode
-from ofer_ros.demo import DemoOptions, run_demo
-from ofer_ros.geometry import stamp_key
-from ofer_ros.messages import face_array_message
-from ofer_ros.outputs import FACES, LATCHED
-from ofer_ros.scene import Scene
-from ofer_ros.sources import SourceError, open_source
+from ofer_ros.camera.bag_source import inspect_bag
+from ofer_ros.camera.scene import Scene
+from ofer_ros.camera.sources import SourceError, open_source
+from ofer_ros.demo.demo import DemoOptions, demo, run_demo
+from ofer_ros.nodes.camera_node import CameraNode
+from ofer_ros.output.geometry import stamp_key
+from ofer_ros.output.messages import face_array_message
+from ofer_ros.output.publishers import FACES, LATCHED
+from ofer_ros.record.bag_writer import BagWriter
 
 pytestmark = pytest.mark.ros
 COLOR, COLOR_INFO = "/camera/color/image_raw", "/camera/color/camera_info"
@@ -195,7 +194,7 @@ def test_camera_node_waits_for_the_answer_to_each_picture(tmp_path):
 
 
 def test_camera_node_goes_on_when_an_answer_fails_to_come(tmp_path, monkeypatch):
-    monkeypatch.setattr("ofer_ros.camera_node._ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr("ofer_ros.nodes.camera_node._ANSWER_LIMIT", 0.2)
     bag = scene_bag(tmp_path / "bag", 3)
     with CameraSession(source=str(bag), loop=False, paced_by="ofer_node/faces") as session:
         session.wait_for(lambda: session.camera.finished and len(session.images) == 3)

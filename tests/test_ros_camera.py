@@ -19,16 +19,16 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import HeadModel as HeadModelMessage
-from ofer_ros.camera_node import CameraNode, camera_info
-from ofer_ros.contact_sheet import COLUMNS, TILE
-from ofer_ros.diagnostics import OK, diagnostics_message
-from ofer_ros.images import compressed_to_rgb, image_to_rgb
-from ofer_ros.mesh_node import MeshNode
-from ofer_ros.outputs import LATCHED, MARKERS
-from ofer_ros.recorder import Recorder
-from ofer_ros.scene import FRAMES, HEIGHT, RATE, VISIBLE_SHARE, WIDTH, Scene
-from ofer_ros.sources import SourceError, open_source
-from ofer_ros.video import TimedVideo
+from ofer_ros.camera.scene import FRAMES, HEIGHT, RATE, VISIBLE_SHARE, WIDTH, Scene
+from ofer_ros.camera.sources import SourceError, open_source
+from ofer_ros.input.images import compressed_to_rgb, image_to_rgb
+from ofer_ros.nodes.camera_node import CameraNode, camera_info
+from ofer_ros.nodes.mesh_node import MeshNode
+from ofer_ros.nodes.recorder import Recorder
+from ofer_ros.output.publishers import LATCHED, MARKERS
+from ofer_ros.record.run_sheet import COLUMNS, TILE
+from ofer_ros.record.video import TimedVideo
+from ofer_ros.work.diagnostics import OK, diagnostics_message
 
 pytestmark = pytest.mark.ros
 

@@ -24,9 +24,9 @@ from std_srvs.srv import SetBool, Trigger
 
 from ofer_msgs.msg import BlendshapesArray, FaceArray
 from ofer_msgs.srv import ResetIdentity
-from ofer_ros import ofer_node
-from ofer_ros.camera_node import camera_info
-from ofer_ros.ofer_node import OferNode
+from ofer_ros.nodes import ofer_node
+from ofer_ros.nodes.camera_node import camera_info
+from ofer_ros.nodes.ofer_node import OferNode
 
 pytestmark = pytest.mark.ros
 WORKER = "ofer-worker"

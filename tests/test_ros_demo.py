@@ -20,15 +20,14 @@ from ros_support import fake_face
 from std_msgs.msg import Header
 
 from ofer_models.bundle import default_bundle
-from ofer_ros import demo
 from ofer_ros.bundles import bundle_folder
-from ofer_ros.contact_sheet import choose_moments
-from ofer_ros.demo import DemoError, DemoOptions, run_demo
-from ofer_ros.messages import face_array_message
-from ofer_ros.observations import Observations
-from ofer_ros.processes import Processes, _yaml
-from ofer_ros.scene import Scene
-from ofer_ros.video import TimedVideo
+from ofer_ros.camera.scene import Scene
+from ofer_ros.demo.demo import DemoError, DemoOptions, demo, run_demo
+from ofer_ros.demo.processes import Processes, _yaml
+from ofer_ros.output.messages import face_array_message
+from ofer_ros.record.observations import Observations
+from ofer_ros.record.run_sheet import choose_moments
+from ofer_ros.record.video import TimedVideo
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[1]

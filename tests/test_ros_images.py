@@ -15,10 +15,10 @@ from ros_support import image_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from ofer_ros import bridge
-from ofer_ros.bridge import BRIDGED, CvBridge, image_converter
-from ofer_ros.cdr import compressed_image_bytes, image_bytes
-from ofer_ros.images import ENCODINGS, MAX_SIDE, ImageError, compressed_to_rgb, image_to_rgb, pixel_bytes
+from ofer_ros.input import cv_bridge_converter as bridge
+from ofer_ros.input.cv_bridge_converter import BRIDGED, CvBridge, image_converter
+from ofer_ros.input.images import ENCODINGS, MAX_SIDE, ImageError, compressed_to_rgb, image_to_rgb, pixel_bytes
+from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
 
 pytestmark = pytest.mark.ros
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)

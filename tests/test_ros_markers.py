@@ -15,16 +15,16 @@ from ros_support import fake_face, synthetic_head
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ofer_models.stream.uncertainty import spread_mm
-from ofer_ros import marker_cdr
-from ofer_ros.layers import FULL_SPREAD, NAMESPACES, spread_colors
-from ofer_ros.marker_cdr import BulkMarker, MarkerEncoder, Style, marker_array, plain_marker
-from ofer_ros.markers import Deletions, FaceMarkers, TrackNumbers, delete_all
-from ofer_ros.mesh import MeshDecoder
-from ofer_ros.messages import face_array_message, face_message
-from ofer_ros.observations import marker_difference
-from ofer_ros.parameters import LayerSettings
-from ofer_ros.soak.checks import marker_heads
+from ofer_models.tracking.spread import spread_mm
+from ofer_ros.nodes.parameters import LayerSettings
+from ofer_ros.output import marker_cdr
+from ofer_ros.output.face_meshes import MeshDecoder
+from ofer_ros.output.marker_array import Deletions, FaceMarkers, TrackNumbers, delete_all
+from ofer_ros.output.marker_cdr import BulkMarker, MarkerEncoder, Style, marker_array, plain_marker
+from ofer_ros.output.marker_layers import FULL_SPREAD, NAMESPACES, spread_colors
+from ofer_ros.output.messages import face_array_message, face_message
+from ofer_ros.record.observations import marker_difference
+from tools.soak.checks import marker_heads
 
 pytestmark = pytest.mark.ros
 HEAD = synthetic_head()

@@ -25,12 +25,12 @@ from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker
 
 from ofer_models.bundle import default_bundle
-from ofer_ros import transforms
-from ofer_ros.camera_node import camera_info
-from ofer_ros.images import image_to_rgb
-from ofer_ros.mesh import MeshDecoder
-from ofer_ros.observations import marker_difference
-from ofer_ros.ofer_node import load_pipeline
+from ofer_ros.input.images import image_to_rgb
+from ofer_ros.nodes.camera_node import camera_info
+from ofer_ros.nodes.ofer_node import load_pipeline
+from ofer_ros.output import transforms
+from ofer_ros.output.face_meshes import MeshDecoder
+from ofer_ros.record.observations import marker_difference
 
 pytestmark = pytest.mark.ros
 

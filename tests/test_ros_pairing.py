@@ -12,8 +12,8 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from ofer_ros import pairing
-from ofer_ros.pairing import QUEUE, Matcher, MessageFilters, Pairing
+from ofer_ros.input import pairing
+from ofer_ros.input.pairing import QUEUE, Matcher, MessageFilters, Pairing
 
 pytestmark = pytest.mark.ros
 MS = 1_000_000

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_support import free_domain
 
-from ofer_ros.parameters import (
+from ofer_ros.nodes.parameters import (
     CameraSettings,
     MeshSettings,
     OferSettings,

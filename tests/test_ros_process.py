@@ -30,16 +30,16 @@ from visualization_msgs.msg import MarkerArray
 
 from ofer_models.bundle import default_bundle
 from ofer_msgs.msg import FaceArray
-from ofer_ros.camera_node import camera_info
-from ofer_ros.geometry import stamp_key
-from ofer_ros.outputs import FACES, MARKERS
+from ofer_ros.nodes.camera_node import camera_info
+from ofer_ros.output.geometry import stamp_key
+from ofer_ros.output.publishers import FACES, MARKERS
 
 pytestmark = pytest.mark.ros
 ALARMS = (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
 
 
 class NodeProcess(RosSession):
-    """`python -m ofer_ros.ofer_node` with parameters, and a client that sends it images and reads its answers."""
+    """`python -m ofer_ros.nodes.ofer_node` with parameters, and a client that sends it images and reads its answers."""
 
     def __init__(self, log: Path, **parameters: object) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class NodeProcess(RosSession):
         arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ofer_ros.ofer_node", "--ros-args", *arguments],
+                [sys.executable, "-m", "ofer_ros.nodes.ofer_node", "--ros-args", *arguments],
                 env={**os.environ, "ROS_DOMAIN_ID": str(self.domain)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -265,7 +265,7 @@ def test_mesh_node_makes_identical_markers_in_a_third_process_from_1_kb_a_face(r
     remaps = [part for name, topic in topics.items() for part in ("-r", f"{name}:={topic}")]
     with (tmp_path / "log").open("w") as log:
         mesh_node = subprocess.Popen(
-            [sys.executable, "-m", "ofer_ros.mesh_node", "--ros-args", *remaps],
+            [sys.executable, "-m", "ofer_ros.nodes.mesh_node", "--ros-args", *remaps],
             env={**os.environ, "ROS_DOMAIN_ID": str(running.domain)},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -421,8 +421,9 @@ def test_every_node_ends_on_a_signal_without_a_traceback(open_bundle, tmp_path, 
 
 def test_starting_the_nodes_imports_nothing_heavy(open_bundle):
     code = (
-        "import sys; import ofer_ros.camera_node, ofer_ros.mesh_node, ofer_ros.recorder;"
-        "from ofer_ros.ofer_node import load_pipeline; from ofer_ros.parameters import OferSettings, _defaults;"
+        "import sys; import ofer_ros.nodes.camera_node, ofer_ros.nodes.mesh_node, ofer_ros.nodes.recorder;"
+        "from ofer_ros.nodes.ofer_node import load_pipeline;"
+        "from ofer_ros.nodes.parameters import OferSettings, _defaults;"
         "load_pipeline(OferSettings(**_defaults('ofer_node')));"
         "print({'torch', 'anny', 'diffusers', 'onnx', 'scipy', 'skimage', 'numba', 'trimesh'} & sys.modules.keys())"
     )

@@ -14,8 +14,8 @@ import sys
 import numpy as np
 from ros_support import free_domain
 
-from ofer_ros.soak.camera import ENCODINGS, encoded
-from ofer_ros.soak.checks import ADD, DELETE, DELETE_ALL, STALE_AFTER, Memory, Scene3D
+from tools.soak.camera import ENCODINGS, encoded
+from tools.soak.checks import ADD, DELETE, DELETE_ALL, STALE_AFTER, Memory, Scene3D
 
 pytestmark = pytest.mark.ros
 
@@ -68,7 +68,7 @@ def test_memory_counts_from_when_it_has_settled():
 def test_the_rough_camera_s_encodings_are_the_same_picture(encoding):
     from ros_support import image_message
 
-    from ofer_ros.images import image_to_rgb
+    from ofer_ros.input.images import image_to_rgb
 
     rgb = np.full((4, 6, 3), (200, 100, 50), np.uint8)
     pixels = encoded(rgb, encoding)
@@ -79,7 +79,7 @@ def test_the_rough_camera_s_encodings_are_the_same_picture(encoding):
 
 def soak(folder, seconds: float, cycles: int) -> dict:
     """Run it as `make soak` does; its summary."""
-    command = [sys.executable, "-m", "ofer_ros.soak", "--seconds", str(seconds), "--cycles", str(cycles)]
+    command = [sys.executable, "-m", "tools.soak", "--seconds", str(seconds), "--cycles", str(cycles)]
     done = subprocess.run(
         [*command, "--out", str(folder)],
         env={**os.environ, "ROS_DOMAIN_ID": str(free_domain())},

@@ -32,14 +32,14 @@ from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, image_
 from std_msgs.msg import Header
 
 from ofer_msgs.msg import HeadModel as HeadModelMessage
-from ofer_ros import view
-from ofer_ros.geometry import pose_arrays
-from ofer_ros.mesh import MeshDecoder
-from ofer_ros.messages import face_array_message
-from ofer_ros.outputs import LATCHED
-from ofer_ros.view_node import ViewNode
-from ofer_ros.view_packets import STEP, FacePackets, pack
-from ofer_ros.view_server import ViewServer
+from ofer_ros.demo.demo import view
+from ofer_ros.nodes.view_node import ViewNode
+from ofer_ros.output.face_meshes import MeshDecoder
+from ofer_ros.output.geometry import pose_arrays
+from ofer_ros.output.messages import face_array_message
+from ofer_ros.output.publishers import LATCHED
+from ofer_ros.web.packets import STEP, FacePackets, pack
+from ofer_ros.web.server import ViewServer
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,11 +153,11 @@ def test_the_server_gives_its_page_to_itself_alone():
 
 
 def view_files() -> list[str]:
-    return [file.name for file in (ROOT / "ofer_ros" / "page").iterdir()]
+    return [file.name for file in (ROOT / "ofer_ros" / "web" / "page").iterdir()]
 
 
 def test_nothing_on_the_page_comes_from_elsewhere():
-    for file in (ROOT / "ofer_ros" / "page").iterdir():
+    for file in (ROOT / "ofer_ros" / "web" / "page").iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text.replace("ws://${location.host}", "") and "https://" not in text, file.name
 
@@ -367,7 +367,7 @@ def test_make_view_starts_everything_says_where_and_ends_on_ctrl_c(tmp_path):
         raise AssertionError("no face in 60 s")
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "ofer_ros.view", "scene", "--port", "0"],
+        [sys.executable, "-m", "ofer_ros.demo.view", "scene", "--port", "0"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
         stdout=subprocess.PIPE,

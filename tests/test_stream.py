@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from ofer_models.stream.load import TIERS, LoadPlan
-from ofer_models.stream.noise import DriftingNoise
-from ofer_models.stream.one_euro import OneEuroFilter, RotationFilter
-from ofer_models.stream.selection import SMOOTHING, SteadySelection
-from ofer_models.stream.uncertainty import REGIONS, region_rows, spread_mm
+from ofer_models.tracking.drifting_noise import DriftingNoise
+from ofer_models.tracking.load_plan import TIERS, LoadPlan
+from ofer_models.tracking.one_euro import OneEuroFilter, RotationFilter
+from ofer_models.tracking.selection import SMOOTHING, SteadySelection
+from ofer_models.tracking.spread import REGIONS, region_rows, spread_mm
 
 # Drifting noise
 

@@ -14,15 +14,15 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 from conftest import OPEN
 
 from ofer_models.head import HeadModel
-from ofer_models.synthesis import dataset
-from ofer_models.synthesis.contact_sheet import picture_tile, sheet
-from ofer_models.synthesis.occluders import _hat
-from ofer_models.synthesis.pictures import SIZE, WIDE, PictureSource, Sample
-from ofer_models.synthesis.population import Population
-from ofer_models.synthesis.raster import rasterise, vertex_normals
-from ofer_models.synthesis.render import plain_light, project, render, vertex_visibility
-from ofer_models.synthesis.surface import Surface, describe_surface
-from ofer_models.synthesis.teeth import show_teeth
+from ofer_models.workshop.pictures import dataset
+from ofer_models.workshop.pictures.occluders import _hat
+from ofer_models.workshop.pictures.pictures import SIZE, WIDE, PictureSource, Sample
+from ofer_models.workshop.pictures.population import Population
+from ofer_models.workshop.pictures.raster import rasterise, vertex_normals
+from ofer_models.workshop.pictures.render import plain_light, project, render, vertex_visibility
+from ofer_models.workshop.pictures.sheets import picture_tile, sheet
+from ofer_models.workshop.pictures.surface import Surface, describe_surface
+from ofer_models.workshop.pictures.teeth import show_teeth
 
 SEED = 5
 CAMERA = np.array([[500.0, 0, 95.5], [0, 500.0, 95.5], [0, 0, 1]])

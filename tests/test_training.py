@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from ofer_models.diffusion.solvers import solver_table
-from ofer_models.diffusion.training import ForwardProcess
-from ofer_models.engines.onnxruntime_backend import OnnxStage
-from ofer_models.engines.sampler import Sampler
 from ofer_models.head import HeadModel
-from ofer_models.networks.export import export_sampler
-from ofer_models.synthesis.dataset import PictureSet
-from ofer_models.training.augmentation import augment, crop_input
-from ofer_models.training.context import (
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.runtime.sampler import Sampler
+from ofer_models.runtime.solvers import solver_table
+from ofer_models.workshop.networks.export import export_sampler
+from ofer_models.workshop.pictures.dataset import PictureSet
+from ofer_models.workshop.train.augmentation import augment, crop_input
+from ofer_models.workshop.train.diffusion_loss import ForwardProcess
+from ofer_models.workshop.train.encoders import (
     POINTS,
     Encoders,
     Offsets,
@@ -27,11 +27,11 @@ from ofer_models.training.context import (
     region_hidden,
     train_contexts,
 )
-from ofer_models.training.diffusion import draw, make_denoiser, train_denoiser
-from ofer_models.training.loop import Batches, Keeper, Schedule, train
-from ofer_models.training.mirror import Mirror
-from ofer_models.training.ranking import METHODS, train_rank
-from ofer_models.training.tasks import Normaliser, displacements, make_tasks
+from ofer_models.workshop.train.loop import Batches, Keeper, Schedule, train
+from ofer_models.workshop.train.mirror import Mirror
+from ofer_models.workshop.train.rank import METHODS, train_rank
+from ofer_models.workshop.train.samplers import draw, make_denoiser, train_denoiser
+from ofer_models.workshop.train.tasks import Normaliser, displacements, make_tasks
 
 torch.set_num_threads(1)
 
@@ -259,7 +259,7 @@ def test_a_stopped_training_comes_to_the_same_weights(tmp_path, stops):
 
 def test_a_stop_after_an_old_checkpoint_loses_only_time(tmp_path, monkeypatch):
     """Checkpoints some steps apart, by a clock that ticks whenever it is asked."""
-    from ofer_models.training import loop
+    from ofer_models.workshop.train import loop
 
     ticks = iter(range(10_000))
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(ticks)))
@@ -277,8 +277,8 @@ def test_a_checkpoint_of_another_plan_is_left_alone(tmp_path):
 
 
 def test_curves_are_drawn_and_logged(tmp_path):
-    from ofer_models.training.curves import Curves
-    from ofer_models.training.loop import History
+    from ofer_models.workshop.train.loop import History
+    from ofer_models.workshop.train.training_curves import Curves
 
     curves, history = Curves(tmp_path, "idgen"), History()
     for step in (10, 20, 30):
@@ -383,7 +383,7 @@ def test_the_encoders_learn_what_landmarks_tell(told):
 @pytest.mark.parametrize(("name", "outputs"), [("identity", ["context"]), ("expression", ["context", "occlusion"])])
 def test_exported_encoders_equal_the_trained_ones(tmp_path, name, outputs):
     pytest.importorskip("onnxscript", reason="`make train-env`")
-    from ofer_models.networks.trace import export_module
+    from ofer_models.workshop.networks.trace import export_module
 
     torch.manual_seed(0)
     network, pictures = Encoders({"identity": 4, "expression": 5}), random_pictures(3, 0)

@@ -17,13 +17,13 @@ import torch
 from conftest import ROOT
 from test_training import HEAD, NAMES, SHAPES, Stopped, quiet, random_pictures, same_weights, symmetric_head
 
-from ofer_models.bundle.export import Provenance
-from ofer_models.synthesis.dataset import PictureSet
-from ofer_models.training import photographs
-from ofer_models.training.errors import DataError
-from ofer_models.training.loop import Schedule
-from ofer_models.training.open_bundle import OpenTraining, Plan
-from ofer_models.training.photographs import Photographs, find, read_parameters
+from ofer_models.workshop.bundle_writer import Provenance
+from ofer_models.workshop.pictures.dataset import PictureSet
+from ofer_models.workshop.train import photographs
+from ofer_models.workshop.train.errors import DataError
+from ofer_models.workshop.train.loop import Schedule
+from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
+from ofer_models.workshop.train.photographs import Photographs, find, read_parameters
 
 torch.set_num_threads(1)
 TINY = Plan(
@@ -78,7 +78,7 @@ def test_parts_train_what_they_need_and_no_more(head_path, tmp_path):
 
 def test_a_stopped_run_ends_as_one_that_was_not_stopped(head_path, tmp_path, monkeypatch):
     """Stopped in the middle of IdGen's training, with a checkpoint after every step."""
-    from ofer_models.training import open_bundle
+    from ofer_models.workshop.train import open_bundle
 
     keeper = open_bundle.Keeper
     monkeypatch.setattr(open_bundle, "Keeper", lambda path, curves: keeper(path, 0.0, curves))
@@ -105,8 +105,8 @@ import signal
 import sys
 import torch
 from torch import nn
-from ofer_models.training.loop import Keeper, Schedule, train
-from ofer_models.training.machine import AcceleratedMachine
+from ofer_models.workshop.train.loop import Keeper, Schedule, train
+from ofer_models.workshop.train.accelerator import AcceleratedMachine
 from pathlib import Path
 torch.manual_seed(0)
 x = torch.randn(64, 4)
@@ -163,7 +163,7 @@ def weight_of_torch_alone() -> torch.Tensor:
     x = torch.randn(64, 4)
     from torch import nn
 
-    from ofer_models.training.loop import train
+    from ofer_models.workshop.train.loop import train
 
     network = nn.Linear(4, 4)
     trained, _ = train(

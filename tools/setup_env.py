@@ -35,11 +35,11 @@ LAYERS = {
 # Programs put into .venv/bin; the same names are entry points in setup.py.
 STARTERS = {
     "ofer": "ofer_models.cli",
-    "ofer_node": "ofer_ros.ofer_node",
-    "mesh_node": "ofer_ros.mesh_node",
-    "camera_node": "ofer_ros.camera_node",
-    "recorder": "ofer_ros.recorder",
-    "view_node": "ofer_ros.view_node",
+    "ofer_node": "ofer_ros.nodes.ofer_node",
+    "mesh_node": "ofer_ros.nodes.mesh_node",
+    "camera_node": "ofer_ros.nodes.camera_node",
+    "recorder": "ofer_ros.nodes.recorder",
+    "view_node": "ofer_ros.nodes.view_node",
 }
 
 # The wheels' CMake files name the folders of the machine that built them.

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ofer_models.head.hypotheses import HypothesisDecoder
+from ofer_models.head.decoders import HypothesisDecoder
 from ofer_models.head.model import HeadModel
 
 ARKIT_NAMES = (

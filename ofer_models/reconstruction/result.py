@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ofer_models.face import Face
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import FacePipeline
-from ofer_models.stream.uncertainty import spread_mm
+from ofer_models.tracking.face import Face
+from ofer_models.tracking.spread import spread_mm
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""How fast it is, against a plain implementation of the paper, and what fewer sampling steps cost."""

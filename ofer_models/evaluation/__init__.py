@@ -1,1 +1,0 @@
-"""Measuring reconstructions against known truth."""

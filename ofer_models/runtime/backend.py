@@ -1,0 +1,77 @@
+"""The choice of a runtime: `auto`, `tensorrt`, `onnxruntime` or `torch`, all behind one small interface.
+
+Nothing of a runtime is imported before it is chosen.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+from ofer_models.bundle.manifest import Bundle, StageSpec
+from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
+from ofer_models.runtime.sampler import Sampler, Stage
+
+BackendName = Literal["auto", "tensorrt", "onnxruntime", "torch"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
+
+
+class Backend(Protocol):
+    """A runtime: loads graphs as callables on named float32 arrays; StageError for what differs from the spec."""
+
+    name: str
+
+    def load(self, graph: GraphSpec) -> Stage: ...
+
+    def sampler(self, cond: GraphSpec, step: GraphSpec) -> Sampler: ...
+
+
+def open_backend(name: str, bundle: Bundle, threads: int = 1) -> Backend:
+    """The runtime of this name for a bundle.
+
+    auto: tensorrt where a GPU, TensorRT and engines of this bundle are present, else onnxruntime; never torch.
+    Raises StageError for an unknown name and for a runtime that cannot be used here, with what to do.
+    """
+    if name == "auto":
+        name = "tensorrt" if _compiled_for_here(bundle) else "onnxruntime"
+    if name == "onnxruntime":
+        from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(threads, int8_from=bundle.path)
+    if name == "tensorrt":
+        from ofer_models.runtime.tensorrt.backend import TensorRtBackend
+
+        return TensorRtBackend.here(bundle.path)
+    if name == "torch":
+        from ofer_models.runtime.torch.backend import TorchBackend
+
+        return TorchBackend(threads)
+    raise StageError(f"unknown backend {name!r}, use one of {', '.join(BACKENDS)}")
+
+
+def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
+    """The graphs of a stage by part (`graph`, or `cond` and `step`) with the tensors that the manifest promises.
+
+    A sampler's manifest entry states contexts (F, C) and noise (F, N, D); the tensors of its two graphs follow.
+    """
+    if stage.kind == "graph":
+        return {"graph": GraphSpec(stage.files["graph"], stage.inputs, stage.outputs)}
+    samples, context = stage.inputs["noise"], stage.inputs["context"]
+    cond = GraphSpec(stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)})
+    step = GraphSpec(
+        stage.files["step"],
+        {"x": samples, "x0_prev": samples, "modulation": ("F", ANY), "coefficients": (5,)},
+        {"x_next": samples, "x0": samples},
+    )
+    return {"cond": cond, "step": step}
+
+
+def _compiled_for_here(bundle: Bundle) -> bool:
+    """Whether this bundle has engines and this machine a GPU and TensorRT; stale ones count, and are refused later."""
+    from ofer_models.runtime import engine_cache
+    from ofer_models.runtime.tensorrt import api as tensorrt_api
+
+    if not engine_cache.entries(bundle.path, [engine_cache.SUFFIX]) or not tensorrt_api.installed():
+        return False
+    from ofer_models.runtime.tensorrt.cuda_driver import gpu_present
+
+    return gpu_present()

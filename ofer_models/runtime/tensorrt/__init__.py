@@ -1,0 +1,1 @@
+"""Stages on TensorRT: the API, the driver, and engines that `ofer build` made."""

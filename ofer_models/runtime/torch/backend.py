@@ -1,0 +1,188 @@
+"""Stages in torch: the reference that other runtimes are compared with, and a way onto GPUs that they do not know.
+
+Reads the bundle's own ONNX files and evaluates them node by node, so it shares the weights with the other runtimes and
+none of their arithmetic. On a GPU a stage is compiled and captured for each signature, a sampler's whole loop in one
+graph (`torch_cuda`). Needs torch and onnx, which the run time otherwise does without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ofer_models.bundle.tensors import Dims, GraphSpec, StageError, check_call
+from ofer_models.runtime.sampler import Sampler
+from ofer_models.runtime.solvers import SolverTable
+
+try:
+    import onnx
+    import torch
+    from onnx import numpy_helper
+    from torch import Tensor
+
+    from ofer_models.runtime.torch import cuda_graphs as torch_cuda
+    from ofer_models.runtime.torch.cuda_graphs import CapturedCall, CudaGraphs, Function, Graphs
+    from ofer_models.runtime.torch.operators import OPERATORS
+except ImportError as error:
+    what = f"the torch backend needs {error.name}"
+    raise StageError(f"{what}: run `make train-env`, or use backend onnxruntime") from None
+
+Key = tuple[tuple[str, int], ...]
+
+
+class TorchStage:
+    """One ONNX graph evaluated in torch; inputs and outputs: name -> shape as in the file, strings are free."""
+
+    def __init__(self, graph: GraphSpec, graphs: Graphs | None = None, half: bool = False) -> None:
+        """graphs: run on their device and captured, without on the CPU and operator by operator. half: products in half
+        precision (`precision.half_products`).
+
+        Raises StageError for a file that is no graph, an operator that is not known, or tensors that differ from the
+        spec.
+        """
+        self.path, self._graphs = graph.path, graphs
+        self._device = graphs.device if graphs else torch.device("cpu")
+        try:
+            model = onnx.load(graph.path)
+        except Exception as error:  # the parser raises many types
+            raise StageError(f"{graph.path.name}: cannot be read as ONNX ({str(error).splitlines()[0]})") from None
+        self.inputs, self.outputs = (
+            {value.name: self._dims(value) for value in values} for values in (model.graph.input, model.graph.output)
+        )
+        graph.compare(self.path.name, self.inputs, self.outputs)
+        unknown = sorted({node.op_type for node in model.graph.node} - OPERATORS.keys() - {"Constant"})
+        if unknown:
+            raise StageError(f"{self.path.name}: the torch backend does not know the operator {', '.join(unknown)}")
+        if half:
+            from ofer_models.workshop.compile.mixed_precision import half_products
+
+            model = half_products(model)
+        self._constants = {s.name: self._constant(numpy_helper.to_array(s)) for s in model.graph.initializer}
+        self._nodes = []
+        for node in model.graph.node:
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if node.op_type == "Constant":
+                self._constants[node.output[0]] = self._constant(numpy_helper.to_array(attributes["value"]))
+            elif node.op_type == "Cast" and node.input[0] in self._constants:  # weights that the file holds halved
+                self._constants[node.output[0]] = OPERATORS["Cast"](attributes, self._constants[node.input[0]])
+            else:
+                self._nodes.append((OPERATORS[node.op_type], attributes, list(node.input), list(node.output)))
+        self._calls: dict[Key, CapturedCall | None] = {}
+
+    def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Run on float32 arrays by input name. Raises StageError naming an input that does not fit."""
+        sizes = check_call(self.path.name, self.inputs, arrays)
+        if self._graphs:
+            key = tuple(sorted(sizes.items()))
+            if key not in self._calls:
+                shapes = [arrays[name].shape for name in self.inputs]
+                function = self.compiled(sizes)
+                self._calls[key] = torch_cuda.captured(function, shapes, self._graphs, self.path.name)
+            if call := self._calls[key]:
+                return dict(zip(self.outputs, call(*(arrays[name] for name in self.inputs)), strict=True))
+        given = {name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for name, array in arrays.items()}
+        return {name: value.cpu().numpy() for name, value in self.run(given).items()}
+
+    @torch.inference_mode()
+    def run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs for input tensors on this stage's device, left there."""
+        values: dict[str, Any] = self._constants | tensors
+        for operator, attributes, inputs, outputs in self._nodes:
+            result = operator(attributes, *(values[name] if name else None for name in inputs))
+            values.update(zip(outputs, result if isinstance(result, tuple) else (result,), strict=True))
+        return {name: values[name] for name in self.outputs}
+
+    def compiled(self, sizes: Mapping[str, int]) -> Function:
+        """`run` for these sizes of the free dimensions, tensors in the file's order, fused where that works."""
+
+        def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self.run(dict(zip(self.inputs, tensors, strict=True))).values())
+
+        examples = [
+            torch.zeros([sizes[d] if isinstance(d, str) else d for d in dims], device=self._device)
+            for dims in self.inputs.values()
+        ]
+        return torch_cuda.compiled(function, examples, self.path.name)
+
+    def _constant(self, array: np.ndarray) -> Tensor:
+        """Numbers on the device; shapes and axes stay on the host, where they are read."""
+        tensor = torch.from_numpy(array.copy())
+        return tensor.to(self._device) if tensor.is_floating_point() else tensor
+
+    def _dims(self, value: onnx.ValueInfoProto) -> Dims:
+        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            raise StageError(f"{self.path.name}: {value.name!r} should be tensor(float)")
+        return tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+
+
+class CapturedSampler(Sampler):
+    """cond and all steps in one captured graph; solvers that add noise go step by step over the host."""
+
+    def __init__(self, cond: TorchStage, step: TorchStage, graphs: Graphs) -> None:
+        super().__init__(cond, step)
+        self._graphs = graphs
+        self._loops: dict[tuple[int, int, int], CapturedCall | None] = {}
+
+    def sample(
+        self, context: np.ndarray, noise: np.ndarray, table: SolverTable, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """As `Sampler.sample`."""
+        if table.needs_noise:
+            return super().sample(context, noise, table, rng)
+        timesteps, coefficients = (array.astype(np.float32) for array in (table.timesteps, table.coefficients))
+        check_call(self._cond.path.name, self._cond.inputs, {"context": context, "timesteps": timesteps})
+        faces, samples, _ = noise.shape
+        key = faces, samples, len(timesteps)
+        if key not in self._loops:
+            shapes = [array.shape for array in (context, timesteps, coefficients, noise)]
+            self._loops[key] = torch_cuda.captured(self._loop(*key), shapes, self._graphs, self._step.path.name)
+        if loop := self._loops[key]:
+            return loop(context, timesteps, coefficients, noise)[0]
+        return super().sample(context, noise, table, rng)
+
+    def _loop(self, faces: int, samples: int, steps: int) -> Function:
+        """(context, timesteps, coefficients, noise) -> (samples,), all on the device."""
+        cond = self._cond.compiled({"F": faces, "K": steps})
+        step = self._step.compiled({"F": faces, "N": samples})
+        order = [list(self._step.outputs).index(name) for name in ("x_next", "x0")]
+
+        def loop(context: Tensor, timesteps: Tensor, coefficients: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+            modulation = cond(*_in_order(self._cond, context=context, timesteps=timesteps))[0]
+            per_step = modulation.transpose(0, 1).contiguous()
+            x, x0 = noise, torch.zeros_like(noise)
+            for k in range(steps):
+                given = _in_order(self._step, x=x, x0_prev=x0, modulation=per_step[k], coefficients=coefficients[k])
+                results = step(*given)
+                x, x0 = (results[place] for place in order)
+            return (x,)
+
+        return loop
+
+
+class TorchBackend:
+    """Graphs in torch, on the GPU where torch finds one."""
+
+    def __init__(self, threads: int = 1, half: bool = False, graphs: Graphs | None = None) -> None:
+        """threads: of torch's whole process. half: products in half precision, which on a CPU is slow. graphs: by
+        default those of a GPU, where torch finds one.
+        """
+        torch.set_num_threads(threads)
+        self.name = "torch fp16" if half else "torch"
+        self._half = half
+        self._graphs = graphs or (CudaGraphs() if torch.cuda.is_available() else None)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; matrix products keep to it by default
+
+    def load(self, graph: GraphSpec) -> TorchStage:
+        """The graph, ready to call. Raises StageError."""
+        return TorchStage(graph, self._graphs, self._half)
+
+    def sampler(self, cond: GraphSpec, step: GraphSpec) -> Sampler:
+        """The loop over both graphs, captured as a whole on a GPU."""
+        stages = self.load(cond), self.load(step)
+        return CapturedSampler(*stages, self._graphs) if self._graphs else Sampler(*stages)
+
+
+def _in_order(stage: TorchStage, **tensors: Tensor) -> list[Tensor]:
+    return [tensors[name] for name in stage.inputs]

@@ -1,1 +1,0 @@
-"""Training pictures of the open head with exact ground truth. Build-time only: needs numba."""

@@ -1,0 +1,118 @@
+"""From hypotheses to faces: weights by reprojection, the selected one, head poses, and what is smoothed over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ofer_models.head.decoders import LandmarkDecoder
+from ofer_models.head.model import Identity
+from ofer_models.perception.head_pose import HeadPose
+from ofer_models.perception.tracker import Track
+from ofer_models.tracking.drifting_noise import DriftingNoise
+from ofer_models.tracking.face import Face
+from ofer_models.tracking.identity_cache import ShownHead
+from ofer_models.tracking.one_euro import OneEuroFilter, RotationFilter
+from ofer_models.tracking.reprojection import SeenLandmarks, poses_of, softmax
+from ofer_models.tracking.selection import SteadySelection
+from ofer_models.tracking.spread import region_rows, spread_mm
+
+
+@dataclass
+class TrackMemory:
+    """What the pipeline remembers of a track beside its identity: hypotheses as last drawn, pose, filters."""
+
+    noise: DriftingNoise
+    expressions: np.ndarray | None = None
+    jaws: np.ndarray | None = None
+    occlusion: float = 0.0
+    pose: HeadPose | None = None
+    head: Identity | None = None
+    selection: SteadySelection = field(default_factory=SteadySelection)
+    # Slow enough to take the landmarks' tremble away, quick enough to lag by less than a frame in a nod or a blink.
+    rotation: RotationFilter = field(default_factory=lambda: RotationFilter(1.5, 10.0))
+    translation: OneEuroFilter = field(default_factory=lambda: OneEuroFilter(1.5, 60.0, joint=True))
+    expression: OneEuroFilter = field(default_factory=lambda: OneEuroFilter(1.5, 3.0))
+
+
+class FacePoser:
+    """Makes the faces of one frame, all in one batch."""
+
+    def __init__(self, landmarks: LandmarkDecoder, points: np.ndarray) -> None:
+        """points (L,): MediaPipe's numbers of the decoder's landmarks."""
+        self._landmarks = landmarks
+        regions = {name: rows for name, rows in region_rows(points).items() if rows.size}
+        self._rows = np.concatenate(list(regions.values()))
+        self._regions = {name: np.isin(self._rows, rows) for name, rows in regions.items()}
+
+    def __call__(
+        self,
+        tracks: Sequence[Track],
+        memories: Sequence[TrackMemory],
+        seen: Sequence[SeenLandmarks],
+        heads: Sequence[ShownHead],
+        metric: bool,
+        stamp: float,
+    ) -> list[Face]:
+        """Faces of the tracks whose landmarks fit a pose; hypotheses and what is known from the last frame come from
+        the memories, which are brought up to date.
+        """
+        expressions, jaws = (np.stack([getattr(m, name) for m in memories]) for name in ("expressions", "jaws"))
+        for memory, head in zip(memories, heads, strict=True):
+            memory.head = head.identity
+        models = self._landmarks.of_faces([head.identity for head in heads], expressions, jaws)  # (F, H, L, 3)
+        means = poses_of(seen, models.mean(1), [memory.pose for memory in memories])
+        weighed = [row for row, pose in enumerate(means) if pose is not None]
+        for memory in memories:
+            memory.pose = None
+        if not weighed:
+            return []
+        logs = [seen[row].log_weights(models[row], means[row]) for row in weighed]
+        selected = [memories[row].selection(log, stamp) for row, log in zip(weighed, logs, strict=True)]
+        chosen = models[weighed, selected]
+        poses = poses_of([seen[row] for row in weighed], chosen, [means[row] for row in weighed])
+        scores = [softmax(log) for log in logs]
+        spreads = self._spreads(models[weighed], np.stack(scores))
+        faces = []
+        for i, row in enumerate(weighed):
+            if poses[i] is None:
+                continue
+            memories[row].pose = poses[i]
+            error = float(seen[row].distances(chosen[i], poses[i]).mean())
+            faces.append(
+                _face(tracks[row], memories[row], heads[row], metric, stamp, scores[i], selected[i], error, spreads[i])
+            )
+        return faces
+
+    def _spreads(self, models: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
+        """Spread in metres of each region that the head has landmarks in, for each of models (F, H, L, 3)."""
+        squared = (spread_mm(models[:, :, self._rows], scores) / 1000) ** 2
+        parts = np.sqrt([squared[:, places].mean(1) for places in self._regions.values()])
+        return [dict(zip(self._regions, column.tolist(), strict=True)) for column in parts.T]
+
+
+def _face(
+    track: Track,
+    memory: TrackMemory,
+    head: ShownHead,
+    metric: bool,
+    stamp: float,
+    scores: np.ndarray,
+    selected: int,
+    error: float,
+    spread: dict[str, float],
+) -> Face:
+    drawn = np.concatenate([memory.expressions[selected], memory.jaws[selected]])
+    smooth = memory.expression(drawn, stamp).astype(np.float32)
+    x, y, width, height = (round(float(v)) for v in track.box)
+    return Face(
+        id=track.id, roi=(x, y, width, height), confidence=float(track.confidence), landmarks=track.points,
+        rotation=memory.rotation(memory.pose.rotation, stamp),
+        translation=memory.translation(memory.pose.translation, stamp), metric=metric,
+        shape=head.identity.betas, identity_revision=head.revision, identity_score=head.score,
+        identity_state=head.state.value, identity_blend=head.blend,
+        expressions=memory.expressions, jaws=memory.jaws, scores=scores, selected=selected,
+        expression=smooth[:-3], jaw=smooth[-3:], occlusion=memory.occlusion, landmark_error=error, spread=spread,
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""Drawing and ranking candidate heads on the views of a face."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ofer_models.bundle.manifest import Bundle
+from ofer_models.head.decoders import LandmarkDecoder
+from ofer_models.runtime.stages import StageSet
+from ofer_models.tracking.identity_state import Draw, Drawn, View
+from ofer_models.tracking.reprojection import poses_of, softmax
+
+COMPARED = 40  # candidates, the best ranked, that are also posed and compared with the landmarks
+# What IdRank's log odds count beside the landmarks' among those. Little: it cannot tell which of the best is nearest to
+# the truth (docs/ranking.md), and anybody sees which head fits the picture.
+RANK_SHARE = 1 / 64
+# A candidate must be this many times as likely as the head in use to take its place: a change is seen by everyone.
+REPLACE_ODDS = 1.5
+
+
+class CandidateDrawer:
+    """draw(draw) -> Drawn: candidates from every view's context, ranked on all views together.
+
+    It uses IdGen and IdRank and nothing that the expression stream uses, so it may run on another thread.
+    """
+
+    def __init__(self, bundle: Bundle, stages: StageSet, landmarks: LandmarkDecoder, candidates: int) -> None:
+        """candidates: N, shared out among the views."""
+        self._bundle = bundle
+        self._stages = stages
+        self._landmarks = landmarks
+        self._candidates = candidates
+
+    def __call__(self, draw: Draw) -> Drawn:
+        """The best of the candidates and the head in use, by scores pooled over the views."""
+        views, rng = draw.views, np.random.default_rng(draw.seed)
+        context = np.stack([view.context for view in views])
+        shape = (len(views), math.ceil(self._candidates / len(views)), self._stages.idgen.n_coefficients)
+        betas = self._stages.idgen(context, rng.standard_normal(shape, dtype=np.float32), rng)
+        betas = betas.astype(np.float32).reshape(-1, shape[-1])
+        if draw.incumbent is not None:
+            betas = np.concatenate([betas, draw.incumbent[None]])
+        scores = self._scores(views, context, betas, draw.incumbent is not None)
+        best, probabilities = int(scores.argmax()), softmax(scores)
+        if draw.incumbent is not None and scores[best] < scores[-1] + math.log(REPLACE_ODDS):
+            return Drawn(None, float(probabilities[-1]))
+        return Drawn(self._bundle.head.identity(betas[best]), float(probabilities[best]))
+
+    def _scores(self, views: Sequence[View], context: np.ndarray, betas: np.ndarray, keep_last: bool) -> np.ndarray:
+        """Log odds (N,) of betas (N, S): IdRank's, and how well each fits the landmarks in its best pose; -inf for
+        those that rank too low to be posed, which the last never does if keep_last.
+
+        Over the views these are means by quality, not sums: views of one face are no independent witnesses.
+        """
+        weights = np.array([max(view.quality, 1e-3) for view in views])
+        weights /= weights.sum()
+        names = self._stages.idrank.inputs.keys() - {"betas", "context"}
+        arrays = {name: np.concatenate([view.inputs[name] for view in views]) for name in names}
+        if "context" in self._stages.idrank.inputs:
+            arrays["context"] = context
+        everywhere = np.ascontiguousarray(np.broadcast_to(betas, (len(views), *betas.shape)))
+        ranked = self._stages.idrank(betas=everywhere, **arrays)["score"].astype(np.float64)
+        top = ranked.max(1, keepdims=True)
+        scores = weights @ (ranked - top - np.log(np.exp(ranked - top).sum(1, keepdims=True)))
+        if self._bundle.rank_alone:
+            return scores
+        compared = np.argsort(-scores)[:COMPARED]
+        if keep_last:
+            compared = np.union1d(compared, [len(betas) - 1])
+        result = np.full(len(betas), -np.inf)
+        result[compared] = RANK_SHARE * scores[compared]
+        for view, weight in zip(views, weights, strict=True):
+            result[compared] += weight * self._agreement(view, betas[compared])
+        return result
+
+    def _agreement(self, view: View, betas: np.ndarray) -> np.ndarray:
+        """Log weights (N,) of shapes betas (N, S), each in its own best pose, with the view's expression.
+
+        Zeros, which change nothing, where the landmarks fit no pose.
+        """
+        models = self._landmarks.of_candidates(betas, view.expression, view.jaw)
+        (start,) = poses_of([view.seen], models.mean(0)[None], [None])
+        poses = poses_of([view.seen] * len(models), models, [start] * len(models))
+        if any(pose is None for pose in poses):
+            return np.zeros(len(models))
+        return np.array([view.seen.log_weights(model, pose) for model, pose in zip(models, poses, strict=True)])

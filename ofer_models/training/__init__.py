@@ -1,1 +1,0 @@
-"""Training of the open bundle's networks. Build-time only: needs torch."""

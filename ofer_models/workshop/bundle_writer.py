@@ -1,0 +1,90 @@
+"""Writing a bundle: graphs, head and manifest with the hash, origin and licence of every file.
+
+Build-time only: needs torch and onnx.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import yaml
+
+from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, FileRecord, sha256_of
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.export import export_rank, export_sampler
+from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a file comes from, for the manifest."""
+
+    origin: str
+    licence: str
+    commercial_use: bool
+
+
+def graph_entry(path: Path) -> dict[str, Any]:
+    """Manifest entry of a stage that is one graph, tensors read back from the file."""
+    inputs, outputs = _tensors(path)
+    return {"kind": "graph", "files": {"graph": path.name}, "inputs": inputs, "outputs": outputs}
+
+
+def write_sampler(
+    network: Denoiser,
+    folder: Path,
+    name: str,
+    *,
+    solver: str,
+    spacing: str,
+    steps: int,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    half_weights: bool,
+    temperature: float | tuple[float, float] = 1.0,
+) -> dict[str, Any]:
+    """Write a sampler's two graphs and return its manifest entry; raw coefficients = drawn * deviation + mean."""
+    files = export_sampler(network, folder, name, half_weights)
+    inputs, outputs = _tensors(files["step"])
+    return {
+        "kind": "sampler", "files": {part: file.name for part, file in files.items()},
+        "solver": solver, "spacing": spacing, "steps": steps,
+        "temperature": list(temperature) if isinstance(temperature, tuple) else temperature,
+        "inputs": {"context": ["F", network.n_context], "noise": inputs["x"]}, "outputs": {"samples": outputs["x0"]},
+        "coefficients": {
+            "mean": [round(float(v), 7) for v in mean], "deviation": [round(float(v), 7) for v in deviation],
+        },
+    }  # fmt: skip
+
+
+def write_rank(network: FoldedRank | PosteriorRank, path: Path, half_weights: bool) -> dict[str, Any]:
+    """Write the rank network and return its manifest entry."""
+    export_rank(network, path, half_weights)
+    return graph_entry(path)
+
+
+def write_manifest(
+    folder: Path, header: dict[str, Any], stages: dict[str, Any], provenance: dict[str, Provenance]
+) -> None:
+    """Write manifest.yaml for the files in folder; provenance by file name, `*` for all others."""
+    names = [HEAD] + [file for stage in STAGES for file in stages[stage]["files"].values()]
+    files = {
+        name: asdict(FileRecord(sha256_of(folder / name), **asdict(provenance.get(name, provenance["*"]))))
+        for name in names
+    }
+    document = {"format": FORMAT, **header, "stages": {name: stages[name] for name in STAGES}, "files": files}
+    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=130)
+    comment = "# A bundle of ofer: what the pipeline needs to know. Written by the program; edit the training instead."
+    (folder / MANIFEST).write_text(f"{comment}\n{text}")
+
+
+def _tensors(path: Path) -> tuple[dict[str, list[int | str]], dict[str, list[int | str]]]:
+    graph = onnx.load(path, load_external_data=False).graph
+    return tuple(
+        {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
+        for values in (graph.input, graph.output)
+    )

@@ -1,0 +1,1 @@
+"""`ofer build-head`: the open head, its jaw and its landmark embeddings."""

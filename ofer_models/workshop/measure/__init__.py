@@ -1,0 +1,1 @@
+"""Measuring a bundle: against known truth, and against the clock."""

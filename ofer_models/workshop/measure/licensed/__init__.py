@@ -1,0 +1,1 @@
+"""NoW, CO-545 and AFLW2000-3D, for who holds them."""

@@ -1,0 +1,85 @@
+"""Predictions of a bundle for the licensed sets, by the pipeline itself, in the layout that the runners read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ofer_models.bundle.manifest import Bundle
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.pipeline import Face, FacePipeline
+from ofer_models.reconstruction.mesh_files import write_mesh
+from ofer_models.workshop.measure.errors import EvaluationError
+from ofer_models.workshop.measure.licensed.runners import PICTURES, now_images
+
+Progress = Callable[[Iterable, str, int], Iterable]
+NOW_PICTURES = Path("NoW_Dataset/final_release_version/iphone_pictures")
+
+
+def predict_now(bundle: Bundle, data: Path, out: Path, progress: Progress) -> None:
+    """Neutral meshes in mm with their seven landmarks, one a picture; finished ones stay."""
+    if "now7" not in bundle.head.embeddings:
+        raise EvaluationError(f"bundle {bundle.name} lacks NoW's landmarks; run `ofer import` again with --landmarks")
+    pipeline, images = FacePipeline(bundle), now_images(data)
+    for image in progress(images, "reconstructing NoW", len(images)):
+        path = (out / image).with_suffix(".ply")
+        if path.exists() or not (face := _face(pipeline, _existing(data, image))):
+            continue
+        vertices = 1000 * bundle.head.decode(face.shape)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savetxt(path.with_suffix(".txt"), bundle.head.landmarks(vertices, "now7"))
+        write_mesh(path, vertices, bundle.head.faces)
+
+
+def predict_co545(bundle: Bundle, data: Path, out: Path, progress: Progress) -> None:
+    """All expression hypotheses of each picture as vertices (K, V, 3) in mm, head frame."""
+    out.mkdir(parents=True, exist_ok=True)
+    truths = sorted((data / "truth").glob("*.npz"))
+    pipeline = FacePipeline(bundle)
+    for truth in progress(truths, "reconstructing CO-545", len(truths)):
+        if (out / truth.name).exists() or not (face := _face(pipeline, _existing(data / "images", truth.stem))):
+            continue
+        samples = [pipeline.vertices(face, which) for which in range(len(face.expressions))]
+        np.savez(out / truth.name, vertices=1000 * np.stack(samples))
+
+
+def predict_aflw2000(bundle: Bundle, data: Path, out: Path, progress: Progress) -> None:
+    """The selected hypothesis' 68 landmarks in the picture (n, 68, 2) px; NaN where no face was found."""
+    if "landmarks68" not in bundle.head.embeddings:
+        raise EvaluationError(f"bundle {bundle.name} has no 68 landmarks; run `ofer import` again with --landmarks")
+    files, pipeline = sorted(data.glob("*.mat")), FacePipeline(bundle)
+    points = np.full((len(files), 68, 2), np.nan)
+    for row, file in enumerate(progress(files, "reconstructing AFLW2000-3D", len(files))):
+        path = _existing(data, file.stem)
+        if face := _face(pipeline, path):
+            height, width = cv2.imread(str(path)).shape[:2]
+            model = bundle.head.landmarks(pipeline.vertices(face), "landmarks68")
+            camera = model @ face.rotation.T + face.translation
+            K = Intrinsics.from_field_of_view(width, height).K
+            points[row] = camera[:, :2] / camera[:, 2:] * K[[0, 1], [0, 1]] + K[:2, 2]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.save(out, points)
+
+
+def _existing(folder: Path, image: str) -> Path:
+    """The picture of this name, with any of the usual endings."""
+    places = [folder / image, folder / NOW_PICTURES / image]
+    tried = [place if place.suffix in PICTURES else place.with_name(place.name + end)
+             for place in places for end in PICTURES]  # fmt: skip
+    for path in tried:
+        if path.is_file():
+            return path
+    raise EvaluationError(f"no picture {image} in {folder}")
+
+
+def _face(pipeline: FacePipeline, path: Path) -> Face | None:
+    """The largest face of a picture, by itself: nothing is remembered from one to the next."""
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise EvaluationError(f"{path} is no readable picture")
+    pipeline.reset()
+    faces = pipeline(np.ascontiguousarray(picture[..., ::-1]), 0.0)
+    return max(faces, key=lambda face: face.roi[2] * face.roi[3], default=None)

@@ -1,0 +1,154 @@
+"""Runners for those who hold the licensed sets: NoW, CO-545 and AFLW2000-3D. See `README.md` here for the folders.
+
+Each takes the folder of a set and a folder of predictions; images without a prediction are counted and reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofer_models.workshop.measure.errors import EvaluationError
+from ofer_models.workshop.measure.metrics import hypotheses as metrics
+from ofer_models.workshop.measure.metrics.nme import by_yaw, landmark_errors
+from ofer_models.workshop.measure.metrics.now import pool, scan_distances
+
+Progress = Callable[[Iterable, str, int], Iterable]
+MESHES, POINTS, PICTURES = (".obj", ".ply"), (".npy", ".txt"), (".jpg", ".png", ".jpeg")
+AFLW2000_BINS = (1306, 462, 232)
+_POINT = re.compile(r"<point\b[^>]*>")
+_FLOOR = 0.05  # mm: deviations below this are none
+
+
+def evaluate_now(data: Path, predictions: Path, *, metrical: bool, progress: Progress) -> dict[str, Any]:
+    """NoW errors over all images of the list, and by challenge (neutral, expression, occlusion, selfie)."""
+    images = now_images(data)
+    distances: dict[str, list[np.ndarray | None]] = {}
+    for image in progress(images, "NoW", len(images)):
+        subject, challenge = Path(image).parts[:2]
+        stem = (predictions / image).with_suffix("")
+        mesh, points = _first(stem, MESHES), _first(stem, POINTS)
+        result = None
+        if mesh and points:
+            scan = _mesh(_only(data / "scans" / subject, "*.obj"))[0]
+            marks = read_picked_points(_only(data / "scans_lmks_onlypp" / subject, "*.pp"))
+            result = scan_distances(scan, marks, *_mesh(mesh), _seven(points), metrical=metrical)
+        distances.setdefault(_kind(challenge), []).append(result)
+    every = [one for some in distances.values() for one in some]
+    return {"all": asdict(pool(every)), **{name: asdict(pool(some)) for name, some in sorted(distances.items())}}
+
+
+def now_images(data: Path) -> list[str]:
+    """The images `subject/challenge/image` of the set's list: the validation list, or else the test list."""
+    for name in ("imagepathsvalidation.txt", "imagepathstest.txt"):
+        if (data / name).is_file():
+            images = [line.strip() for line in (data / name).read_text().splitlines() if line.strip()]
+            if bad := [image for image in images if len(Path(image).parts) != 3]:
+                raise EvaluationError(f"{data / name}: {bad[0]!r} is not subject/challenge/image")
+            return images
+    raise EvaluationError(f"{data} holds no imagepathsvalidation.txt; get it from the NoW site")
+
+
+def read_picked_points(path: Path) -> np.ndarray:
+    """The seven landmarks (7, 3) of a MeshLab .pp file, in the file's order."""
+    rows = []
+    for tag in _POINT.findall(path.read_text()):
+        values = dict(re.findall(r'(\w+)="([^"]*)"', tag))
+        if values.get("active", "1") != "0":
+            rows.append([float(values[axis]) for axis in "xyz"])
+    if len(rows) != 7:
+        raise EvaluationError(f"{path} holds {len(rows)} points, expected the seven of NoW")
+    return np.array(rows)
+
+
+def evaluate_co545(data: Path, predictions: Path, *, progress: Progress) -> dict[str, Any]:
+    """The multi-hypothesis metrics averaged over images; CSE, SE and self distances in mm, ODE in deviations."""
+    truths = sorted((data / "truth").glob("*.npz"))
+    if not truths:
+        raise EvaluationError(f"{data / 'truth'} holds no .npz files; see ofer_models/workshop/measure/README.md")
+    if not (data / "population.npz").is_file():
+        raise EvaluationError(f"{data} lacks population.npz, the reference meshes of ODE; see evaluation/README.md")
+    with np.load(data / "population.npz") as file:
+        population = metrics.VertexPopulation.fit(file["meshes"], _FLOOR)
+        scale = metrics.reference_scale(file["meshes"])
+    rows, missing = [], 0
+    for path in progress(truths, "CO-545", len(truths)):
+        if not (predictions / path.name).is_file():
+            missing += 1
+            continue
+        with np.load(path) as truth, np.load(predictions / path.name) as predicted:
+            samples, vertices = np.asarray(predicted["vertices"], np.float64), truth["vertices"]
+            if samples.ndim != 3 or samples.shape[1:] != vertices.shape:
+                raise EvaluationError(
+                    f"{predictions / path.name}: vertices {samples.shape} do not fit the truth's {vertices.shape}; "
+                    "the samples need the topology of the set (FLAME)"
+                )
+            rows.append(
+                metrics.hypothesis_figures(samples, vertices, truth["visible"], truth["occluded"], population, scale)
+            )
+    return {**metrics.averaged(rows), "images": len(rows), "missing": missing}
+
+
+def evaluate_aflw2000(data: Path, predictions: Path) -> dict[str, Any]:
+    """NME by yaw bins of a prediction file (n, 68, 2) px, rows in the order of the images' sorted names."""
+    truth, yaw = aflw2000_truth(data)
+    if not predictions.is_file():
+        raise EvaluationError(f"{predictions} is missing: landmarks (n, 68, 2) px as .npy")
+    predicted = np.load(predictions)
+    if predicted.shape[:2] != truth.shape[:2]:
+        raise EvaluationError(f"{predictions} has shape {predicted.shape}, the set holds {truth.shape}")
+    found = np.isfinite(predicted).all((1, 2))
+    if not found.any():
+        raise EvaluationError(f"{predictions} holds no finite prediction")
+    figures = asdict(by_yaw(landmark_errors(predicted[found], truth[found]), yaw[found]))
+    return {**figures, "missing": int((~found).sum())}
+
+
+def aflw2000_truth(data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks (n, 68, 2) px and yaw (n,) in degrees, from the set's .mat files in the order of their names."""
+    from scipy.io import loadmat
+
+    files = sorted(data.glob("*.mat"))
+    if not files:
+        raise EvaluationError(f"{data} holds no .mat files; give the folder AFLW2000 of the set")
+    points, yaw = [], []
+    for file in files:
+        content = loadmat(file, variable_names=("pt3d_68", "Pose_Para"))
+        points.append(content["pt3d_68"][:2].T)
+        yaw.append(np.degrees(content["Pose_Para"][0, 1]))
+    return np.array(points, np.float64), np.array(yaw, np.float64)
+
+
+def _kind(challenge: str) -> str:
+    """NoW's folder names to its four challenges."""
+    return next((kind for kind in ("neutral", "expression", "occlusion", "selfie") if kind in challenge), challenge)
+
+
+def _first(stem: Path, endings: tuple[str, ...]) -> Path | None:
+    return next((path for end in endings if (path := stem.with_name(stem.name + end)).is_file()), None)
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise EvaluationError(f"{folder} holds {len(found)} files {pattern}, expected one")
+    return found[0]
+
+
+def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    import trimesh
+
+    mesh = trimesh.load(path, process=False, force="mesh")
+    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+
+
+def _seven(path: Path) -> np.ndarray:
+    points = np.load(path) if path.suffix == ".npy" else np.loadtxt(path)
+    if points.shape != (7, 3):
+        raise EvaluationError(f"{path} holds landmarks {points.shape}, expected (7, 3)")
+    return points

@@ -1,0 +1,1 @@
+"""Errors of meshes, landmarks and hypotheses against their truth."""

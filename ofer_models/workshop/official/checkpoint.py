@@ -1,0 +1,259 @@
+"""The released OFER checkpoints: read without running code from them, checked tensor by tensor, put into our
+networks.
+
+Build-time only: needs torch. What the files hold: `net` (U-Net or rank network), `arcface` and `farl` state dicts,
+and training state that is of no use here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ofer_models.workshop.networks import replay
+from ofer_models.workshop.networks.arcface import ArcFace
+from ofer_models.workshop.networks.denoiser import Denoiser
+from ofer_models.workshop.networks.farl import Farl
+from ofer_models.workshop.networks.official_weights import OfficialWeightsError
+from ofer_models.workshop.networks.rank import RankNetwork
+from ofer_models.workshop.official.pickle_standins import UnsafePickleError
+from ofer_models.workshop.official.safe_pickle import read_pickle, refused_name
+
+Role = Literal["idgen", "idrank", "expgen"]
+ENTRIES: dict[Role, tuple[str, ...]] = {
+    "idgen": ("net", "arcface"),
+    "idrank": ("net", "arcface", "farl"),
+    "expgen": ("net", "arcface", "farl"),
+}
+_NAMES = {"idgen": "IdGen", "idrank": "IdRank", "expgen": "ExpGen"}
+_LEFT_OVER, _LAST_MAP = (
+    ".fn.fn.qkv.weight",
+    ".fn.fn.to_qkv.15.weight",
+)  # the release leaves the one as a copy of the other
+_WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
+_State = Mapping[str, Tensor]
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, unsafe, of another kind than given, or its tensors do not fit; the message says
+    which.
+    """
+
+
+@dataclass(frozen=True)
+class NetworkSizes:
+    """Arguments of the official networks' constructors (tests use smaller ones)."""
+
+    idgen: tuple[int, tuple[int, ...], int] = replay.DENOISERS["idgen"]
+    expgen: tuple[int, tuple[int, ...], int] = replay.DENOISERS["expgen"]
+    rank: dict[str, Any] = field(default_factory=dict)
+    arcface: dict[str, Any] = field(default_factory=dict)
+    farl: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state dicts of one released file, by entry."""
+
+    path: Path
+    role: Role
+    states: dict[str, _State]
+
+    def check(self, sizes: NetworkSizes) -> None:
+        """Compare every tensor's name and shape with the networks, without copying any. Raises CheckpointError."""
+        with torch.device("meta"):
+            if self.role == "idrank":
+                nets: dict[str, nn.Module] = {"net": RankNetwork(**sizes.rank)}
+            else:
+                nets = {"net": Denoiser(*getattr(sizes, self.role))}
+            nets["arcface"] = ArcFace(**sizes.arcface)
+            if "farl" in self.states:
+                nets["farl"] = Farl(**sizes.farl)
+            for entry, net in nets.items():
+                state = self.states[entry]
+                if isinstance(net, Denoiser) and not any(".to_qkv." in name for name in state):
+                    state = state | {name: torch.empty(shape) for name, shape in _map_shapes(net).items()}
+                self._fit(net, entry, state)
+
+    def denoiser(self, sizes: NetworkSizes, maps: _State) -> Denoiser:
+        """IdGen or ExpGen with the query/key/value maps given (none where the file has its own)."""
+        with torch.device("meta"):
+            net = Denoiser(*getattr(sizes, self.role))
+        return self._load(net, "net", self.states["net"] | maps)
+
+    def rank(self, sizes: NetworkSizes) -> RankNetwork:
+        """IdRank on meshes."""
+        with torch.device("meta"):
+            net = RankNetwork(**sizes.rank)
+        return self._load(net, "net", self.states["net"])
+
+    def arcface(self, sizes: NetworkSizes) -> ArcFace:
+        """This file's own fine-tuned ArcFace."""
+        with torch.device("meta"):
+            net = ArcFace(**sizes.arcface)
+        return self._load(net, "arcface", self.states["arcface"])
+
+    def farl(self, sizes: NetworkSizes) -> Farl:
+        """This file's own fine-tuned FaRL image tower."""
+        with torch.device("meta"):
+            net = Farl(**sizes.farl)
+        return self._load(net, "farl", self.states["farl"])
+
+    def _load(self, net: _Network, entry: str, state: _State) -> _Network:
+        self._fit(net.to_empty(device="cpu"), entry, state)
+        bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        if bad:
+            raise CheckpointError(f"{self.path.name}, entry '{entry}': {bad[0]} holds numbers that are not finite")
+        for name, buffer in net.named_buffers():
+            if name.endswith("num_batches_tracked"):  # not in our table, and unused
+                buffer.zero_()
+        return net.eval()
+
+    def _fit(self, net: nn.Module, entry: str, state: _State) -> None:
+        unreal = next((name for name, tensor in state.items() if tensor.is_complex()), None)
+        if unreal:  # torch would drop the imaginary part
+            raise CheckpointError(f"{self.path.name}, entry '{entry}': {unreal} holds complex numbers")
+        try:
+            net.load_official(state)
+        except OfficialWeightsError as error:
+            raise CheckpointError(f"{self.path.name}, entry '{entry}': {error}") from None
+        except RuntimeError as error:  # sparse, quantised or otherwise no plain numbers
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{self.path.name}, entry '{entry}': a tensor cannot be read ({reason})") from None
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Query/key/value maps for a denoiser: where they come from (`file`, `training` or `demo`), why, and the maps."""
+
+    source: str
+    evidence: str
+    tensors: dict[str, Tensor]
+
+
+def read_checkpoint(path: str | Path, role: Role, sizes: NetworkSizes) -> Checkpoint:
+    """Read the entries that a role needs, mapped from the file where its format allows it.
+
+    Raises CheckpointError with one line: no such file, a web page, cut short, a name torch refuses, an entry missing,
+    or a checkpoint of another role.
+    """
+    path = Path(path)
+    content = _torch_load(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a checkpoint's dictionary")
+    states: dict[str, _State] = {}
+    for entry in ENTRIES[role]:
+        state = content.get(entry)
+        if entry == "net" and isinstance(state, Mapping):
+            _check_role(path, role, state, sizes)
+        if not isinstance(state, Mapping) or not all(
+            isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+        ):
+            found = ", ".join(map(str, content)) or "nothing"
+            raise CheckpointError(
+                f"{path.name} has no state dict '{entry}', which {_NAMES[role]} needs (it has: {found})"
+            )
+        states[entry] = dict(state)
+    return Checkpoint(path, role, states)
+
+
+def find_maps(checkpoint: Checkpoint, sizes: NetworkSizes, wanted: replay.Scenario | None) -> Maps:
+    """The maps of IdGen or ExpGen that the file lacks, replayed in the scenario that its `qkv.weight` entries tell.
+
+    wanted: use this scenario whatever they tell. Raises CheckpointError with the evidence when neither decides.
+    """
+    role, state = checkpoint.role, checkpoint.states["net"]
+    if any(".to_qkv." in name for name in state):
+        return Maps("file", "the file carries its own maps", {})
+    with torch.device("meta"):
+        expected = _map_shapes(Denoiser(*getattr(sizes, role)))
+    for name, value in state.items():
+        if name.endswith(_LEFT_OVER):
+            shape = expected.get(name.replace(_LEFT_OVER, _LAST_MAP))
+            if shape != tuple(value.shape):
+                raise CheckpointError(
+                    f"{checkpoint.path.name}, entry 'net': {name} is {tuple(value.shape)}, should be {shape}"
+                )
+    found, differences = replay.matching_scenario(role, state)
+    evidence = "; ".join(
+        f"{scenario}: {'no qkv.weight entries to compare' if math.isinf(value) else _difference(value)}"
+        for scenario, value in differences.items()
+    )
+    scenario = wanted or found
+    if scenario is None:
+        raise CheckpointError(
+            f"{checkpoint.path.name}: its query/key/value maps cannot be told ({evidence}); choose with "
+            "--qkv training (what the weights were fitted to) or --qkv demo (what the released demo runs with)"
+        )
+    return Maps(scenario, evidence, replay.replay_maps(role, scenario))
+
+
+def _map_shapes(net: Denoiser) -> dict[str, tuple[int, ...]]:
+    """Official name -> shape of the query/key/value maps."""
+    return {name: slot.shape for name, slot in net.official_slots().items() if ".to_qkv." in name}
+
+
+def _difference(value: float) -> str:
+    return "equal" if value == 0 else f"differs by up to {value:.3g}"
+
+
+def _torch_load(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if start.startswith(_WEB_PAGE):
+        raise CheckpointError(
+            f"{path.name} is a web page, not a checkpoint: download it again from the OFER page's link"
+        )
+    # A trainer's loss may be a numpy number; these names only make numbers.
+    numbers = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        numbers.append((np.core.multiarray.scalar, f"{module}.scalar"))
+    try:
+        with torch.serialization.safe_globals(numbers), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, which are the sender's choice
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch raises many types for a damaged file
+        name = "an archive, not torch's format" if tarfile.is_tarfile(path) else refused_name(error)
+        asked = name if "GLOBAL" in str(error) else _asked_for(path)
+        if asked:
+            reason = f"refused: it asks for {asked}, which no checkpoint needs; nothing of it was run"
+        else:
+            reason = f"is damaged or cut short, or no checkpoint ({name[:120]}); download it again"
+        raise CheckpointError(f"{path.name} {reason}") from None
+
+
+def _asked_for(path: Path) -> str:
+    """What a pickle that torch cannot even read would have called, if it is a pickle at all."""
+    try:
+        read_pickle(path)
+    except UnsafePickleError as error:
+        found = re.search(r"it asks for (\S+),", str(error))
+        return found.group(1) if found else ""
+    return ""
+
+
+def _check_role(path: Path, role: Role, net: _State, sizes: NetworkSizes) -> None:
+    """Tell files given in each other's place apart before their tensors are compared."""
+    first = net.get("init_conv.weight")
+    if any(str(name).startswith("ranklayers.") for name in net):
+        found: Role | None = "idrank"
+    elif isinstance(first, Tensor) and first.ndim:
+        found = {sizes.idgen[0]: "idgen", sizes.expgen[0]: "expgen"}.get(first.shape[0])
+    else:
+        found = None
+    if found not in (None, role):
+        raise CheckpointError(f"{path.name} is {_NAMES[found]}'s checkpoint, but was given as --{role}; swap the files")

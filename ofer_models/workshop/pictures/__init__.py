@@ -1,0 +1,1 @@
+"""Training pictures of the open head with exact ground truth. Needs numba."""

@@ -1,0 +1,1 @@
+"""`ofer train`: the open bundle's networks. Needs torch."""

@@ -1,0 +1,144 @@
+"""Where camera_node's frames come from: the built-in scene, pictures, a video, a webcam, a bag. No ROS in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ofer_ros.camera.scene import FRAMES, Scene
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+BAGS = (".mcap", ".db3", ".bag")
+
+
+class SourceError(ValueError):
+    """The source does not exist or cannot be read; the text says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a bag knows of a picture: stamp and frame of its header, and when it was recorded (both times in ns).
+
+    camera_info: the serialised sensor_msgs/CameraInfo that came with it, or None where none did.
+    """
+
+    stamp: int
+    frame_id: str
+    time: int
+    camera_info: bytes | None = None
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One picture of a source.
+
+    bgr: (H, W, 3) uint8.  name: file and frame number, for the log.
+    face_expected: whether a face is known to be visible; None where nobody knows.
+    recorded: of a bag's picture.  problem: why there are no pixels, where a recorded picture cannot be decoded.
+    """
+
+    bgr: np.ndarray
+    name: str
+    face_expected: bool | None = None
+    recorded: Recorded | None = None
+    problem: str = ""
+
+
+def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterator[SourceFrame]:
+    """Frames of one pass over `source`: 'scene', a picture, a folder, a video file, a webcam's number, or a rosbag2.
+
+    rate: frames a second, which with `hold` (seconds a picture is shown) gives the repetitions of a picture.
+    Larger frames are scaled down to `max_side` px, but for those of a bag, whose CameraInfo is for their own size.
+    Raises SourceError before the first frame when there is none.
+    """
+    if source == "scene":
+        return _scene()
+    if source.isdigit():
+        return _scaled(_video(int(source)), max_side)
+    if bag_path(source) is not None:
+        from ofer_ros.camera.bag_source import bag_frames  # it builds on this module
+
+        return bag_frames(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        if not files:
+            raise SourceError(f"no pictures ({', '.join(PICTURES)}) in the folder {path}")
+        return _scaled(_pictures(files, max(1, round(rate * hold))), max_side)
+    if not path.exists():
+        raise SourceError(f"source '{source}' is neither 'scene', a file, a folder, a bag nor the number of a webcam")
+    if path.suffix.lower() in PICTURES:
+        return _scaled(_pictures([path], max(1, round(rate * hold))), max_side)
+    return _scaled(_video(str(path)), max_side)
+
+
+def bag_path(source: str) -> Path | None:
+    """The bag that `source` names ('path', or 'path#topic'): a bag's file, or a folder that holds one; else None."""
+    path = Path(source.partition("#")[0]).expanduser()
+    if path.is_dir():
+        inside = (path / "metadata.yaml").is_file() or any(file.suffix in BAGS for file in path.iterdir())
+        return path if inside else None
+    return path if path.suffix in BAGS and path.is_file() else None
+
+
+def _scene() -> Iterator[SourceFrame]:
+    try:
+        scene = Scene()
+    except ImportError as error:
+        raise SourceError(str(error)) from None
+    return (_scene_frame(scene, index) for index in range(FRAMES))
+
+
+def _scene_frame(scene: Scene, index: int) -> SourceFrame:
+    frame = scene(index)
+    return SourceFrame(cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR), f"scene {index}", frame.expects_face)
+
+
+def _pictures(files: list[Path], repeats: int) -> Iterator[SourceFrame]:
+    for file in files:
+        bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise SourceError(f"{file} is not a picture that OpenCV can read")
+        for _ in range(repeats):
+            yield SourceFrame(bgr, file.name)
+
+
+def _video(source: str | int) -> Iterator[SourceFrame]:
+    level = cv2.getLogLevel()
+    cv2.setLogLevel(0)  # OpenCV tells of every way in which it tried to open it; one line from us will do
+    try:
+        capture = cv2.VideoCapture(source)
+    finally:
+        cv2.setLogLevel(level)
+    if not capture.isOpened():
+        what = f"webcam {source}" if isinstance(source, int) else f"video {source}"
+        raise SourceError(f"{what} cannot be opened")
+    return _captured(capture, "webcam" if isinstance(source, int) else Path(source).name)
+
+
+def _captured(capture: cv2.VideoCapture, name: str) -> Iterator[SourceFrame]:
+    try:
+        index = 0
+        while True:
+            good, bgr = capture.read()
+            if not good:
+                return
+            yield SourceFrame(bgr, f"{name} {index}")
+            index += 1
+    finally:
+        capture.release()
+
+
+def _scaled(frames: Iterator[SourceFrame], max_side: int) -> Iterator[SourceFrame]:
+    for frame in frames:
+        height, width = frame.bgr.shape[:2]
+        scale = max_side / max(height, width)
+        if scale >= 1:
+            yield frame
+            continue
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        yield SourceFrame(cv2.resize(frame.bgr, size, interpolation=cv2.INTER_AREA), frame.name, frame.face_expected)

@@ -1,0 +1,1 @@
+"""Whole runs in several processes: `make demo` and `make view`."""

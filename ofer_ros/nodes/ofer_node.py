@@ -1,0 +1,312 @@
+"""ofer_node: images in, tracked faces out. A lifecycle node that only converts, schedules and publishes.
+
+    CameraInputs (executor thread) ── newest frame ──> Mailbox ──> FrameWorker (its own thread) ──> FaceOutputs
+
+The first three are a FaceStream, which lives while the node is active. Callbacks only store what arrives, so services
+and parameters answer while a frame is at work. The pipeline belongs to the worker's thread: what services and
+parameters ask of it is done there, between two frames.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as NotYet
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import SetBool, Trigger
+
+from ofer_models.pipeline import FacePipeline
+from ofer_msgs.srv import ResetIdentity
+from ofer_ros.bundles import load_bundle
+from ofer_ros.input.silence_watch import SilenceWatch
+from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
+from ofer_ros.nodes.parameters import OferSettings, declare, read
+from ofer_ros.output.publishers import FaceOutputs
+from ofer_ros.work.active_stream import FaceStream
+from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
+from ofer_ros.work.problem_log import ProblemLog
+from ofer_ros.work.statistics import FrameStatistics, give_memory_back
+
+NAME = "ofer_node"
+# Parameters that what is loaded depends on: changed while inactive, they are taken up when the node is activated.
+_LOADED = (
+    "bundle", "hypotheses", "candidates", "steps", "seed", "max_faces", "threads", "backend", "hypothesis_drift",
+    "identity_in_background", "latency_bound", "identity_memory", "mesh_region", "publish_head", "ros4hri",
+)  # fmt: skip
+# Seconds that a service waits for the frame at work before it answers without knowing the outcome.
+_PATIENCE = 3.0
+# Seconds that deactivate waits for it.
+_STOP_PATIENCE = 10.0
+
+
+def load_pipeline(settings: OferSettings) -> FacePipeline:
+    """The pipeline as the parameters say. Raises BundleError."""
+    return FacePipeline(
+        load_bundle(settings.bundle),
+        hypotheses=settings.hypotheses,
+        candidates=settings.candidates or None,
+        steps=settings.steps or None,
+        seed=settings.seed,
+        threads=settings.threads,
+        max_faces=settings.max_faces,
+        backend=settings.backend,
+        background=settings.identity_in_background,
+        drift=settings.hypothesis_drift,
+        latency_bound=settings.latency_bound,
+        remember=settings.identity_memory,
+    )
+
+
+class OferNode(ManagedNode):
+    """Tracks the faces of one camera. `make_pipeline(settings)` gives the `FacePipeline` (or a test's stand-in)."""
+
+    def __init__(self, make_pipeline: Callable[[OferSettings], object] = load_pipeline, **kwargs) -> None:
+        super().__init__(NAME, **kwargs)
+        declare(self, NAME, OferSettings, active=lambda: self.state == "active")
+        self._make_pipeline = make_pipeline
+        self._settings = read(self, OferSettings)
+        self._statistics = FrameStatistics()
+        self._problems = ProblemLog(self.get_logger().warning)
+        self._silence = SilenceWatch(self)
+        self._enabled = True
+        self._pipeline = None
+        self._loaded: tuple = ()
+        self._outputs: FaceOutputs | None = None
+        self._stream: FaceStream | None = None
+        self._unfinished: FaceStream | None = None
+        self._load_problem = ""
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        self.create_service(ResetIdentity, "~/reset_identity", self._on_reset_identity)
+        self.create_service(Trigger, "~/forget", self._on_forget)
+        # Of the machine's own clock: with use_sim_time the node's stands still while nothing is simulated.
+        self.create_timer(1.0, self._each_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        if hasattr(self, "add_post_set_parameters_callback"):  # not in Humble, where a second may pass
+            self.add_post_set_parameters_callback(lambda _: self._take_up_settings())
+
+    @property
+    def settings(self) -> OferSettings:
+        """Parameters as last read: at each change, once a second, and at each transition forward."""
+        return self._settings
+
+    # Transitions
+
+    @guarded
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._load("configure")
+
+    @guarded
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self._unfinished is not None and self._unfinished.working:
+            self.get_logger().error("cannot activate: the last frame before deactivate is still at work")
+            return TransitionCallbackReturn.FAILURE
+        self._settings = read(self, OferSettings)
+        if self._pipeline is None or self._loaded != self._wanted():
+            answer = self._load("activate")
+            if answer != TransitionCallbackReturn.SUCCESS:
+                return answer
+        self._pipeline.reset()
+        self._problems.clear()
+        self._outputs.clear()
+        self._stream = FaceStream(
+            self, self._pipeline, self._outputs, lambda: self._settings, self._statistics, self._problems
+        )
+        self._stream.pause(not self._enabled)
+        self._silence.start()
+        return TransitionCallbackReturn.SUCCESS
+
+    @guarded
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    @guarded
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    @guarded
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    @guarded
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        # A step back failed half-way. Unconfigured, with nothing left over, the node can be used again.
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Stop the worker and let go of everything; may be called in any state and again."""
+        try:
+            self._stop()
+        finally:
+            self._release()
+
+    def _wanted(self) -> tuple:
+        return tuple(getattr(self._settings, name) for name in _LOADED)
+
+    def _load(self, step: str) -> TransitionCallbackReturn:
+        """Make pipeline and publishers as the parameters say; one line and FAILURE when they cannot be made."""
+        self._release()
+        self._settings = read(self, OferSettings)
+        try:
+            self._pipeline = self._make_pipeline(self._settings)
+            self._outputs = FaceOutputs(self, self._pipeline.bundle, self._pipeline.head, lambda: self._settings)
+        except Exception as error:
+            self._release()
+            self._load_problem = f"cannot {step}: {error}"
+            # What a user can mend is one line; anything else is a bug and wants its traceback.
+            expected = isinstance(error, (ValueError, OSError))
+            self.get_logger().error(self._load_problem + ("" if expected else f"\n{traceback.format_exc()}"))
+            return TransitionCallbackReturn.FAILURE
+        self._load_problem = ""
+        self._loaded = self._wanted()
+        bundle = self._pipeline.bundle
+        self.get_logger().info(
+            f"bundle '{bundle.name}' {bundle.version}, {self._settings.hypotheses} hypotheses a face"
+        )
+        if self._settings.publish_tf and not self._outputs.transforms_available:
+            self.get_logger().info("tf2_msgs is not installed: faces are published without TF")
+        for missing in self._outputs.missing():
+            self.get_logger().warning(missing)
+        return TransitionCallbackReturn.SUCCESS
+
+    def _stop(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            if not stream.stop(_STOP_PATIENCE):
+                self._unfinished = stream
+                self.get_logger().error(f"the frame at work did not finish in {_STOP_PATIENCE:g} s")
+            self._outputs.clear()
+
+    def _release(self) -> None:
+        outputs, self._outputs, self._pipeline = self._outputs, None, None
+        self._loaded = ()
+        if outputs is not None:
+            outputs.destroy()
+            del outputs
+            give_memory_back()
+
+    # Services
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._enabled = request.data
+        if self._stream is not None:
+            self._stream.pause(not self._enabled)
+        response.success = True
+        response.message = "working" if self._enabled else "paused: images are ignored until enabled again"
+        return response
+
+    def _on_forget(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        def forget() -> str:
+            self._pipeline.forget()
+            self._outputs.forget()
+            return ""
+
+        if self._pipeline is None:
+            response.success, response.message = True, f"nothing is known: the node is {self.state}"
+            return response
+        if self._stream is not None:
+            self._stream.drop_waiting()
+        problem = self._between_frames(forget)
+        response.success, response.message = not problem, problem or "every person is forgotten"
+        return response
+
+    def _on_reset_identity(
+        self, request: ResetIdentity.Request, response: ResetIdentity.Response
+    ) -> ResetIdentity.Response:
+        def reset() -> str:
+            if self._pipeline.reset_identity(request.id or None):
+                return ""
+            return f"there is no face '{request.id}'; there are: {', '.join(self._stream.tracks) or 'none'}"
+
+        problem = self._between_frames(reset) if self._stream else f"the node is {self.state}, not active"
+        response.success, response.message = not problem, problem or "the identity is drawn anew"
+        return response
+
+    def _between_frames(self, action: Callable[[], str]) -> str:
+        """Do it on the worker's thread, or here where there is none; '' or why it was not done."""
+        try:
+            return self._stream.between_frames(action).result(_PATIENCE) if self._stream else action()
+        except NotYet:
+            return "the frame at work takes long; it will be done right after it"
+        except Exception as error:
+            self.get_logger().error(f"a service failed:\n{traceback.format_exc()}")
+            return f"{type(error).__name__}: {error}"
+
+    # Parameters
+
+    def _take_up_settings(self) -> None:
+        """Read the parameters; what the pipeline is to do differently, it is told between two frames."""
+        before, self._settings = self._settings, read(self, OferSettings)
+        now = self._settings
+        if self._stream is None or (before.hypotheses, before.steps) == (now.hypotheses, now.steps):
+            return
+
+        def resize() -> None:
+            try:
+                self._pipeline.set_hypotheses(now.hypotheses)
+                self._pipeline.set_steps(now.steps or None)
+            except ValueError as error:
+                self._problems.report(str(error))
+
+        self._stream.between_frames(resize)
+        self._loaded = self._wanted()
+
+    # Once a second
+
+    def _each_second(self) -> None:
+        self._take_up_settings()
+        settings, silent = self._settings, ""
+        if self._stream is not None:
+            inputs = self._stream.inputs
+            silent = self._silence.check(
+                inputs.last_image, settings.silence_warning, settings.transport, settings.image_reliability
+            ) or inputs.unpaired(settings.silence_warning)
+        level, text = self._status(silent)
+        bundle = getattr(self._pipeline, "bundle", None)
+        values = {"state": self.state, "enabled": self._enabled, **frame_values(self._statistics)}
+        if self._pipeline is not None:
+            self._pipeline.expire()
+            values |= self._pipeline.status()
+        self._diagnostics.publish(
+            diagnostics_message(
+                f"{self.get_fully_qualified_name().lstrip('/')}: faces",
+                f"{bundle.name} {bundle.version}" if bundle else "",
+                level,
+                text,
+                values,
+                self.get_clock().now(),
+            )
+        )
+
+    def _status(self, silent: str) -> tuple[bytes, str]:
+        """Diagnostics level and reason, the worst first."""
+        if self._load_problem and self._pipeline is None:
+            return ERROR, self._load_problem
+        if self.state != "active":
+            return OK, self.state
+        recent = self._problems.latest(within=RECENT)
+        if recent:
+            return (WARN if self._statistics.rate() > 0 else ERROR), recent
+        if not self._enabled:
+            return OK, "paused by ~/enable"
+        return (WARN, silent) if silent else (OK, f"{self._statistics.rate():.1f} frames a second")
+
+
+def _start(node: OferNode) -> None:
+    if node.settings.autostart and not node.autostart():
+        node.get_logger().error("autostart failed; mend the cause, then: ros2 lifecycle set <node> configure")
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(OferNode, args, started=_start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a node publishes: messages, markers, TF, blendshapes, overlay."""

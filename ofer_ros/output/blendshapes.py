@@ -1,0 +1,37 @@
+"""`~/blendshapes`: ARKit's 52 weights of each face, by the map that fits the bundle's head."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from ofer_models.bundle import default_bundle
+from ofer_models.head import HeadModel
+from ofer_models.head.arkit import ARKIT_NAMES, ArkitExact, ArkitFit, has_units
+from ofer_msgs.msg import Blendshapes, BlendshapesArray, FaceArray
+from ofer_ros.output.messages import coefficients
+
+
+class BlendshapeMaker:
+    """BlendshapesArray of a FaceArray. For a head without ARKit's units, the open bundle's head tells what they do."""
+
+    def __init__(self, head: HeadModel) -> None:
+        """Raises ValueError, in one line, when this head's expressions cannot be translated."""
+        if has_units(head):
+            self._map = ArkitExact(head)
+        else:
+            self._map = ArkitFit(head, HeadModel.load(default_bundle() / "head.npz"))
+
+    def message(self, faces: FaceArray) -> BlendshapesArray:
+        """One entry a face, from what is shown of it."""
+        return BlendshapesArray(
+            header=faces.header, names=ARKIT_NAMES, faces=[self._face(face) for face in faces.faces]
+        )
+
+    def _face(self, face) -> Blendshapes:
+        _, expression, jaw = coefficients(face)
+        weights, residual = self._map(expression, jaw)
+        return Blendshapes(
+            id=face.id, weights=array("f", weights.astype(np.float32).tobytes()), residual=float(residual)
+        )

@@ -1,0 +1,122 @@
+"""All marker layers of a FaceArray in one MarkerArray, with small stable ids and explicit deletion."""
+
+from __future__ import annotations
+
+from builtin_interfaces.msg import Time
+from rclpy.serialization import serialize_message
+from visualization_msgs.msg import Marker, MarkerArray
+
+from ofer_models.head import HeadModel
+from ofer_msgs.msg import Face, FaceArray
+from ofer_ros.nodes.parameters import LayerSettings
+from ofer_ros.output.geometry import seconds
+from ofer_ros.output.marker_cdr import BulkMarker, LayoutError, MarkerEncoder, Style, marker_array, plain_marker
+from ofer_ros.output.marker_layers import MESH, FaceLayers
+
+# A depth-1 reader can miss the message that says DELETE: say it again for this long.
+_DELETE_REPEATED = 1.0
+
+Key = tuple[str, int]  # namespace and id
+
+
+class TrackNumbers:
+    """The smallest free integers for track ids: RViz updates a marker in place while its id stays."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def update(self, tracks: list[str]) -> list[int]:
+        """Numbers of `tracks`, in order; those of tracks that are gone are free again."""
+        self._numbers = {track: number for track, number in self._numbers.items() if track in tracks}
+        for track in tracks:
+            if track not in self._numbers:
+                taken = set(self._numbers.values())
+                self._numbers[track] = next(n for n in range(len(taken) + 1) if n not in taken)
+        return [self._numbers[track] for track in tracks]
+
+
+class Deletions:
+    """Which markers are to be taken away: those that were shown and are no more, each for a while."""
+
+    def __init__(self) -> None:
+        self._shown: set[Key] = set()
+        self._leaving: dict[Key, float] = {}  # since when
+
+    def update(self, shown: set[Key], now: float) -> list[Key]:
+        """Markers to delete at time `now` (seconds of the images' clock), when `shown` are there."""
+        self._leaving |= dict.fromkeys(self._shown - shown, now)
+        # A clock that jumped back (a bag played again) must not keep deletions forever.
+        self._leaving = {
+            key: since
+            for key, since in self._leaving.items()
+            if key not in shown and since <= now < since + _DELETE_REPEATED
+        }
+        self._shown = shown
+        return sorted(self._leaving)
+
+
+class FaceMarkers:
+    """Serialised MarkerArrays of the layers that are switched on."""
+
+    def __init__(self, head: HeadModel, region: str = "face") -> None:
+        """region: 'face' or 'head', see MeshDecoder."""
+        self.layers = FaceLayers(head, region)
+        self._numbers = TrackNumbers()
+        self._deletions = Deletions()
+        self._encoder = MarkerEncoder()
+        self._fast = True
+
+    def encode(self, message: FaceArray, settings: LayerSettings) -> bytes:
+        """visualization_msgs/MarkerArray, serialised: the layers of each face in the header's frame and at its stamp.
+
+        Raises ValueError when a face's coefficients do not fit the head.
+        """
+        frame_id, stamp = message.header.frame_id, message.header.stamp
+        numbers = self._numbers.update([face.id for face in message.faces])
+        items: list[BulkMarker | Marker] = []
+        for number, face in zip(numbers, message.faces, strict=True):
+            items += self._of_face(face, number, frame_id, stamp, settings)
+        shown = {(item.style.namespace if isinstance(item, BulkMarker) else item.ns, item.id) for item in items}
+        for namespace, number in self._deletions.update(shown, seconds(stamp)):
+            items.append(plain_marker(Style(namespace), frame_id, stamp, number, Marker.DELETE))
+        if self._fast:
+            try:
+                return self._encoder.encode(frame_id, stamp, items)
+            except LayoutError:
+                self._fast = False  # another distribution's Marker: slower, never wrong
+        return serialize_message(marker_array(frame_id, stamp, items))
+
+    @property
+    def fast(self) -> bool:
+        """False once the template did not fit this ROS distribution's Marker."""
+        return self._fast
+
+    def forget(self) -> None:
+        """Drop every shape and mesh that is kept for speed."""
+        self.layers.forget()
+        self._encoder = MarkerEncoder()
+
+    def _of_face(
+        self, face: Face, number: int, frame_id: str, stamp: Time, settings: LayerSettings
+    ) -> list[BulkMarker | Marker]:
+        layers = self.layers
+        items: list[BulkMarker | Marker] = []
+        vertices = layers.decoder.vertices(face)  # also where no layer shows it: coefficients that do not fit are told
+        if settings.show_mesh:
+            items += layers.mesh(vertices, number)
+        if settings.show_hypotheses:
+            items += layers.hypotheses(face, number, settings.hypotheses_side_by_side)
+        if settings.show_identity:
+            items += layers.identity(face, number)
+        if settings.show_uncertainty:
+            items += layers.uncertainty(face, vertices, number, frame_id, stamp)
+        if settings.show_landmarks:
+            items += layers.landmarks(face, number)
+        if settings.show_text:
+            items += layers.text(face, vertices, number, frame_id, stamp)
+        return items
+
+
+def delete_all() -> MarkerArray:
+    """The message that clears every marker of the topic, of all layers."""
+    return MarkerArray(markers=[Marker(ns=MESH.namespace, action=Marker.DELETEALL)])

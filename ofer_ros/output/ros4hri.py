@@ -1,0 +1,120 @@
+"""ROS4HRI (REP-155): the topics below /humans/faces, where hri_msgs is installed and the parameter `ros4hri` asks."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_msgs.msg import Face
+from ofer_ros.output.face_meshes import FaceLandmarks
+from ofer_ros.output.large_arrays import image_bytes
+
+try:
+    from hri_msgs.msg import FacialLandmarks, IdsList, NormalizedPointOfInterest2D, NormalizedRegionOfInterest2D
+except ImportError:  # not among the wheels; ros-<distribution>-hri-msgs has it
+    IdsList = None
+
+_ROOT = "/humans/faces"
+_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+CROP = 128  # px, side of `cropped`: REP-155's default
+_PUPILS = (468, 473)  # of MediaPipe's points: the right eye's, the left eye's
+
+
+class HriFaces:
+    """The list of tracked faces and, for each, roi, cropped and landmarks. Does nothing where hri_msgs is missing."""
+
+    available = IdsList is not None
+
+    def __init__(self, node: Node, landmarks: FaceLandmarks) -> None:
+        self._node = node
+        self._landmarks = landmarks
+        self._of_face: dict[str, dict[str, Publisher]] = {}
+        self._tracked = node.create_publisher(IdsList, f"{_ROOT}/tracked", _QOS) if self.available else None
+
+    def publish(self, header: Header, rgb: np.ndarray, intrinsics: Intrinsics, faces: list, sent: list[Face]) -> None:
+        """faces: the pipeline's; sent: their messages. Topics of faces that are gone are taken away."""
+        if self._tracked is None:
+            return
+        self._tracked.publish(IdsList(header=header, ids=[face.id for face in sent]))
+        for track in set(self._of_face) - {face.id for face in sent}:
+            self._remove(track)
+        for face, message in zip(faces, sent, strict=True):
+            publishers = self._of_face.get(face.id) or self._add(face.id)
+            publishers["roi"].publish(region(header, message, rgb.shape))
+            if publishers["cropped"].get_subscription_count():
+                publishers["cropped"].publish(image_bytes(crop(rgb, message), "rgb8", header))
+            if publishers["landmarks"].get_subscription_count():
+                projected = intrinsics.project(self._landmarks(message))
+                points = np.concatenate([projected, face.landmarks[list(_PUPILS), :2]])
+                publishers["landmarks"].publish(facial_landmarks(header, points, message, rgb.shape))
+
+    def clear(self) -> None:
+        """Say that nobody is seen any more, and take the faces' topics away."""
+        if self._tracked is not None:
+            self._tracked.publish(IdsList(header=Header(stamp=self._node.get_clock().now().to_msg())))
+        for track in list(self._of_face):
+            self._remove(track)
+
+    def destroy(self) -> None:
+        for track in list(self._of_face):
+            self._remove(track)
+        if self._tracked is not None:
+            self._node.destroy_publisher(self._tracked)
+
+    def _add(self, track: str) -> dict[str, Publisher]:
+        kinds = {"roi": NormalizedRegionOfInterest2D, "cropped": Image, "landmarks": FacialLandmarks}
+        made = {
+            name: self._node.create_publisher(kind, f"{_ROOT}/{track}/{name}", _QOS) for name, kind in kinds.items()
+        }
+        self._of_face[track] = made
+        return made
+
+    def _remove(self, track: str) -> None:
+        for publisher in self._of_face.pop(track).values():
+            self._node.destroy_publisher(publisher)
+
+
+def region(header: Header, face: Face, shape: tuple[int, ...]) -> NormalizedRegionOfInterest2D:
+    """The face's box as parts of the image's width and height (shape (H, W, ...)), within 0..1."""
+    height, width = shape[:2]
+    roi = face.roi
+    return NormalizedRegionOfInterest2D(
+        header=header,
+        xmin=min(roi.x_offset / width, 1.0),
+        ymin=min(roi.y_offset / height, 1.0),
+        xmax=min((roi.x_offset + roi.width) / width, 1.0),
+        ymax=min((roi.y_offset + roi.height) / height, 1.0),
+        c=face.confidence,
+    )
+
+
+def crop(rgb: np.ndarray, face: Face) -> np.ndarray:
+    """The face's box, scaled to fit CROP x CROP px, centred, with black around it."""
+    roi = face.roi
+    part = rgb[roi.y_offset : roi.y_offset + roi.height, roi.x_offset : roi.x_offset + roi.width]
+    picture = np.zeros((CROP, CROP, 3), np.uint8)
+    if part.size:
+        scale = CROP / max(part.shape[:2])
+        height, width = (max(1, round(scale * side)) for side in part.shape[:2])
+        top, left = (CROP - height) // 2, (CROP - width) // 2
+        scaled = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+        picture[top : top + height, left : left + width] = scaled
+    return picture
+
+
+def facial_landmarks(header: Header, points: np.ndarray, face: Face, shape: tuple[int, ...]) -> FacialLandmarks:
+    """points (70, 2) px: the 68 landmarks of the shown mesh and both pupils; outside the image they are cut to it."""
+    height, width = shape[:2]
+    normalized = np.clip(points / [width, height], 0, 1)
+    return FacialLandmarks(
+        header=header,
+        height=height,
+        width=width,
+        landmarks=[NormalizedPointOfInterest2D(x=float(x), y=float(y), c=face.confidence) for x, y in normalized],
+    )

@@ -1,0 +1,1 @@
+"""The page of view_node and what feeds it."""

@@ -1,0 +1,1 @@
+"""Between input and output: the mailbox, the worker thread, and what is counted and told about them."""

@@ -1,0 +1,90 @@
+"""An active ofer_node's stream: the camera's topics, a mailbox, and the worker that makes faces of the newest frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from rclpy.node import Node
+
+from ofer_ros.input.calibration import Calibration
+from ofer_ros.input.cv_bridge_converter import image_converter
+from ofer_ros.input.subscriptions import CameraInputs
+from ofer_ros.nodes.parameters import OferSettings
+from ofer_ros.output.publishers import FaceOutputs
+from ofer_ros.work.mailbox import Mailbox
+from ofer_ros.work.problem_log import ProblemLog
+from ofer_ros.work.statistics import FrameStatistics
+from ofer_ros.work.worker import Answer, Frame, FrameWorker, Result
+
+
+class FaceStream:
+    """Runs from its construction to `stop`. Meant for the executor's thread; the pipeline and the outputs' `publish`
+    belong to the worker's, and `between_frames` is how others reach them.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        pipeline,
+        outputs: FaceOutputs,
+        settings: Callable[[], OferSettings],
+        statistics: FrameStatistics,
+        problems: ProblemLog,
+    ) -> None:
+        """settings(): the parameters as they are now; those that are not live are read once, here."""
+        begun = settings()
+        self._outputs = outputs
+        self._statistics = statistics
+        self._mailbox: Mailbox[Frame] = Mailbox()
+        self._paused = False
+        self.tracks: list[str] = []  # ids of the last frame
+        calibration = Calibration(begun.field_of_view, problems)
+        self._worker = FrameWorker(
+            self._mailbox,
+            pipeline,
+            calibration,
+            self._deliver,
+            statistics,
+            problems,
+            max_age=lambda: settings().max_frame_age,
+            convert=image_converter(begun.conversion, node.get_logger().warning),
+        )
+        self.inputs = CameraInputs(node, begun, calibration, self._accept)
+        self._worker.start()
+
+    @property
+    def working(self) -> bool:
+        """Whether the thread still runs; after `stop` only for a frame that does not end."""
+        return self._worker.alive
+
+    def pause(self, paused: bool) -> None:
+        """Ignore images from now on, or no longer."""
+        self._paused = paused
+        if paused:
+            self.drop_waiting()
+            # After the frame at work, whose markers would come back otherwise.
+            self.between_frames(self._outputs.clear)
+
+    def drop_waiting(self) -> None:
+        """Forget the frame that waits for its turn."""
+        self._mailbox.clear()
+
+    def between_frames(self, action: Callable[[], Answer]) -> Future[Answer]:
+        """Have `action` done by the worker's thread, after the frame at work."""
+        return self._worker.between_frames(action)
+
+    def stop(self, patience: float) -> bool:
+        """Stop listening and wait for the frame at work; False when it did not end within `patience` seconds."""
+        self._mailbox.close()
+        self.inputs.destroy()
+        return self._worker.stop(patience)
+
+    def _accept(self, frame: Frame) -> None:
+        if not self._paused:
+            self._statistics.received += 1
+            self._statistics.overwritten += self._mailbox.put(frame)
+
+    def _deliver(self, result: Result) -> dict[str, float]:
+        self.tracks = [face.id for face in result.faces]
+        return {} if self._paused else self._outputs.publish(result)

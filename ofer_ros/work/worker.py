@@ -1,0 +1,165 @@
+"""The thread that does the work of a frame: convert, run the pipeline, hand over. Knows no publishers and no node."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TypeVar
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_ros.input.calibration import Calibration
+from ofer_ros.input.images import ImageError, compressed_to_rgb, image_to_rgb
+from ofer_ros.output.geometry import seconds
+from ofer_ros.work.mailbox import Mailbox
+from ofer_ros.work.problem_log import ProblemLog
+from ofer_ros.work.statistics import FrameStatistics
+
+_FAILURES_BEFORE_RESET = 3
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image message, the CameraInfo it was paired with (None: not paired), and when it arrived (time.monotonic)."""
+
+    message: Image | CompressedImage
+    info: CameraInfo | None = None
+    arrived: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A processed frame: its header, its pixels (H, W, 3) uint8 RGB, the intrinsics used and the pipeline's faces."""
+
+    header: Header
+    rgb: np.ndarray
+    intrinsics: Intrinsics
+    faces: list
+
+
+class FrameWorker:
+    """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
+
+    pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`; calibration knows
+    the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in
+    seconds at which a frame is still worth its work; convert takes a sensor_msgs/Image to RGB.
+    """
+
+    def __init__(
+        self,
+        mailbox: Mailbox[Frame],
+        pipeline: Callable,
+        calibration: Calibration,
+        deliver: Callable[[Result], dict[str, float]],
+        statistics: FrameStatistics,
+        problems: ProblemLog,
+        max_age: Callable[[], float],
+        convert: Callable[[Image], np.ndarray] = image_to_rgb,
+    ) -> None:
+        self._mailbox = mailbox
+        self._pipeline = pipeline
+        self._calibration = calibration
+        self._deliver = deliver
+        self._statistics = statistics
+        self._problems = problems
+        self._max_age = max_age
+        self._convert = convert
+        self._requests: SimpleQueue[tuple[Callable, Future]] = SimpleQueue()
+        self._failures_in_a_row = 0
+        self._thread = threading.Thread(target=self._run, name="ofer-worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Close the mailbox and wait for the frame at work; False when it did not finish in time."""
+        self._mailbox.close()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs, after `stop` because of a frame that takes too long."""
+        return self._thread.is_alive()
+
+    def between_frames(self, action: Callable[[], Answer]) -> Future[Answer]:
+        """Have `action` done by the worker thread, after the frame at work: the pipeline belongs to that thread."""
+        answer: Future[Answer] = Future()
+        self._requests.put((action, answer))
+        self._mailbox.wake()
+        return answer
+
+    def _run(self) -> None:
+        while not self._mailbox.closed:
+            frame = self._mailbox.take()
+            self._answer()
+            if frame is not None:
+                self.process(frame)
+        self._answer()
+
+    def _answer(self) -> None:
+        while not self._requests.empty():
+            action, answer = self._requests.get()
+            try:
+                answer.set_result(action())
+            except Exception as error:
+                answer.set_exception(error)
+
+    def process(self, frame: Frame) -> None:
+        """All that happens to one frame; never raises."""
+        if time.monotonic() - frame.arrived > self._max_age():
+            self._statistics.late += 1
+            return
+        try:
+            self._process(frame)
+            self._failures_in_a_row = 0
+        except ImageError as error:
+            self._statistics.bad_images += 1
+            self._problems.report(f"image not used: {error}")
+        except Exception as error:  # one frame must never end the stream
+            self._statistics.failures += 1
+            self._problems.report(f"frame failed: {type(error).__name__}: {error}")
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row == _FAILURES_BEFORE_RESET:
+                self._reset()
+
+    def _process(self, frame: Frame) -> None:
+        start = time.perf_counter()
+        message = frame.message
+        rgb = compressed_to_rgb(message) if isinstance(message, CompressedImage) else self._convert(message)
+        converted = time.perf_counter()
+        height, width = rgb.shape[:2]
+        if frame.info is not None:
+            self._calibration.update(frame.info)
+        intrinsics = self._calibration.intrinsics(width, height)
+        faces = self._pipeline(rgb, seconds(message.header.stamp), intrinsics)
+        inferred = time.perf_counter()
+        deliveries = self._deliver(Result(message.header, rgb, intrinsics, faces))
+        published = time.perf_counter()
+        stages = {
+            "convert": 1000 * (converted - start),
+            **{f"pipeline/{name}": value for name, value in self._pipeline.timings.items()},
+            "pipeline": 1000 * (inferred - converted),
+            **{f"publish/{name}": value for name, value in deliveries.items()},
+            "publish": 1000 * (published - inferred),
+        }
+        latency = time.monotonic() - frame.arrived
+        self._pipeline.report_latency(1000 * latency)
+        self._statistics.frame(latency, stages, len(faces))
+
+    def _reset(self) -> None:
+        """Start the tracks anew: what fails again and again may be their state."""
+        self._failures_in_a_row = 0
+        try:
+            self._pipeline.reset()
+        except Exception as error:
+            self._problems.report(f"reset failed: {type(error).__name__}: {error}")

@@ -1,0 +1,132 @@
+"""A camera that misbehaves: it changes resolution, encoding and calibration, breaks frames, stops and comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import cv2
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from ofer_ros.camera.scene import FRAMES, Scene
+from ofer_ros.nodes.camera_node import camera_info
+from ofer_ros.output.large_arrays import image_bytes
+
+SIZES = ((640, 480), (320, 240), (480, 360), (640, 360))
+ENCODINGS = ("rgb8", "bgr8", "mono8", "yuv422_yuy2")
+_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+_STRIDE = 3  # of the scene's frames: a moving face, and few of them to render beforehand
+
+
+class RoughCamera:
+    """Publishes the built-in scene from a thread of its own. `frame_id` and topics as camera_node's."""
+
+    def __init__(self, node: Node, rate: float, broken_share: float, seed: int = 0) -> None:
+        """broken_share: part of the frames that is damaged."""
+        self._node = node
+        self._rate = rate
+        self._broken_share = broken_share
+        self._rng = np.random.default_rng(seed)
+        scene = Scene()
+        self._frames = [scene(index).rgb for index in range(0, FRAMES, _STRIDE)]
+        self._size, self._encoding, self._degrees = SIZES[0], ENCODINGS[0], 60.0
+        self._images = self._infos = None
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self.counts: Counter[str] = Counter()
+        self.start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def start(self) -> None:
+        """Come (back)."""
+        with self._lock:
+            self._images = self._node.create_publisher(Image, "image_raw", _QOS)
+            self._infos = self._node.create_publisher(CameraInfo, "camera_info", _QOS)
+
+    def stop(self) -> None:
+        """Go away, as a pulled plug: the topics lose their publishers."""
+        with self._lock:
+            self._unplug()
+            self.counts["stops"] += 1
+
+    def _unplug(self) -> None:
+        for publisher in filter(None, (self._images, self._infos)):
+            self._node.destroy_publisher(publisher)
+        self._images = self._infos = None
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._unplug()
+
+    def change_resolution(self) -> None:
+        with self._lock:
+            self._size = SIZES[(SIZES.index(self._size) + 1) % len(SIZES)]
+            self._encoding = ENCODINGS[self.counts["resolutions"] % len(ENCODINGS)]
+            self.counts["resolutions"] += 1
+
+    def change_calibration(self) -> None:
+        with self._lock:
+            self._degrees = float(self._rng.uniform(45, 90))
+            self.counts["calibrations"] += 1
+
+    def _run(self) -> None:
+        number = 0
+        while not self._ended.wait(1 / self._rate):
+            with self._lock:
+                if self._images is not None:
+                    self._publish(self._frames[number % len(self._frames)])
+                    number += 1
+
+    def _publish(self, rgb: np.ndarray) -> None:
+        header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id="camera_optical_frame")
+        width, height = self._size
+        self._infos.publish(camera_info(header, width, height, self._degrees))
+        pixels = encoded(cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA), self._encoding)
+        self.counts["frames"] += 1
+        if self._rng.random() < self._broken_share:
+            self.counts["broken"] += 1
+            self._images.publish(self._broken(pixels, header))
+        else:
+            self._images.publish(image_bytes(pixels, self._encoding, header))
+
+    def _broken(self, pixels: np.ndarray, header: Header) -> Image:
+        """One of the ways in which drivers and networks damage an image."""
+        message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1], encoding=self._encoding)
+        message.step, data = pixels.strides[0], pixels.tobytes()
+        match = int(self._rng.integers(6))
+        if match == 0:
+            data = data[: len(data) // 2]
+        elif match == 1:
+            message.encoding = "32FC1"
+        elif match == 2:
+            message.width = message.height = message.step = 0
+            data = b""
+        elif match == 3:
+            message.step //= 2
+        elif match == 4:
+            message.width = 8000
+        else:
+            data = b""
+        message.data = data
+        return message
+
+
+def encoded(rgb: np.ndarray, encoding: str) -> np.ndarray:
+    """Pixels of an RGB picture in one of ENCODINGS."""
+    if encoding == "bgr8":
+        return np.ascontiguousarray(rgb[..., ::-1])
+    if encoding == "mono8":
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    if encoding == "yuv422_yuy2":
+        luma, cr, cb = np.moveaxis(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb).astype(np.float32), -1, 0)
+        chroma = np.where(np.arange(rgb.shape[1]) % 2 == 0, cb, cr)
+        # From the full range to that of packed formats: 16..235 and 16..240.
+        packed = np.stack([16 + luma * (219 / 255), 128 + (chroma - 128) * (224 / 255)], axis=-1)
+        return np.round(packed).astype(np.uint8)
+    return rgb

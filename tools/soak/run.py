@@ -1,0 +1,304 @@
+"""The soak itself: ofer_node as a process, a rough camera, a restless operator, and a count of what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
+
+from ofer_msgs.msg import FaceArray
+from ofer_msgs.srv import ResetIdentity
+from ofer_ros.demo.processes import Processes
+from ofer_ros.output.publishers import FACES, MARKERS
+from ofer_ros.work.diagnostics import values_of
+from ofer_ros.work.statistics import resident_megabytes
+from tools.soak.camera import RoughCamera
+from tools.soak.checks import Memory, Scene3D, marker_heads
+
+NODE = "/ofer_node"
+MOST_GROWTH = 20.0  # MB
+_ANSWER = 30.0  # s for which a service may take on a busy machine
+_START = 90.0  # s until the node is there
+# Live parameters and values the operator tries. The last ones are refused at work.
+_LIVE = {
+    "hypotheses": [1, 4, 8, 15], "steps": [0, 3, 5], "marker_rate": [5.0, 15.0, 30.0], "overlay_rate": [0.0, 5.0],
+    "show_hypotheses": [True, False], "show_identity": [True, False], "show_uncertainty": [True, False],
+    "show_landmarks": [True, False], "show_text": [True, False], "show_mesh": [True, True, False],
+    "hypotheses_side_by_side": [True, False], "publish_tf": [True, False], "max_frame_age": [0.3, 1.0],
+}  # fmt: skip
+_NODE_VALUES = ("frames_in", "frames_processed", "bad_images", "failures", "tier")
+_REFUSED = {
+    "hypotheses": [0, 65],
+    "steps": [2],
+    "marker_rate": [-1.0],
+    "bundle": ["other"],
+    "sync": ["exact"],
+    "max_faces": [2],
+}
+
+
+@dataclass(frozen=True)
+class SoakPlan:
+    """seconds: length. stops, cycles, resolutions, calibrations: how often, evenly over it. rate: Hz of the camera."""
+
+    seconds: float = 600.0
+    stops: int = 5
+    cycles: int = 20
+    resolutions: int = 20
+    calibrations: int = 20
+    rate: float = 15.0
+    broken_share: float = 0.01
+
+    @property
+    def settled(self) -> float:
+        """Seconds after which memory must not grow any more: a minute, or half of a short run."""
+        return min(60.0, self.seconds / 2)
+
+    @property
+    def judges_memory(self) -> bool:
+        """Whether the run is long enough for everything to have been used once before."""
+        return self.seconds >= 60
+
+
+class Soak(Node):
+    """The operator: drives node and camera by a timetable and notes in `problems` whatever is not as it should be."""
+
+    def __init__(self, plan: SoakPlan, pid: int, say: Callable[[str], object]) -> None:
+        """pid: of the ofer_node; say: tells how far it is."""
+        super().__init__("soak")
+        self._plan = plan
+        self._pid = pid
+        self._say = say
+        self._rng = np.random.default_rng(1)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+        self.problems: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.scene = Scene3D()
+        self.memory = Memory(plan.settled)
+        self.levels: Counter[str] = Counter()
+        self._values: dict[str, str] = {}
+        self._received = 0
+        self._begun = time.monotonic()
+        self._active = False
+        self.create_subscription(FaceArray, f"{NODE}/faces", self._on_faces, FACES)
+        self.create_subscription(MarkerArray, f"{NODE}/markers", self._on_markers, MARKERS, raw=True)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=10))
+        self._change = self.create_client(ChangeState, f"{NODE}/change_state")
+        self._get = self.create_client(GetState, f"{NODE}/get_state")
+        self._set = self.create_client(SetParameters, f"{NODE}/set_parameters")
+        self._forget = self.create_client(Trigger, f"{NODE}/forget")
+        self._reset = self.create_client(ResetIdentity, f"{NODE}/reset_identity")
+
+    # What arrives
+
+    def _on_faces(self, message: FaceArray) -> None:
+        self._received += 1
+        self.counts["answers"] += 1
+        self.counts["faces"] += len(message.faces)
+
+    def _on_markers(self, data: bytes) -> None:
+        self.scene.message(marker_heads(data), time.monotonic())
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        values = values_of(message, f"{NODE[1:]}: faces")
+        if values is not None:
+            self._values = values
+            self.levels[{b"\0": "ok", b"\1": "warn", b"\2": "error"}[bytes(message.status[0].level)]] += 1
+            self.memory.add(time.monotonic() - self._begun, round(resident_megabytes(self._pid), 1))
+
+    # What it does
+
+    def spin(self, seconds: float, until: Callable[[], object] = lambda: False) -> bool:
+        """Listen for so long, or until the condition holds; whether it did."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if until():
+                return True
+            self._executor.spin_once(timeout_sec=0.05)
+        return bool(until())
+
+    def _call(self, client, request):
+        if not self.spin(_ANSWER, client.service_is_ready):
+            self.problems.append(f"{client.srv_name} is gone")
+            return None
+        future = client.call_async(request)
+        if not self.spin(_ANSWER, future.done):
+            self.problems.append(f"{client.srv_name} did not answer within {_ANSWER:g} s")
+            return None
+        return future.result()
+
+    def _transition(self, label: str, expected: str, possible: bool = True) -> None:
+        request = ChangeState.Request()
+        request.transition.label = label
+        answer = self._call(self._change, request)
+        state = self._call(self._get, GetState.Request())
+        self.counts["transitions"] += 1
+        if answer is None or state is None:
+            return
+        if answer.success is not possible or state.current_state.label != expected:
+            self.problems.append(
+                f"{label}: success {answer.success}, state {state.current_state.label}; expected {possible}, {expected}"
+            )
+
+    def begin(self) -> None:
+        """Bring the node up."""
+        if not self.spin(_START, self._change.service_is_ready):
+            self.problems.append(f"the node did not appear within {_START:g} s")
+        self._transition("configure", "inactive")
+        self._transition("activate", "active")
+        self._active = True
+        self._begun = time.monotonic()
+
+    def cycle(self, camera: RoughCamera) -> None:
+        """Down and up again through every state, with a request that makes no sense on the way."""
+        self._active = False
+        self._transition("deactivate", "inactive")
+        if not self.spin(5.0, lambda: self.scene.cleared):
+            self.problems.append(f"markers stayed after deactivate: {sorted(self.scene.shown)[:5]}")
+        self._transition("deactivate", "inactive", possible=False)
+        self._transition("cleanup", "unconfigured")
+        self._transition("activate", "unconfigured", possible=False)
+        self._transition("configure", "inactive")
+        self._transition("activate", "active")
+        self.scene.pause()
+        self._active = True
+        self.counts["cycles"] += 1
+        self._expect_frames("after a cycle")
+
+    def stop_camera(self, camera: RoughCamera, seconds: float) -> None:
+        """The camera goes and comes back."""
+        camera.stop()
+        self.spin(seconds)
+        self.scene.pause()
+        camera.start()
+        self._expect_frames("after the camera came back")
+
+    def _expect_frames(self, when: str) -> None:
+        before = self._received
+        if not self.spin(20.0, lambda: self._received > before):
+            self.problems.append(f"no frame {when} within 20 s; diagnostics: {self._values}")
+
+    def set_parameter(self) -> None:
+        """One live parameter to a value that must be taken, or now and then one that must be refused."""
+        refused = self._rng.random() < 0.2
+        table = _REFUSED if refused else _LIVE
+        name = str(self._rng.choice(sorted(table)))
+        value = table[name][int(self._rng.integers(len(table[name])))]
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        answer = self._call(self._set, request)
+        self.counts["parameters_refused" if refused else "parameters"] += 1
+        if answer is not None and answer.results[0].successful is refused:
+            self.problems.append(f"{name} := {value}: {answer.results[0]}")
+        if answer is not None and refused and not answer.results[0].reason:
+            self.problems.append(f"{name} := {value} was refused without a reason")
+
+    def ask_a_service(self) -> None:
+        """Forget everybody, or draw every identity anew."""
+        if self._rng.random() < 0.5:
+            answer = self._call(self._forget, Trigger.Request())
+        else:
+            answer = self._call(self._reset, ResetIdentity.Request())
+        self.counts["services"] += 1
+        if answer is not None and not answer.success:
+            self.problems.append(f"a service failed: {answer.message}")
+
+    def run(self, camera: RoughCamera) -> None:
+        """The timetable: each kind of event evenly over the run, parameters each second, services every five."""
+        plan, pause = self._plan, min(5.0, 0.03 * self._plan.seconds)
+        kinds: list[tuple[int, Callable[[], None]]] = [
+            (plan.stops, lambda: self.stop_camera(camera, pause)),
+            (plan.cycles, lambda: self.cycle(camera)),
+            (plan.resolutions, camera.change_resolution),
+            (plan.calibrations, camera.change_calibration),
+            (int(plan.seconds), self.set_parameter),
+            (int(plan.seconds / 5), self.ask_a_service),
+        ]
+        events = [(plan.seconds * (n + 0.5) / count, act) for count, act in kinds for n in range(count)]
+        told = 0.0
+        for at, act in sorted(events, key=lambda event: event[0]):
+            self.spin(self._begun + at - time.monotonic())
+            act()
+            if at - told >= 30:
+                told = at
+                self._say(f"{at:.0f} s: {dict(self.counts)}, {self.memory.summary()['last_mb']:.0f} MB")
+        self.spin(self._begun + plan.seconds - time.monotonic())
+
+    def end(self) -> None:
+        """Take the node down, in order."""
+        self._transition("deactivate", "inactive")
+        self._transition("cleanup", "unconfigured")
+        self._transition("shutdown", "finalized")
+        if not self.spin(5.0, lambda: self.scene.cleared):
+            self.problems.append("markers stayed at the end")
+
+    def judge(self, log: str) -> None:
+        """What only shows at the end."""
+        for mark in ("Traceback", "[ERROR]", "[FATAL]", "frame failed", "reset failed"):
+            lines = [line for line in log.splitlines() if mark in line]
+            if lines:
+                self.problems.append(f"{len(lines)} log line(s) with {mark}: {lines[0]}")
+        if self.scene.stale:
+            self.problems.append(f"stale markers: {dict(self.scene.stale.most_common(5))}")
+        if self._plan.judges_memory and self.memory.growth > MOST_GROWTH:
+            self.problems.append(f"memory grew by {self.memory.growth:.1f} MB")
+        if not self.counts["faces"]:
+            self.problems.append("no face was ever found")
+
+    def summary(self, camera: RoughCamera) -> dict:
+        return {
+            "plan": asdict(self._plan),
+            "seconds": round(time.monotonic() - self._begun, 1),
+            "camera": dict(camera.counts),
+            "counts": dict(self.counts),
+            "memory": self.memory.summary(),
+            "diagnostics": dict(self.levels),
+            "node": {name: self._values.get(name) for name in _NODE_VALUES},
+            "problems": self.problems,
+        }
+
+
+def run_soak(plan: SoakPlan, out: Path, say: Callable[[str], object] = print) -> dict:
+    """Run it; returns the summary, which soak.json in `out` holds as well. `problems` is empty when all was well."""
+    out.mkdir(parents=True, exist_ok=True)
+    domain = os.environ.get("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    environment = {"ROS_DOMAIN_ID": domain, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    os.environ.update(environment)
+    rclpy.init()
+    with Processes(out / "logs", environment) as processes:
+        processes.start("ofer_node", "ofer_ros.nodes.ofer_node", {"hypotheses": 15})
+        soak = Soak(plan, processes.pid("ofer_node"), say)
+        camera = RoughCamera(soak, plan.rate, plan.broken_share)
+        try:
+            soak.begin()
+            soak.run(camera)
+            soak.end()
+        finally:
+            camera.close()
+        if processes.status("ofer_node") is not None:
+            soak.problems.append(f"ofer_node ended by itself: status {processes.status('ofer_node')}")
+        processes.stop("ofer_node")
+        if processes.status("ofer_node") != 0:
+            soak.problems.append(f"ofer_node ended with status {processes.status('ofer_node')}")
+        soak.judge(processes.log_file("ofer_node").read_text(errors="replace"))
+        summary = soak.summary(camera)
+    soak.destroy_node()
+    rclpy.try_shutdown()
+    (out / "soak.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
