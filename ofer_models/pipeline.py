@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.bundle.manifest import Bundle
+from ofer_models.bundle.manifest import Bundle, BundleError
 from ofer_models.head.decoders import HypothesisDecoder, LandmarkDecoder
-from ofer_models.head.model import Identity
+from ofer_models.head.landmark_sets import tracked_landmarks
+from ofer_models.head.model import HeadModelError, Identity
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
@@ -25,7 +26,7 @@ from ofer_models.tracking.identity_cache import IdentityCache
 from ofer_models.tracking.identity_candidates import CandidateDrawer
 from ofer_models.tracking.identity_state import View
 from ofer_models.tracking.load_plan import LoadPlan
-from ofer_models.tracking.reprojection import SeenLandmarks, tracked_landmarks
+from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.spread import spread_mm
 from ofer_models.tracking.view_quality import facing, sharpness, view_quality
 
@@ -78,7 +79,10 @@ class FacePipeline:
         self.drift = drift
         self._stages = StageSet(self.bundle, threads, steps, backend)
         self._frontend = FaceFrontend(max_faces)
-        embedding, self._landmark_points = tracked_landmarks(self.head)
+        try:
+            embedding, self._landmark_points = tracked_landmarks(self.head)
+        except HeadModelError as error:
+            raise BundleError(f"{self.bundle.path}: {error}") from None
         landmarks = LandmarkDecoder(self.head, embedding)
         self._pose_faces = FacePoser(landmarks, self._landmark_points)
         self._decode_all = HypothesisDecoder(self.head)

@@ -30,8 +30,8 @@ from ofer_models.head import HeadModel
 from ofer_models.tracking.face import Face
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.base.geometry import stamp_key
 from ofer_ros.nodes.ofer_node import OferNode
-from ofer_ros.output.geometry import stamp_key
 from ofer_ros.output.publishers import FACES, LATCHED, MARKERS
 
 N_SHAPE, N_EXPRESSION = 8, 6

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from ofer_models import Intrinsics
+from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.perception.crops import canonical_face
-from ofer_models.tracking.reprojection import N_POINTS, SeenLandmarks, softmax
+from ofer_models.tracking.reprojection import SeenLandmarks, softmax
 
-MODEL = np.float64(canonical_face())[:N_POINTS]
+MODEL = np.float64(canonical_face())[:N_MEDIAPIPE]
 TURN, SHIFT = np.array([0.1, -0.2, 0.05]), np.array([0.03, -0.02, 0.8])
 
 
@@ -23,7 +24,7 @@ def scene() -> tuple[Intrinsics, np.ndarray]:
     turn = cv2.Rodrigues(TURN)[0] @ upright
     camera = model @ turn.T + SHIFT
     points = np.full((478, 3), np.nan)
-    points[:N_POINTS, :2] = (camera @ intrinsics.K.T)[:, :2] / camera[:, 2:]
+    points[:N_MEDIAPIPE, :2] = (camera @ intrinsics.K.T)[:, :2] / camera[:, 2:]
     return intrinsics, points
 
 
@@ -35,14 +36,14 @@ def seen(scene, chosen: np.ndarray) -> tuple[SeenLandmarks, np.ndarray]:
 
 @pytest.mark.parametrize("step", [1, 7])
 def test_the_true_mesh_fits_in_its_true_pose(scene, step):
-    face, model = seen(scene, np.arange(0, N_POINTS, step))
+    face, model = seen(scene, np.arange(0, N_MEDIAPIPE, step))
     pose = face.pose(model)
     np.testing.assert_allclose(pose.translation, SHIFT, atol=1e-3)
     assert face.distances(model, pose).max() < 1e-3
 
 
 def test_distances_are_parts_of_the_distance_between_the_eyes(scene):
-    face, model = seen(scene, np.arange(N_POINTS))
+    face, model = seen(scene, np.arange(N_MEDIAPIPE))
     pose = face.pose(model)
     eyes = np.linalg.norm(face.points[[33, 133]].mean(0) - face.points[[362, 263]].mean(0))
     assert face.between_eyes == pytest.approx(eyes)
@@ -51,7 +52,7 @@ def test_distances_are_parts_of_the_distance_between_the_eyes(scene):
 
 
 def test_a_nearer_mesh_weighs_more_and_a_few_wild_points_do_not_decide(scene):
-    face, model = seen(scene, np.arange(N_POINTS))
+    face, model = seen(scene, np.arange(N_MEDIAPIPE))
     pose = face.pose(model)
     rng = np.random.default_rng(0)
     near, far = (model + rng.normal(0, s, model.shape) for s in (0.001, 0.004))

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.manifest import BundleError
 from ofer_models.bundle.tensors import StageError
-from ofer_models.runtime.backend import BACKENDS, graph_specs, open_backend
+from ofer_models.runtime.backend import BACKENDS, open_backend
 from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend, preferred_providers
 from ofer_models.runtime.stages import StageSet
 from ofer_models.workshop.networks.denoiser import Denoiser

@@ -16,14 +16,14 @@ import numpy as np
 import onnx
 import pytest
 
+from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.runtime import engine_cache
-from ofer_models.runtime.backend import graph_specs
+from ofer_models.runtime.mixed_precision import half_products
 from ofer_models.runtime.torch.backend import TorchStage
 from ofer_models.workshop.compile import build
 from ofer_models.workshop.compile.build import Order
-from ofer_models.workshop.compile.mixed_precision import half_products
 
 ROOT = Path(__file__).resolve().parents[1]
 HAS_TENSORRT = importlib.util.find_spec("tensorrt_rtx") is not None

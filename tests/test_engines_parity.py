@@ -10,7 +10,7 @@ import pytest
 import torch
 from recipe import recipe_state, relative_error
 
-from ofer_models.runtime.backend import graph_specs
+from ofer_models.bundle.graphs import graph_specs
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.runtime.torch.backend import TorchStage
 from ofer_models.workshop.networks.denoiser import Denoiser

@@ -16,8 +16,8 @@ import torch
 from recipe import recipe_state, relative_error
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.tensors import GraphSpec, StageError
-from ofer_models.runtime.backend import graph_specs
 from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ofer_models.runtime.solvers import solver_table
 from ofer_models.runtime.stages import StageSet

@@ -7,8 +7,8 @@ import pytest
 import torch
 from official_inputs import SMALL, chumpy, dump_python2, flame_arrays, landmark_tables, write_flame
 
+from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.head.model import HeadModel
-from ofer_models.workshop.head.embedding import LANDMARKS68
 from ofer_models.workshop.official.flame import (
     FlameError,
     HeadSizes,

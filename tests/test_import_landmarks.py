@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from ofer_models.bundle.manifest import HEAD, MANIFEST, sha256_of
+from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.pipeline import FacePipeline
-from ofer_models.workshop.head.embedding import LANDMARKS68
 
 ROOT = Path(__file__).resolve().parents[1]
 OPEN, IMAGES = ROOT / "engines" / "open", ROOT.parent / "shared" / "images"

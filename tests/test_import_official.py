@@ -27,7 +27,7 @@ from official_inputs import (
 from recipe import relative_error
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.pipeline import tracked_landmarks
+from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.runtime.solvers import solver_table
 from ofer_models.runtime.stages import StageSet
 from ofer_models.workshop.networks import replay

@@ -9,8 +9,8 @@ import pytest
 
 import ofer_models
 from ofer_models.head import HeadModel
+from ofer_models.head.landmark_sets import LANDMARKS68, NOW7
 from ofer_models.head.model import JAW, LEFT_EYE, NECK, RIGHT_EYE
-from ofer_models.workshop.head.embedding import LANDMARKS68, NOW7
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 ONE_SIDED = (

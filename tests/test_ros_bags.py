@@ -27,12 +27,13 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from ofer_msgs.msg import FaceArray, HeadModel
+from ofer_ros.base.geometry import stamp_key
 from ofer_ros.camera.bag_source import inspect_bag
 from ofer_ros.camera.scene import Scene
-from ofer_ros.camera.sources import SourceError, open_source
+from ofer_ros.camera.source_frame import SourceError
+from ofer_ros.camera.sources import open_source
 from ofer_ros.demo.demo import DemoOptions, demo, run_demo
 from ofer_ros.nodes.camera_node import CameraNode
-from ofer_ros.output.geometry import stamp_key
 from ofer_ros.output.messages import face_array_message
 from ofer_ros.output.publishers import FACES, LATCHED
 from ofer_ros.record.bag_writer import BagWriter

@@ -20,7 +20,8 @@ from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.camera.scene import FRAMES, HEIGHT, RATE, VISIBLE_SHARE, WIDTH, Scene
-from ofer_ros.camera.sources import SourceError, open_source
+from ofer_ros.camera.source_frame import SourceError
+from ofer_ros.camera.sources import open_source
 from ofer_ros.input.images import compressed_to_rgb, image_to_rgb
 from ofer_ros.nodes.camera_node import CameraNode, camera_info
 from ofer_ros.nodes.mesh_node import MeshNode

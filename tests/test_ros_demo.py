@@ -20,7 +20,7 @@ from ros_support import fake_face
 from std_msgs.msg import Header
 
 from ofer_models.bundle import default_bundle
-from ofer_ros.bundles import bundle_folder
+from ofer_ros.base.bundles import bundle_folder
 from ofer_ros.camera.scene import Scene
 from ofer_ros.demo.demo import DemoError, DemoOptions, demo, run_demo
 from ofer_ros.demo.processes import Processes, _yaml

@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from ofer_models.tracking.spread import spread_mm
-from ofer_ros.nodes.parameters import LayerSettings
+from ofer_ros.base.parameters import LayerSettings
 from ofer_ros.output import marker_cdr
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.marker_array import Deletions, FaceMarkers, TrackNumbers, delete_all

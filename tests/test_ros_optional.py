@@ -16,11 +16,11 @@ from ros_support import NodeHarness, fake_face, image_message
 from sensor_msgs.msg import Image
 
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_ros.base.geometry import pose_arrays
 from ofer_ros.input import cv_bridge_converter as bridge
 from ofer_ros.input.images import image_to_rgb
 from ofer_ros.output import ros4hri, transforms
 from ofer_ros.output.face_meshes import FaceLandmarks
-from ofer_ros.output.geometry import pose_arrays
 from ofer_ros.output.messages import face_message
 
 pytestmark = pytest.mark.ros

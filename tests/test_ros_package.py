@@ -22,7 +22,7 @@ from lifecycle_msgs.srv import GetAvailableStates
 from ros_support import NodeHarness, documented, documented_values, image_message, readme_rows
 
 from ofer_msgs.msg import BlendshapesArray
-from ofer_ros.nodes.parameters import OferSettings
+from ofer_ros.base.parameters import OferSettings
 from ofer_ros.output.marker_layers import NAMESPACES
 
 pytestmark = pytest.mark.ros

@@ -17,7 +17,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_support import free_domain
 
-from ofer_ros.nodes.parameters import (
+from ofer_ros.base.package_files import config_file
+from ofer_ros.base.parameters import (
     CameraSettings,
     MeshSettings,
     OferSettings,
@@ -26,7 +27,6 @@ from ofer_ros.nodes.parameters import (
     declare,
     read,
 )
-from ofer_ros.paths import config_file
 
 pytestmark = pytest.mark.ros
 SECTIONS = {

@@ -30,8 +30,8 @@ from visualization_msgs.msg import MarkerArray
 
 from ofer_models.bundle import default_bundle
 from ofer_msgs.msg import FaceArray
+from ofer_ros.base.geometry import stamp_key
 from ofer_ros.nodes.camera_node import camera_info
-from ofer_ros.output.geometry import stamp_key
 from ofer_ros.output.publishers import FACES, MARKERS
 
 pytestmark = pytest.mark.ros
@@ -423,7 +423,7 @@ def test_starting_the_nodes_imports_nothing_heavy(open_bundle):
     code = (
         "import sys; import ofer_ros.nodes.camera_node, ofer_ros.nodes.mesh_node, ofer_ros.nodes.recorder;"
         "from ofer_ros.nodes.ofer_node import load_pipeline;"
-        "from ofer_ros.nodes.parameters import OferSettings, _defaults;"
+        "from ofer_ros.base.parameters import OferSettings, _defaults;"
         "load_pipeline(OferSettings(**_defaults('ofer_node')));"
         "print({'torch', 'anny', 'diffusers', 'onnx', 'scipy', 'skimage', 'numba', 'trimesh'} & sys.modules.keys())"
     )

@@ -14,12 +14,13 @@ from ros_support import FakePipeline, image_message
 from sensor_msgs.msg import CameraInfo
 
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_ros.base.frames import Frame
+from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.statistics import FrameStatistics, RateCap, resident_megabytes
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.nodes.camera_node import camera_info
 from ofer_ros.work.mailbox import Mailbox
-from ofer_ros.work.problem_log import ProblemLog
-from ofer_ros.work.statistics import FrameStatistics, RateCap, resident_megabytes
-from ofer_ros.work.worker import Frame, FrameWorker
+from ofer_ros.work.worker import FrameWorker
 
 pytestmark = pytest.mark.ros
 

@@ -139,9 +139,9 @@ def _remedy(folder: Path, manifest: dict[str, Any]) -> str:
 def try_out(folder: Path) -> str:
     """Run every stage of a bundle once, and the face finder on an empty picture; why it fails, or nothing."""
     try:
+        from ofer_models.head.landmark_sets import tracked_landmarks
         from ofer_models.perception.crops import encoder_inputs
         from ofer_models.perception.frontend import FaceFrontend
-        from ofer_models.pipeline import tracked_landmarks
         from ofer_models.runtime.stages import StageSet
 
         bundle = Bundle.load(folder)

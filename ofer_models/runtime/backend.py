@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, get_args
 
-from ofer_models.bundle.manifest import Bundle, StageSpec
-from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
+from ofer_models.bundle.manifest import Bundle
+from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.runtime.sampler import Sampler, Stage
 
 BackendName = Literal["auto", "tensorrt", "onnxruntime", "torch"]
@@ -46,23 +46,6 @@ def open_backend(name: str, bundle: Bundle, threads: int = 1) -> Backend:
 
         return TorchBackend(threads)
     raise StageError(f"unknown backend {name!r}, use one of {', '.join(BACKENDS)}")
-
-
-def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
-    """The graphs of a stage by part (`graph`, or `cond` and `step`) with the tensors that the manifest promises.
-
-    A sampler's manifest entry states contexts (F, C) and noise (F, N, D); the tensors of its two graphs follow.
-    """
-    if stage.kind == "graph":
-        return {"graph": GraphSpec(stage.files["graph"], stage.inputs, stage.outputs)}
-    samples, context = stage.inputs["noise"], stage.inputs["context"]
-    cond = GraphSpec(stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)})
-    step = GraphSpec(
-        stage.files["step"],
-        {"x": samples, "x0_prev": samples, "modulation": ("F", ANY), "coefficients": (5,)},
-        {"x_next": samples, "x0": samples},
-    )
-    return {"cond": cond, "step": step}
 
 
 def _compiled_for_here(bundle: Bundle) -> bool:

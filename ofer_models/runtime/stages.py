@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.manifest import Bundle, BundleError, StageSpec
 from ofer_models.bundle.tensors import StageError
-from ofer_models.runtime.backend import Backend, graph_specs, open_backend
+from ofer_models.runtime.backend import Backend, open_backend
 from ofer_models.runtime.recorded_noise import RecordedNoise
 from ofer_models.runtime.solvers import SolverTable, solver_table
 

@@ -7,14 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ofer_models.bundle.manifest import BundleError
-from ofer_models.head.model import HeadModel, LandmarkEmbedding
+from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
 from ofer_models.perception.intrinsics import Intrinsics
 
-_EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
-
-N_POINTS = 468  # MediaPipe's points without the irises
 _RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
 _DEVIATION = 0.02  # reprojection noise, as a part of the inter-ocular distance, in a mesh's weight
 
@@ -30,7 +26,7 @@ class SeenLandmarks:
     @classmethod
     def of(cls, landmarks: np.ndarray, chosen: np.ndarray, intrinsics: Intrinsics) -> SeenLandmarks:
         """landmarks (478, >=2) px as the frame shows them, chosen (L,) those of them that the head model knows."""
-        points = intrinsics.undistort(landmarks[:N_POINTS, :2])
+        points = intrinsics.undistort(landmarks[:N_MEDIAPIPE, :2])
         eyes = float(np.linalg.norm(points[list(_LEFT_EYE)].mean(0) - points[list(_RIGHT_EYE)].mean(0)))
         # A profile shows both eyes at one place.
         eyes = max(eyes, 0.35 * float(np.ptp(points, axis=0).max()), 1e-3)
@@ -65,20 +61,6 @@ def poses_of(
     All faces are of one camera. None for those that have no pose.
     """
     return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous)
-
-
-def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
-    """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
-
-    FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Raises
-    BundleError when the head knows no such points.
-    """
-    for embedding in (head.embeddings[name] for name in _EMBEDDINGS if name in head.embeddings):
-        if embedding.points is not None:
-            return embedding, embedding.points
-        if len(embedding.triangle) == N_POINTS:
-            return embedding, np.arange(N_POINTS)
-    raise BundleError("the head model has no landmarks to find its pose by; run `ofer import` again with --landmarks")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

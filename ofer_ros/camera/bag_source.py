@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ofer_ros.camera.sources import Recorded, SourceError, SourceFrame, bag_path
+from ofer_ros.camera.source_frame import Recorded, SourceError, SourceFrame, bag_path
 from ofer_ros.input.images import ImageError, compressed_to_rgb, image_to_rgb
 
 IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{kind}" for kind in ("Image", "CompressedImage", "CameraInfo"))

@@ -3,49 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
+from ofer_ros.camera.bag_source import bag_frames
 from ofer_ros.camera.scene import FRAMES, Scene
+from ofer_ros.camera.source_frame import SourceError, SourceFrame, bag_path
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-BAGS = (".mcap", ".db3", ".bag")
-
-
-class SourceError(ValueError):
-    """The source does not exist or cannot be read; the text says what to give instead."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What a bag knows of a picture: stamp and frame of its header, and when it was recorded (both times in ns).
-
-    camera_info: the serialised sensor_msgs/CameraInfo that came with it, or None where none did.
-    """
-
-    stamp: int
-    frame_id: str
-    time: int
-    camera_info: bytes | None = None
-
-
-@dataclass(frozen=True)
-class SourceFrame:
-    """One picture of a source.
-
-    bgr: (H, W, 3) uint8.  name: file and frame number, for the log.
-    face_expected: whether a face is known to be visible; None where nobody knows.
-    recorded: of a bag's picture.  problem: why there are no pixels, where a recorded picture cannot be decoded.
-    """
-
-    bgr: np.ndarray
-    name: str
-    face_expected: bool | None = None
-    recorded: Recorded | None = None
-    problem: str = ""
 
 
 def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterator[SourceFrame]:
@@ -60,8 +26,6 @@ def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterato
     if source.isdigit():
         return _scaled(_video(int(source)), max_side)
     if bag_path(source) is not None:
-        from ofer_ros.camera.bag_source import bag_frames  # it builds on this module
-
         return bag_frames(source)
     path = Path(source).expanduser()
     if path.is_dir():
@@ -74,15 +38,6 @@ def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterato
     if path.suffix.lower() in PICTURES:
         return _scaled(_pictures([path], max(1, round(rate * hold))), max_side)
     return _scaled(_video(str(path)), max_side)
-
-
-def bag_path(source: str) -> Path | None:
-    """The bag that `source` names ('path', or 'path#topic'): a bag's file, or a folder that holds one; else None."""
-    path = Path(source.partition("#")[0]).expanduser()
-    if path.is_dir():
-        inside = (path / "metadata.yaml").is_file() or any(file.suffix in BAGS for file in path.iterdir())
-        return path if inside else None
-    return path if path.suffix in BAGS and path.is_file() else None
 
 
 def _scene() -> Iterator[SourceFrame]:

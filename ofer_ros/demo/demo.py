@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ofer_ros.bundles import load_bundle
+from ofer_ros.base.bundles import load_bundle
 from ofer_ros.camera.bag_source import BagContents, inspect_bag
 from ofer_ros.camera.scene import FRAMES
-from ofer_ros.camera.sources import SourceError, bag_path, open_source
+from ofer_ros.camera.source_frame import SourceError, bag_path
+from ofer_ros.camera.sources import open_source
 from ofer_ros.demo.processes import Processes
 
 _START_LIMIT = 90.0  # seconds until the first frame: three interpreters and the bundle's sessions on a slow machine

@@ -7,7 +7,7 @@ from dataclasses import replace
 from sensor_msgs.msg import CameraInfo
 
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_ros.work.problem_log import ProblemLog
+from ofer_ros.base.problem_log import ProblemLog
 
 _SIZES_KEPT = 8
 _SAME_SHAPE = 0.01  # relative difference of width / height up to which one size is the other, scaled

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ofer_ros.output.geometry import stamp_key
+from ofer_ros.base.geometry import stamp_key
 
 try:
     import message_filters

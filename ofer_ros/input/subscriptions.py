@@ -9,10 +9,10 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from ofer_ros.base.frames import Frame
+from ofer_ros.base.parameters import OferSettings
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.pairing import Pairing
-from ofer_ros.nodes.parameters import OferSettings
-from ofer_ros.work.worker import Frame
 
 # While raw images came within this time, compressed ones of the same camera are not looked at (transport: auto).
 _RAW_PREFERRED = 1.0

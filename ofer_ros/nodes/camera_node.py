@@ -19,13 +19,14 @@ from std_msgs.msg import Header
 
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import FaceArray
-from ofer_ros.camera.sources import SourceError, SourceFrame, bag_path, open_source
+from ofer_ros.base.geometry import stamp_key
+from ofer_ros.base.parameters import CameraSettings, declare, read
+from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.camera.source_frame import SourceError, SourceFrame, bag_path
+from ofer_ros.camera.sources import open_source
 from ofer_ros.nodes.lifecycle import run
-from ofer_ros.nodes.parameters import CameraSettings, declare, read
-from ofer_ros.output.geometry import stamp_key
 from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
 from ofer_ros.output.publishers import FACES
-from ofer_ros.work.problem_log import ProblemLog
 
 NAME = "camera_node"
 _JPEG_QUALITY = 90

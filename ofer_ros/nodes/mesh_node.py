@@ -11,12 +11,12 @@ from visualization_msgs.msg import MarkerArray
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
-from ofer_ros.bundles import load_bundle
+from ofer_ros.base.bundles import load_bundle
+from ofer_ros.base.parameters import MeshSettings, declare, read
+from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.nodes.lifecycle import run
-from ofer_ros.nodes.parameters import MeshSettings, declare, read
 from ofer_ros.output.marker_array import FaceMarkers
 from ofer_ros.output.publishers import LATCHED, MARKERS
-from ofer_ros.work.problem_log import ProblemLog
 
 NAME = "mesh_node"
 

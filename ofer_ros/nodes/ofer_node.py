@@ -21,15 +21,15 @@ from std_srvs.srv import SetBool, Trigger
 
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.srv import ResetIdentity
-from ofer_ros.bundles import load_bundle
+from ofer_ros.base.bundles import load_bundle
+from ofer_ros.base.parameters import OferSettings, declare, read
+from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.statistics import FrameStatistics, give_memory_back
 from ofer_ros.input.silence_watch import SilenceWatch
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
-from ofer_ros.nodes.parameters import OferSettings, declare, read
 from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.active_stream import FaceStream
 from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
-from ofer_ros.work.problem_log import ProblemLog
-from ofer_ros.work.statistics import FrameStatistics, give_memory_back
 
 NAME = "ofer_node"
 # Parameters that what is loaded depends on: changed while inactive, they are taken up when the node is activated.

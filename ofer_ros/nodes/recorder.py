@@ -27,12 +27,12 @@ from ofer_models.head import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
-from ofer_ros.bundles import load_bundle
+from ofer_ros.base.bundles import load_bundle
+from ofer_ros.base.geometry import seconds, stamp_key
+from ofer_ros.base.parameters import RecorderSettings, declare, read
 from ofer_ros.input.images import ImageError, compressed_to_rgb, image_to_rgb
 from ofer_ros.nodes.lifecycle import run
-from ofer_ros.nodes.parameters import RecorderSettings, declare, read
 from ofer_ros.output.face_meshes import MeshDecoder
-from ofer_ros.output.geometry import seconds, stamp_key
 from ofer_ros.output.publishers import FACES, LATCHED
 from ofer_ros.record.bag_writer import BagWriter
 from ofer_ros.record.observations import Observations, marker_difference

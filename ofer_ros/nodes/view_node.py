@@ -21,18 +21,18 @@ from sensor_msgs.msg import Image
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
-from ofer_ros.bundles import load_bundle
+from ofer_ros.base.bundles import load_bundle
+from ofer_ros.base.geometry import stamp_key
+from ofer_ros.base.parameters import ViewSettings, declare, read
+from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.statistics import RateCap
 from ofer_ros.input.images import ImageError, image_to_rgb
 from ofer_ros.nodes.lifecycle import run
-from ofer_ros.nodes.parameters import ViewSettings, declare, read
 from ofer_ros.output.face_meshes import MeshDecoder
-from ofer_ros.output.geometry import stamp_key
 from ofer_ros.output.publishers import LATCHED
 from ofer_ros.web.packets import FacePackets, pack
 from ofer_ros.web.server import ViewServer
 from ofer_ros.work.diagnostics import values_of
-from ofer_ros.work.problem_log import ProblemLog
-from ofer_ros.work.statistics import RateCap
 
 NAME = "view_node"
 # Only the newest is of interest, and a lost one is no loss. A few faces wait for their overlay.

@@ -9,7 +9,7 @@ import numpy as np
 from ofer_models.head import HeadModel, HypothesisDecoder, Identity
 from ofer_models.head.region import region_triangles
 from ofer_msgs.msg import Face
-from ofer_ros.output.geometry import pose_arrays
+from ofer_ros.base.geometry import pose_arrays
 from ofer_ros.output.messages import coefficients, hypotheses
 
 REGIONS = ("face", "head")

@@ -8,8 +8,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import Face, FaceArray
-from ofer_ros.nodes.parameters import LayerSettings
-from ofer_ros.output.geometry import seconds
+from ofer_ros.base.geometry import seconds
+from ofer_ros.base.parameters import LayerSettings
 from ofer_ros.output.marker_cdr import BulkMarker, LayoutError, MarkerEncoder, Style, marker_array, plain_marker
 from ofer_ros.output.marker_layers import MESH, FaceLayers
 

@@ -14,7 +14,7 @@ from ofer_models.head.conventions import HEAD_AXES, JAW_CONVENTION, UNITS, shape
 from ofer_models.head.model import JAW
 from ofer_models.head.region import region_triangles
 from ofer_msgs.msg import Face, FaceArray, HeadModel
-from ofer_ros.output.geometry import pose_message
+from ofer_ros.base.geometry import pose_message
 
 
 def face_message(face) -> Face:

@@ -15,7 +15,9 @@ from ofer_models.drawing.overlay import draw_label, draw_landmarks, draw_mesh
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import BlendshapesArray, FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
-from ofer_ros.nodes.parameters import OferSettings
+from ofer_ros.base.frames import Result
+from ofer_ros.base.parameters import OferSettings
+from ofer_ros.base.statistics import RateCap, timed
 from ofer_ros.output.blendshapes import BlendshapeMaker
 from ofer_ros.output.face_meshes import FaceLandmarks
 from ofer_ros.output.large_arrays import image_bytes
@@ -23,8 +25,6 @@ from ofer_ros.output.marker_array import FaceMarkers, delete_all
 from ofer_ros.output.messages import face_array_message, head_model_message, selected_only
 from ofer_ros.output.ros4hri import HriFaces
 from ofer_ros.output.transforms import FaceTransforms
-from ofer_ros.work.statistics import RateCap, timed
-from ofer_ros.work.worker import Result
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # A reader that falls behind wants the newest mesh, never a queue of old ones.

@@ -14,8 +14,8 @@ from std_msgs.msg import Header
 
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import Face, FaceArray
+from ofer_ros.base.geometry import pose_arrays, pose_message, quaternion_from_matrix
 from ofer_ros.output.face_meshes import FaceLandmarks
-from ofer_ros.output.geometry import pose_arrays, pose_message, quaternion_from_matrix
 
 try:
     from tf2_msgs.msg import TFMessage

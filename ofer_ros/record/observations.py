@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ofer_msgs.msg import Face, FaceArray
+from ofer_ros.base.geometry import pose_arrays, stamp_key
 from ofer_ros.output.face_meshes import MeshDecoder
-from ofer_ros.output.geometry import pose_arrays, stamp_key
 from ofer_ros.output.marker_layers import MESH
 from ofer_ros.output.messages import coefficients
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ofer_models.tracking.spread import spread_mm
 from ofer_msgs.msg import Face, FaceArray
+from ofer_ros.base.geometry import pose_arrays, seconds
 from ofer_ros.output.face_meshes import MeshDecoder
-from ofer_ros.output.geometry import pose_arrays, seconds
 from ofer_ros.output.marker_layers import FULL_SPREAD
 from ofer_ros.output.messages import hypotheses
 

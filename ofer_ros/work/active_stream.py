@@ -7,15 +7,16 @@ from concurrent.futures import Future
 
 from rclpy.node import Node
 
+from ofer_ros.base.frames import Frame, Result
+from ofer_ros.base.parameters import OferSettings
+from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.cv_bridge_converter import image_converter
 from ofer_ros.input.subscriptions import CameraInputs
-from ofer_ros.nodes.parameters import OferSettings
 from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.mailbox import Mailbox
-from ofer_ros.work.problem_log import ProblemLog
-from ofer_ros.work.statistics import FrameStatistics
-from ofer_ros.work.worker import Answer, Frame, FrameWorker, Result
+from ofer_ros.work.worker import Answer, FrameWorker
 
 
 class FaceStream:

@@ -6,44 +6,23 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Header
+from sensor_msgs.msg import CompressedImage, Image
 
-from ofer_models.perception.intrinsics import Intrinsics
+from ofer_ros.base.frames import Frame, Result
+from ofer_ros.base.geometry import seconds
+from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.images import ImageError, compressed_to_rgb, image_to_rgb
-from ofer_ros.output.geometry import seconds
 from ofer_ros.work.mailbox import Mailbox
-from ofer_ros.work.problem_log import ProblemLog
-from ofer_ros.work.statistics import FrameStatistics
 
 _FAILURES_BEFORE_RESET = 3
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Frame:
-    """An image message, the CameraInfo it was paired with (None: not paired), and when it arrived (time.monotonic)."""
-
-    message: Image | CompressedImage
-    info: CameraInfo | None = None
-    arrived: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A processed frame: its header, its pixels (H, W, 3) uint8 RGB, the intrinsics used and the pipeline's faces."""
-
-    header: Header
-    rgb: np.ndarray
-    intrinsics: Intrinsics
-    faces: list
 
 
 class FrameWorker:

@@ -24,10 +24,10 @@ from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.srv import ResetIdentity
+from ofer_ros.base.statistics import resident_megabytes
 from ofer_ros.demo.processes import Processes
 from ofer_ros.output.publishers import FACES, MARKERS
 from ofer_ros.work.diagnostics import values_of
-from ofer_ros.work.statistics import resident_megabytes
 from tools.soak.camera import RoughCamera
 from tools.soak.checks import Memory, Scene3D, marker_heads
 

@@ -202,8 +202,6 @@ class TensorRtBackend:
     def here(cls, folder: Path) -> TensorRtBackend:
         """On the real thing. Raises StageError where there is no TensorRT or no GPU."""
         from ofer_models.runtime.tensorrt.cuda_driver import CudaDevice
-        from ofer_models.workshop.compile.build import here
-
         trt = tensorrt_api.load()
         runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         return cls(folder, here(), CudaDevice(), lambda path: runtime.deserialize_cuda_engine(path.read_bytes()))
@@ -240,3 +238,12 @@ def _named(shape: tuple[int, ...], promised: Dims) -> tuple[int | str, ...]:
     return tuple(
         size if size >= 0 else name if isinstance(name, str) else "?" for size, name in zip(shape, names, strict=True)
     )
+
+
+def here() -> Runtime:
+    """This machine's TensorRT and GPU. Raises StageError where one of them is missing."""
+    from ofer_models.runtime.tensorrt.cuda_driver import current_gpu
+
+    trt = tensorrt_api.load()
+    gpu = current_gpu()
+    return Runtime(trt.__name__, trt.__version__, (gpu.capability, f"{gpu.capability} {gpu.name}"))

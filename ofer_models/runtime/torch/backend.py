@@ -56,7 +56,7 @@ class TorchStage:
         if unknown:
             raise StageError(f"{self.path.name}: the torch backend does not know the operator {', '.join(unknown)}")
         if half:
-            from ofer_models.workshop.compile.mixed_precision import half_products
+            from ofer_models.runtime.mixed_precision import half_products
 
             model = half_products(model)
         self._constants = {s.name: self._constant(numpy_helper.to_array(s)) for s in model.graph.initializer}

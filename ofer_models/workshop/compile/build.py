@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.manifest import Bundle, sha256_of
 from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.runtime import engine_cache
-from ofer_models.runtime.backend import graph_specs
-from ofer_models.runtime.engine_cache import EngineKey, Runtime
+from ofer_models.runtime.engine_cache import EngineKey
 from ofer_models.runtime.tensorrt import api as tensorrt_api
 from ofer_models.workshop.compile.tensorrt_builder import CURRENT, PRECISIONS, BuildJob, targets
 
@@ -99,15 +99,6 @@ def profile_of(order: Order, stage: str) -> dict[str, tuple[int, int, int]]:
     most = max(usual, _MOST_HYPOTHESES if stage == "expgen" else _MOST_CANDIDATES)
     steps = bundle.stages[stage].steps or 1
     return {"F": (low, low, high), "N": (1, usual, most), "K": (1, steps, _MOST_STEPS)}
-
-
-def here() -> Runtime:
-    """This machine's TensorRT and GPU. Raises StageError where one of them is missing."""
-    from ofer_models.runtime.tensorrt.cuda_driver import current_gpu
-
-    trt = tensorrt_api.load()
-    gpu = current_gpu()
-    return Runtime(trt.__name__, trt.__version__, (gpu.capability, f"{gpu.capability} {gpu.name}"))
 
 
 def filed_gpus(gpus: Iterable[str], portable: bool) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def _typed_graph(graph: Path, precision: str) -> bytes:
         return graph.read_bytes()
     import onnx
 
-    from ofer_models.workshop.compile.mixed_precision import half_products
+    from ofer_models.runtime.mixed_precision import half_products
 
     try:
         return half_products(onnx.load(graph)).SerializeToString()

@@ -11,24 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE, NOW7
 from ofer_models.head.model import HeadModel
 
 EMBEDDING_NAMES = ("mediapipe", "landmarks68", "now7")
-N_MEDIAPIPE = 468
-
-# iBUG's 68 points by MediaPipe index: contour from the person's right ear to the left, brows, nose, eyes, lips (outer,
-# then inner).
-LANDMARKS68 = [
-    127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356,
-    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,
-    168, 197, 5, 4, 75, 97, 2, 326, 305,
-    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
-    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
-    78, 82, 13, 312, 308, 317, 14, 87,
-]  # fmt: skip
-# The NoW challenge's seven: eye corners from the right outer to the left outer, nose bottom, mouth corners.
-NOW7 = [LANDMARKS68[index] for index in (36, 39, 42, 45, 33, 48, 54)]
-
 _PICTURE = 384
 _CANDIDATES = 30  # triangles looked at when a place is put back on the surface
 _DISTANCE = 0.9  # metres from the camera to the head

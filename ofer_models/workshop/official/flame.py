@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ofer_models.workshop.head.embedding import LANDMARKS68
+from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.workshop.official.pickle_standins import UnsafePickleError, numbers
 from ofer_models.workshop.official.safe_pickle import read_object_npy, read_pickle
 

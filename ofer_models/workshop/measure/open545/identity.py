@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
+from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.pipeline import tracked_landmarks
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.identity_candidates import COMPARED, RANK_SHARE
 from ofer_models.tracking.reprojection import SeenLandmarks

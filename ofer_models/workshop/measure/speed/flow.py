@@ -23,8 +23,8 @@ import numpy as np
 
 from ofer_models.bundle.manifest import Bundle, default_bundle
 from ofer_models.head.decoders import LandmarkDecoder
+from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.pipeline import FacePipeline
-from ofer_models.tracking.reprojection import tracked_landmarks
 from ofer_models.tracking.spread import spread_mm
 
 RATE = 30.0  # Hz

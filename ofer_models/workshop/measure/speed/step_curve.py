@@ -18,9 +18,9 @@ from functools import partial
 
 import numpy as np
 
+from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.decoders import HypothesisDecoder
-from ofer_models.runtime.backend import graph_specs
 from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ofer_models.runtime.sampler import Sampler
 from ofer_models.runtime.solvers import SolverTable, solver_table

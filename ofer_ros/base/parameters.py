@@ -16,7 +16,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from ofer_ros.paths import config_file
+from ofer_ros.base.package_files import config_file
 
 Settings = TypeVar("Settings")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofer_models.bundle import Bundle, default_bundle
-from ofer_ros.paths import share
+from ofer_ros.base.package_files import share
 
 
 def bundle_folder(name: str) -> Path:

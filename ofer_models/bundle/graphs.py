@@ -1,0 +1,23 @@
+"""Which graphs a stage has, and the tensors that its manifest entry promises of each."""
+
+from __future__ import annotations
+
+from ofer_models.bundle.manifest import StageSpec
+from ofer_models.bundle.tensors import ANY, GraphSpec
+
+
+def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
+    """The graphs of a stage by part (`graph`, or `cond` and `step`) with the tensors that the manifest promises.
+
+    A sampler's manifest entry states contexts (F, C) and noise (F, N, D); the tensors of its two graphs follow.
+    """
+    if stage.kind == "graph":
+        return {"graph": GraphSpec(stage.files["graph"], stage.inputs, stage.outputs)}
+    samples, context = stage.inputs["noise"], stage.inputs["context"]
+    cond = GraphSpec(stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)})
+    step = GraphSpec(
+        stage.files["step"],
+        {"x": samples, "x0_prev": samples, "modulation": ("F", ANY), "coefficients": (5,)},
+        {"x_next": samples, "x0": samples},
+    )
+    return {"cond": cond, "step": step}

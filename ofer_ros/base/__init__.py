@@ -1,0 +1,1 @@
+"""What every room of ofer_ros stands on: parameters, files of the package, geometry, problems, statistics, frames."""

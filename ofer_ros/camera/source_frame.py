@@ -1,0 +1,52 @@
+"""What every source of pictures gives, how it refuses, and which paths are bags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+BAGS = (".mcap", ".db3", ".bag")
+
+
+class SourceError(ValueError):
+    """The source does not exist or cannot be read; the text says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a bag knows of a picture: stamp and frame of its header, and when it was recorded (both times in ns).
+
+    camera_info: the serialised sensor_msgs/CameraInfo that came with it, or None where none did.
+    """
+
+    stamp: int
+    frame_id: str
+    time: int
+    camera_info: bytes | None = None
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One picture of a source.
+
+    bgr: (H, W, 3) uint8.  name: file and frame number, for the log.
+    face_expected: whether a face is known to be visible; None where nobody knows.
+    recorded: of a bag's picture.  problem: why there are no pixels, where a recorded picture cannot be decoded.
+    """
+
+    bgr: np.ndarray
+    name: str
+    face_expected: bool | None = None
+    recorded: Recorded | None = None
+    problem: str = ""
+
+
+def bag_path(source: str) -> Path | None:
+    """The bag that `source` names ('path', or 'path#topic'): a bag's file, or a folder that holds one; else None."""
+    path = Path(source.partition("#")[0]).expanduser()
+    if path.is_dir():
+        inside = (path / "metadata.yaml").is_file() or any(file.suffix in BAGS for file in path.iterdir())
+        return path if inside else None
+    return path if path.suffix in BAGS and path.is_file() else None
