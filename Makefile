@@ -32,7 +32,7 @@ soak:
 
 lint:
 	@$(PYTHON) tools/setup_env.py test
-	@$(ENV) && ruff check .
+	@$(ENV) && ruff check . && lint-imports
 
 # What `ofer build-head` and `ofer train` need on top (gigabytes).
 train-env:

