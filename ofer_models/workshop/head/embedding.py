@@ -2,7 +2,7 @@
 
 Frontal pictures of many identities are rendered, MediaPipe places its 468 points, each point is cast back onto the
 mesh, and the places on the mean head are averaged over the identities. So the head's landmarks are where MediaPipe sees
-them, not where an artist would.
+them, not where an artist would; but each on its own lip or lid, and none on an eyeball (see `face_parts`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE, NOW7
 from ofer_models.head.model import HeadModel
+from ofer_models.workshop.head.face_parts import PART_POINTS, part_triangles
 
 EMBEDDING_NAMES = ("mediapipe", "landmarks68", "now7")
 _PICTURE = 384
@@ -53,7 +54,11 @@ def embed_landmarks(
     stacked = np.stack(places)
     mean = np.median(stacked, axis=0)
     spread = float(1000 * np.linalg.norm(stacked - mean, axis=-1).mean())
-    triangle, bary = _attach(mean, head, outside)
+    skin = outside & ~np.isin(head.faces, head.masks["eyes"]).any(1)
+    triangle, bary = _attach(mean, head, skin)
+    for part, own in part_triangles(head).items():
+        rows = list(PART_POINTS[part])
+        triangle[rows], bary[rows] = _attach(mean[rows], head, skin & own)
     arrays: dict[str, np.ndarray] = {"landmark_spread_mm": np.float32(spread)}
     for name, rows in (("mediapipe", range(N_MEDIAPIPE)), ("landmarks68", LANDMARKS68), ("now7", NOW7)):
         arrays[f"{name}_triangle"] = triangle[list(rows)]
