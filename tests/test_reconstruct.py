@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from ofer_models.cli.main import app
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.pictures import PictureError, read_picture
 from ofer_models.pipeline import FacePipeline
-from ofer_models.reconstruction.pictures import PictureError, find_pictures, folder_names, read_picture
+from ofer_models.reconstruction.pictures import find_pictures, folder_names
 from ofer_models.reconstruction.reconstruct import Output, ReconstructError, reconstruct
 from ofer_models.reconstruction.result import spread_mm
 from ofer_models.reconstruction.sheet import COLUMNS, TILE, spread_colors
@@ -220,14 +221,18 @@ def test_arguments_become_pictures(pictures, tmp_path, monkeypatch):
     assert [path.name for path in find_pictures([f"{name}/[og]*.png", name])[0]] == ["grey.png", "one.png", "two.png"]
     assert [path.name for path in find_pictures(["**/t*.png"])[0]] == ["two.png"]
     (tmp_path / "empty").mkdir()
-    found, problems = find_pictures(["nosuch.jpg", str(tmp_path / "empty"), "*.nothing", f"{name}/notes.txt"])
+    found, problems, hidden = find_pictures(["nosuch.jpg", str(tmp_path / "empty"), "*.nothing", f"{name}/notes.txt"])
     assert [path.name for path in found] == ["notes.txt"]  # a file that is named is tried
     assert problems["nosuch.jpg"] == "does not exist" and "without pictures" in problems[str(tmp_path / "empty")]
-    assert problems["*.nothing"].startswith("no picture")
+    assert problems["*.nothing"].startswith("no picture") and not hidden
     out.mkdir()
     cv2.imwrite(str(out / "face1.png"), np.zeros((4, 4, 3), np.uint8))
     assert find_pictures([f"{tmp_path}/**/*.png"])[0] == [out / "face1.png"]
-    assert find_pictures([f"{tmp_path}/**/*.png"], outside=out) == ([], {f"{tmp_path}/**/*.png": problems["*.nothing"]})
+    assert find_pictures([f"{tmp_path}/**/*.png"], outside=out) == (
+        [], {f"{tmp_path}/**/*.png": problems["*.nothing"]}, []
+    )  # fmt: skip
+    (out / "._face1.png").touch()
+    assert find_pictures([str(out)]) == ([out / "face1.png"], {}, [out / "._face1.png"])
 
 
 def test_pictures_of_one_name_get_folders_of_their_own():
@@ -255,6 +260,22 @@ def test_the_command_lists_what_failed_and_fails(open_bundle, pictures, tmp_path
         assert failure in text
     assert "3 faces of 4 pictures" in text
     assert sorted(os.listdir(tmp_path / "out")) == ["one", "two"]
+
+
+def test_a_hidden_file_is_named_and_any_file_name_will_do(open_bundle, pictures, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((pictures / "one.png").read_bytes())
+    (folder / "._one.png").write_text("what macOS leaves")
+    result = run(folder, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "._one.png: a hidden file" in text and "caf\\xe9" in text
+    assert [os.fsencode(name) for name in os.listdir(tmp_path / "out")] == [b"caf\xe9"]
+    cut = (pictures / "one.png").read_bytes()[:-100]
+    (folder / "cut.png").write_bytes(cut)
+    result = run(folder / "cut.png", "-o", tmp_path / "cut")
+    assert result.exit_code == 1 and "cut.png: damaged or truncated" in " ".join(result.output.split())
 
 
 def test_the_command_succeeds_and_the_seed_decides(open_bundle, pictures, tmp_path):

@@ -92,8 +92,28 @@ def test_a_folder_without_pictures_and_a_broken_picture_say_so(tmp_path):
     with pytest.raises(SourceError, match="no pictures"):
         open_source(str(tmp_path), 30, 1.0, 1280)
     (tmp_path / "a.jpg").write_text("not a picture")
-    with pytest.raises(SourceError, match=r"a\.jpg"):
+    with pytest.raises(SourceError, match=r"a\.jpg: not a picture"):
         list(open_source(str(tmp_path), 30, 1.0, 1280))
+
+
+def test_numbered_pictures_come_in_their_order_and_what_cannot_be_shown_is_passed_over(tmp_path):
+    for number in (10, 2, 1):
+        cv2.imwrite(str(tmp_path / f"frame{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    (tmp_path / "frame3.png").write_bytes((tmp_path / "frame2.png").read_bytes()[:-30])
+    (tmp_path / "._frame1.png").touch()
+    frames = list(open_source(str(tmp_path), rate=10, hold=0.1, max_side=4))
+    assert [frame.bgr[0, 0, 0] for frame in frames if not frame.problem] == [1, 2, 10]
+    problems = {frame.name: frame.problem for frame in frames if frame.problem}
+    assert list(problems) == ["frame3.png", "._frame1.png"] and "truncated" in problems["frame3.png"]
+
+
+def test_camera_node_names_what_it_left_out_at_the_end(tmp_path, capfd):
+    write_pictures(tmp_path)
+    (tmp_path / "1.png").write_text("no picture")
+    with CameraSession(source=str(tmp_path), rate=100.0, hold=0.01, loop=False, wait_for_subscribers=1) as session:
+        session.wait_for(lambda: session.node.finished)
+        session.wait_for(lambda: len(session.images) == 2)
+    assert f"left out of '{tmp_path}': 1.png (not a picture" in capfd.readouterr().err
 
 
 def test_a_video_plays_at_the_speed_of_its_stamps(tmp_path):

@@ -6,8 +6,11 @@ import pytest
 
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
+import io
+
 import cv2
 import numpy as np
+import PIL.Image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
@@ -17,7 +20,7 @@ from std_msgs.msg import Header
 
 from ofer_ros.input import cv_bridge_converter as bridge
 from ofer_ros.input.cv_bridge_converter import BRIDGED, CvBridge, image_converter
-from ofer_ros.input.images import ENCODINGS, MAX_SIDE, ImageError, compressed_to_rgb, image_to_rgb, pixel_bytes
+from ofer_ros.input.images import ENCODINGS, ImageError, compressed_to_rgb, image_to_rgb, pixel_bytes
 from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
 
 pytestmark = pytest.mark.ros
@@ -168,8 +171,10 @@ def test_cv_bridge_gets_what_it_can_read_and_no_more(monkeypatch):
 def test_without_cv_bridge_it_says_so_and_converts_all_the_same(monkeypatch):
     monkeypatch.setattr(bridge, "CvBridge", None)
     said: list[str] = []
-    assert image_converter("builtin", said.append) is image_to_rgb and not said
-    assert image_converter("cv_bridge", said.append) is image_to_rgb
+    message = image_message(RGB, "rgb8")
+    np.testing.assert_array_equal(image_converter("builtin", said.append)(message), RGB)
+    assert not said
+    np.testing.assert_array_equal(image_converter("cv_bridge", said.append)(message), RGB)
     assert len(said) == 1 and "cv_bridge is not installed" in said[0]
 
 
@@ -211,8 +216,8 @@ def broken(**fields) -> Image:
         (broken(data=bytes(100)), "truncated: 100 bytes, but 6 rows of step 24 in rgb8 are 144"),
         (broken(data=b""), "truncated: 0 bytes"),
         (broken(step=48), "truncated: 144 bytes, but 6 rows of step 48"),
-        (broken(width=8000, step=24000), f"at most {MAX_SIDE} px"),
-        (broken(height=8000), "8 x 8000"),
+        (broken(width=8000, height=8000, step=24000), "too large: 8000 x 8000 are 64.0 million pixels, at most 16.8"),
+        (broken(width=1, step=3, height=40000), "1 x 40000"),
         (broken(encoding="nv12", width=7), "even size"),
     ],
 )
@@ -272,9 +277,30 @@ def test_compressed_rubbish(data, form, text):
 
 
 def test_a_huge_compressed_image_is_refused():
-    encoded = cv2.imencode(".png", np.zeros((4, 8000), np.uint8))[1].tobytes()
-    with pytest.raises(ImageError, match="8000 x 4"):
-        compressed_to_rgb(CompressedImage(format="png", data=encoded))
+    encoded = cv2.imencode(".png", np.zeros((4200, 4200), np.uint8))[1].tobytes()
+    message = CompressedImage(format="png", data=encoded)
+    with pytest.raises(ImageError, match="4200 x 4200 are 17.6 million pixels, at most 16.8"):
+        compressed_to_rgb(message)
+    assert compressed_to_rgb(message, 4200 * 4200).shape == (4200, 4200, 3)
+    with pytest.raises(ImageError, match="at most 0.0"):
+        image_converter("builtin", pytest.fail, max_pixels=47)(image_message(RGB, "rgb8"))
+
+
+@pytest.mark.parametrize("filling", [b"", bytes(4096), bytes(65536)])
+@pytest.mark.parametrize("marked", [True, False])
+def test_jpegs_as_cameras_send_them_are_read(filling, marked):
+    encoded = cv2.imencode(".jpg", SMOOTH)[1].tobytes()
+    message = CompressedImage(format="jpeg", data=encoded[: None if marked else -2] + filling)
+    expected = compressed_to_rgb(CompressedImage(format="jpeg", data=encoded))
+    np.testing.assert_array_equal(compressed_to_rgb(message), expected)
+
+
+def test_exif_does_not_turn_what_a_camera_sends():
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    PIL.Image.fromarray(SMOOTH).save(stream, "JPEG", exif=exif)
+    assert compressed_to_rgb(CompressedImage(format="jpeg", data=stream.getvalue())).shape == SMOOTH.shape
 
 
 @pytest.mark.parametrize("frame_id", ["", "c", "camera_optical_frame"])

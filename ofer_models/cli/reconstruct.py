@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ofer_models.bundle.manifest import BundleError
+from ofer_models.perception.pictures import printable
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.pictures import find_pictures
 from ofer_models.reconstruction.reconstruct import MAX_FACES, Output, PictureResult, ReconstructError, reconstruct
@@ -30,7 +31,7 @@ def run(
     progress: Progress,
 ) -> int:
     """Reconstruct and report; the exit code is 0 only if every argument and every picture gave a face."""
-    pictures, problems = find_pictures(images, outside=output.folder)
+    pictures, problems, hidden = find_pictures(images, outside=output.folder)
     results: list[PictureResult] = []
     if pictures:
         try:
@@ -45,9 +46,12 @@ def run(
         except OSError as error:
             return _refuse(f"{output.folder} cannot be used for results ({error})", console)
     _show(results, output.folder, console)
+    for path in hidden:
+        console.print(f"skipped {escape(printable(path))}: a hidden file", highlight=False, soft_wrap=True)
     failed = problems | {str(result.picture): result.problem for result in results if result.problem}
     for name, problem in failed.items():
-        console.print(f"[red]failed[/red] {escape(f'{name}: {problem}')}", highlight=False, soft_wrap=True)
+        line = escape(f"{printable(name)}: {problem}")
+        console.print(f"[red]failed[/red] {line}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -59,7 +63,7 @@ def _refuse(reason: str, console: Console) -> int:
 def _show(results: list[PictureResult], folder: Path, console: Console) -> None:
     """A row for each face; scores are probabilities."""
     found = sum(len(result.faces) for result in results)
-    table = Table(title=escape(f"{found} faces of {len(results)} pictures in {folder}"))
+    table = Table(title=escape(f"{found} faces of {len(results)} pictures in {printable(folder)}"))
     table.add_column("picture", overflow="fold")
     table.add_column("face", no_wrap=True)
     for heading in ("identity", "selected", "occlusion", "spread", "time"):
@@ -68,7 +72,7 @@ def _show(results: list[PictureResult], folder: Path, console: Console) -> None:
         for number, item in enumerate(result.faces):
             face = item.face
             table.add_row(
-                escape(result.folder.name) if number == 0 else "", item.name, f"{face.identity_score:.2f}",
+                escape(printable(result.folder.name)) if number == 0 else "", item.name, f"{face.identity_score:.2f}",
                 f"{face.selected} ({face.scores[face.selected]:.2f})", f"{face.occlusion:.2f}",
                 f"{item.face_spread_mm:.2f} mm", f"{result.seconds:.1f} s" if number == 0 else "",
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which pictures a command line names, and reading them."""
+"""Which pictures a command line names, and what their results are called."""
 
 from __future__ import annotations
 
@@ -6,68 +6,49 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from ofer_models.perception.pictures import SUFFIXES, PictureError, pictures_in
 
 
-class PictureError(ValueError):
-    """A picture is not there or cannot be read; one line says why."""
-
-
-def find_pictures(arguments: Iterable[str], outside: Path | None = None) -> tuple[list[Path], dict[str, str]]:
-    """Files that arguments (files, folders, patterns) stand for, each once, and argument -> why it stands for none.
+def find_pictures(
+    arguments: Iterable[str], outside: Path | None = None
+) -> tuple[list[Path], dict[str, str], list[Path]]:
+    """Files that arguments (files, folders, patterns) stand for, each once; argument -> why it stands for none; and the
+    hidden files that were passed over.
 
     Folders and patterns give the files with a picture's suffix, by name, leaving out those under `outside`: results
     of an earlier run are no input.
     """
     found: dict[Path, Path] = {}
     problems: dict[str, str] = {}
+    passed_over: list[Path] = []
     for argument in arguments:
         try:
-            for picture in _expand(argument, outside):
-                found.setdefault(picture.resolve(), picture)  # links lead to one picture more than once
+            pictures, hidden = _expand(argument, outside)
         except PictureError as error:
             problems[argument] = str(error)
-    return list(found.values()), problems
+            continue
+        passed_over += hidden
+        for picture in pictures:
+            found.setdefault(picture.resolve(), picture)  # links lead to one picture more than once
+    return list(found.values()), problems, passed_over
 
 
-def _expand(argument: str, outside: Path | None) -> list[Path]:
+def _expand(argument: str, outside: Path | None) -> tuple[list[Path], list[Path]]:
     path = Path(argument).expanduser()
     if path.is_file():  # also a file whose name looks like a pattern
-        return [path]
+        return [path], []
     if path.is_dir():
-        candidates, nothing = path.iterdir(), f"a folder without pictures ({', '.join(PICTURES)})"
+        candidates, nothing = path.iterdir(), f"a folder without pictures ({', '.join(SUFFIXES)})"
     elif glob.has_magic(argument):
         candidates = map(Path, glob.iglob(str(path), recursive=True))
-        nothing = f"no picture ({', '.join(PICTURES)}) matches"
+        nothing = f"no picture ({', '.join(SUFFIXES)}) matches"
     else:
         raise PictureError("does not exist")
     excluded = outside.resolve() if outside else None
-    pictures = sorted(
-        file
-        for file in candidates
-        if file.suffix.lower() in PICTURES and file.is_file() and excluded not in file.resolve().parents
-    )
+    pictures, hidden = pictures_in(file for file in candidates if excluded not in file.resolve().parents)
     if not pictures:
         raise PictureError(nothing)
-    return pictures
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) uint8 RGB, turned as its camera's note says. Raises PictureError."""
-    try:
-        with path.open("rb"):
-            pass
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except OSError as error:
-        raise PictureError(f"cannot be read ({error.strerror})") from None
-    except cv2.error as error:  # more pixels than OpenCV accepts
-        raise PictureError(f"cannot be read ({str(error).splitlines()[0]})") from None
-    if bgr is None:
-        raise PictureError("not a picture that OpenCV can read, or damaged")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return pictures, hidden
 
 
 def folder_names(pictures: Iterable[Path]) -> list[str]:

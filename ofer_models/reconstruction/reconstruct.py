@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.pictures import PictureError, printable, read_picture
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.coefficients import arrays, document
 from ofer_models.reconstruction.mesh_files import MeshFormat, write_mesh
-from ofer_models.reconstruction.pictures import PictureError, folder_names, read_picture
+from ofer_models.reconstruction.pictures import folder_names
 from ofer_models.reconstruction.result import Reconstruction
 from ofer_models.reconstruction.sheet import draw_sheet
 
@@ -90,7 +91,7 @@ def _one(picture: Path, folder: Path, pipeline: FacePipeline, output: Output, se
         sheet = cv2.cvtColor(draw_sheet(rgb, result), cv2.COLOR_RGB2BGR)
         stem.with_suffix(".png").write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
         np.savez(stem.with_suffix(".npz"), **arrays(result))
-        content = document(result, pipeline.bundle, str(picture), seed, pipeline.candidates)
+        content = document(result, pipeline.bundle, printable(picture), seed, pipeline.candidates)
         stem.with_suffix(".json").write_text(json.dumps(content, indent=1))
         _write_meshes(stem, result, output)
     return results

@@ -86,6 +86,9 @@ class OferSettings(LayerSettings):
         "who converts images: builtin, or cv_bridge where it is installed; the values are the same",
         choices=("builtin", "cv_bridge"),
     )
+    max_image_pixels: int = setting(
+        "larger images are refused, compressed ones by their header, before they are decoded", 4096, 2**28
+    )
     sync: str = setting(
         "which CameraInfo goes with an image: the latest; or the one with the same stamp (exact) or the nearest "
         "(approximate), and then images without one are not used. By message_filters where it is installed",

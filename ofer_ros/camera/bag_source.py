@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ofer_ros.camera.source_frame import Recorded, SourceError, SourceFrame, bag_path
-from ofer_ros.input.images import ImageError, compressed_to_rgb, image_to_rgb
+from ofer_ros.input.images import ImageError, to_rgb
 
 IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{kind}" for kind in ("Image", "CompressedImage", "CameraInfo"))
 _TRIED = 10  # first messages of a topic that are looked at to tell pictures from depth maps and damage
@@ -86,7 +86,7 @@ def _frames(bag: BagContents) -> Iterator[SourceFrame]:
             recorded = Recorded(stamp, header.frame_id, time, info)
             name = f"{bag.topic} {number}"
             try:
-                bgr = cv2.cvtColor(_rgb(message, kind), cv2.COLOR_RGB2BGR)
+                bgr = cv2.cvtColor(to_rgb(message), cv2.COLOR_RGB2BGR)
             except ImageError as error:
                 yield SourceFrame(np.zeros((0, 0, 3), np.uint8), name, recorded=recorded, problem=str(error))
                 continue
@@ -123,10 +123,6 @@ def _stamp_bytes(data: bytes) -> bytes:
     return bytes(data[4:12])
 
 
-def _rgb(message: object, kind: str) -> np.ndarray:
-    return image_to_rgb(message) if kind == IMAGE else compressed_to_rgb(message)
-
-
 def _look(reader, typestore, topic: str) -> tuple[bool, str]:
     """Whether a topic is grey, and why nothing of its beginning can be used ('' when something can)."""
     problem = ""
@@ -134,7 +130,7 @@ def _look(reader, typestore, topic: str) -> tuple[bool, str]:
     for connection, _, data in islice(reader.messages(connections), _TRIED):
         message = typestore.deserialize_cdr(data, connection.msgtype)
         try:
-            _rgb(message, connection.msgtype)
+            to_rgb(message)
         except ImageError as error:
             problem = problem or str(error)
             continue

@@ -33,7 +33,7 @@ class SourceFrame:
 
     bgr: (H, W, 3) uint8.  name: file and frame number, for the log.
     face_expected: whether a face is known to be visible; None where nobody knows.
-    recorded: of a bag's picture.  problem: why there are no pixels, where a recorded picture cannot be decoded.
+    recorded: of a bag's picture.  problem: why there are no pixels, where a picture cannot be read.
     """
 
     bgr: np.ndarray

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import numpy as np
 
+from ofer_models.perception.pictures import SUFFIXES, PictureError, pictures_in, printable, read_picture
 from ofer_ros.camera.bag_source import bag_frames
 from ofer_ros.camera.scene import FRAMES, Scene
 from ofer_ros.camera.source_frame import SourceError, SourceFrame, bag_path
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterator[SourceFrame]:
@@ -19,7 +19,7 @@ def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterato
 
     rate: frames a second, which with `hold` (seconds a picture is shown) gives the repetitions of a picture.
     Larger frames are scaled down to `max_side` px, but for those of a bag, whose CameraInfo is for their own size.
-    Raises SourceError before the first frame when there is none.
+    Raises SourceError before the first frame when there is none, and after a folder none of whose pictures can be read.
     """
     if source == "scene":
         return _scene()
@@ -29,14 +29,14 @@ def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterato
         return bag_frames(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        files, hidden = pictures_in(path.iterdir())
         if not files:
-            raise SourceError(f"no pictures ({', '.join(PICTURES)}) in the folder {path}")
-        return _scaled(_pictures(files, max(1, round(rate * hold))), max_side)
+            raise SourceError(f"no pictures ({', '.join(SUFFIXES)}) in the folder {printable(path)}")
+        return _scaled(_pictures(files, hidden, max(1, round(rate * hold))), max_side)
     if not path.exists():
         raise SourceError(f"source '{source}' is neither 'scene', a file, a folder, a bag nor the number of a webcam")
-    if path.suffix.lower() in PICTURES:
-        return _scaled(_pictures([path], max(1, round(rate * hold))), max_side)
+    if path.suffix.lower() in SUFFIXES:
+        return _scaled(_pictures([path], [], max(1, round(rate * hold))), max_side)
     return _scaled(_video(str(path)), max_side)
 
 
@@ -53,13 +53,24 @@ def _scene_frame(scene: Scene, index: int) -> SourceFrame:
     return SourceFrame(cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2BGR), f"scene {index}", frame.expects_face)
 
 
-def _pictures(files: list[Path], repeats: int) -> Iterator[SourceFrame]:
+def _pictures(files: list[Path], hidden: list[Path], repeats: int) -> Iterator[SourceFrame]:
+    """Each file's picture `repeats` times; those that cannot be read, and the hidden ones, have none and say why."""
+    nothing = np.zeros((0, 0, 3), np.uint8)
+    problems: list[str] = []
     for file in files:
-        bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise SourceError(f"{file} is not a picture that OpenCV can read")
+        name = printable(file.name)
+        try:
+            bgr = cv2.cvtColor(read_picture(file), cv2.COLOR_RGB2BGR)
+        except PictureError as error:
+            problems.append(f"{name}: {error}")
+            yield SourceFrame(nothing, name, problem=str(error))
+            continue
         for _ in range(repeats):
-            yield SourceFrame(bgr, file.name)
+            yield SourceFrame(bgr, name)
+    for file in hidden:
+        yield SourceFrame(nothing, printable(file.name), problem="a hidden file")
+    if len(problems) == len(files):
+        raise SourceError(f"no picture can be read: {'; '.join(problems)}")
 
 
 def _video(source: str | int) -> Iterator[SourceFrame]:
@@ -91,7 +102,7 @@ def _captured(capture: cv2.VideoCapture, name: str) -> Iterator[SourceFrame]:
 def _scaled(frames: Iterator[SourceFrame], max_side: int) -> Iterator[SourceFrame]:
     for frame in frames:
         height, width = frame.bgr.shape[:2]
-        scale = max_side / max(height, width)
+        scale = max_side / max(height, width, 1)
         if scale >= 1:
             yield frame
             continue

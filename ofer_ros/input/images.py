@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-MAX_SIDE = 4096  # px; larger frames cost more to convert than any face in them needs
+from ofer_models.perception.pictures import Limits, PictureError, check_size, decode_picture
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+MAX_PIXELS = 4096 * 4096  # larger frames cost more to convert than any face in them needs
 
 
 class ImageError(ValueError):
@@ -77,14 +76,17 @@ def pixel_bytes(encoding: str) -> int:
     return _ENCODINGS[encoding].row_bytes(1)
 
 
-def check(message) -> None:
+def check(message, max_pixels: int = MAX_PIXELS) -> None:
     """Raise ImageError for a sensor_msgs/Image that contradicts itself or cannot be used.
 
-    That is: a size of zero or beyond MAX_SIDE, an unknown encoding, a step smaller than a row, and data shorter than
+    That is: a size of zero or beyond max_pixels, an unknown encoding, a step smaller than a row, and data shorter than
     height * step.
     """
     width, height, step = message.width, message.height, message.step
-    _check_size(width, height)
+    try:
+        check_size(width, height, Limits(max_pixels))
+    except PictureError as error:
+        raise ImageError(f"the image is {error}") from None
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
         raise ImageError(f"encoding '{message.encoding}' is not supported; use one of {', '.join(ENCODINGS)}")
@@ -103,12 +105,12 @@ def check(message) -> None:
         )
 
 
-def image_to_rgb(message) -> np.ndarray:
+def image_to_rgb(message, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """sensor_msgs/Image to (H, W, 3) uint8 RGB, C-contiguous; the array may share the message's memory.
 
     Raises ImageError as `check` does.
     """
-    check(message)
+    check(message, max_pixels)
     encoding = _ENCODINGS[message.encoding]
     width, rows, sample = message.width, int(message.height * encoding.planes), np.dtype(encoding.sample)
     data = np.frombuffer(message.data, np.uint8)[: rows * message.step].reshape(rows, message.step)
@@ -121,37 +123,28 @@ def image_to_rgb(message) -> np.ndarray:
     return rgb if rgb.dtype == np.uint8 else _to_8_bit(rgb)
 
 
-def compressed_to_rgb(message) -> np.ndarray:
-    """sensor_msgs/CompressedImage (JPEG, PNG, or what OpenCV reads) to (H, W, 3) uint8 RGB. Raises ImageError."""
+def compressed_to_rgb(message, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """sensor_msgs/CompressedImage (JPEG, PNG, or what `decode_picture` reads) to (H, W, 3) uint8 RGB, not turned by
+    EXIF: a camera's calibration is about the pixels as they are stored. Raises ImageError, before decoding for what is
+    too large.
+    """
     if "compressedDepth" in message.format:
         raise ImageError(f"format '{message.format}' holds depth, not colour; subscribe to the colour image")
-    data = bytes(message.data)
-    if not data:
-        raise ImageError("the compressed image is empty")
-    # OpenCV fills what is missing with grey and only warns: look for the end mark (some encoders pad after it).
-    tail = data[-64:]
-    if (data.startswith(_JPEG_START) and _JPEG_END not in tail) or (
-        data.startswith(_PNG_START) and _PNG_END not in tail
-    ):
-        raise ImageError(f"the compressed image is truncated: {len(data)} bytes without an end mark")
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ImageError(f"the compressed image cannot be decoded: {error.err}") from None
-    if pixels is None:
-        raise ImageError(f"the compressed image cannot be decoded: format '{message.format}', {len(data)} bytes")
-    _check_size(pixels.shape[1], pixels.shape[0])
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return decode_picture(bytes(message.data), Limits(max_pixels))
+    except PictureError as error:
+        raise ImageError(f"the compressed image cannot be decoded: {error}") from None
 
 
-def _check_size(width: int, height: int) -> None:
-    if width == 0 or height == 0:
-        raise ImageError(f"the image is empty: {width} x {height}")
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(
-            f"the image is {width} x {height}; at most {MAX_SIDE} px a side are handled: lower the camera's resolution "
-            "or put image_proc's resize node before this one"
-        )
+def is_compressed(message) -> bool:
+    """Which of the two a message is, of whatever library that reads it."""
+    return hasattr(message, "format")
+
+
+def to_rgb(message, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """sensor_msgs/Image or CompressedImage to (H, W, 3) uint8 RGB. Raises ImageError."""
+    convert = compressed_to_rgb if is_compressed(message) else image_to_rgb
+    return convert(message, max_pixels)
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:

@@ -54,6 +54,7 @@ class CameraNode(Node):
         self._waiting = settings.wait_for_subscribers > 0 or bool(settings.paced_by)
         self._pending: SourceFrame | None = None  # of a bag: read, but not due yet
         self._timeline: tuple[float, int] | None = None  # this clock (s) and the bag's (ns) when it began
+        self._left_out: dict[str, str] = {}  # since the source began, and why
         self._unanswered: tuple[int, float] | None = None  # stamp of the last picture and when it was sent
         if settings.compressed:
             self._images = self.create_publisher(CompressedImage, "image_raw/compressed", _QOS)
@@ -97,6 +98,10 @@ class CameraNode(Node):
 
     def _next(self) -> SourceFrame | None:
         frame = next(self._frames, None)
+        if frame is None and self._left_out:
+            told = "; ".join(f"{name} ({problem})" for name, problem in self._left_out.items())
+            self.get_logger().warning(f"left out of '{self._settings.source}': {told}")
+            self._left_out.clear()
         if frame is None and self._settings.loop:
             self._frames, self._timeline = self._open(), None
             frame = next(self._frames, None)
@@ -126,6 +131,7 @@ class CameraNode(Node):
     def publish(self, frame: SourceFrame) -> None:
         """Send one picture with its camera_info, stamped now, or as it was recorded."""
         if frame.problem:
+            self._left_out[frame.name] = frame.problem
             self._problems.report(f"{frame.name} is left out: {frame.problem}")
             return
         header = self._header(frame)

@@ -30,7 +30,7 @@ from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import seconds, stamp_key
 from ofer_ros.base.parameters import RecorderSettings, declare, read
-from ofer_ros.input.images import ImageError, compressed_to_rgb, image_to_rgb
+from ofer_ros.input.images import ImageError, image_to_rgb, to_rgb
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.publishers import FACES, LATCHED
@@ -131,7 +131,7 @@ class Recorder(Node):
         """Keep this frame, JPEG-compressed, as a candidate for the contact sheet."""
         picture = deserialize_message(data, kind)
         try:
-            rgb = image_to_rgb(picture) if kind is Image else compressed_to_rgb(picture)
+            rgb = to_rgb(picture)
         except ImageError:
             return
         self._moments.append((cv2.imencode(".jpg", rgb[..., ::-1])[1], message, self._info))

@@ -49,7 +49,7 @@ class FaceStream:
             statistics,
             problems,
             max_age=lambda: settings().max_frame_age,
-            convert=image_converter(begun.conversion, node.get_logger().warning),
+            convert=image_converter(begun.conversion, node.get_logger().warning, begun.max_image_pixels),
         )
         self.inputs = CameraInputs(node, begun, calibration, self._accept)
         self._worker.start()

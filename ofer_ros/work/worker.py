@@ -17,7 +17,7 @@ from ofer_ros.base.geometry import seconds
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.calibration import Calibration
-from ofer_ros.input.images import ImageError, compressed_to_rgb, image_to_rgb
+from ofer_ros.input.images import ImageError, to_rgb
 from ofer_ros.work.mailbox import Mailbox
 
 _FAILURES_BEFORE_RESET = 3
@@ -30,7 +30,7 @@ class FrameWorker:
 
     pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`; calibration knows
     the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in
-    seconds at which a frame is still worth its work; convert takes a sensor_msgs/Image to RGB.
+    seconds at which a frame is still worth its work; convert takes an image message to RGB.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class FrameWorker:
         statistics: FrameStatistics,
         problems: ProblemLog,
         max_age: Callable[[], float],
-        convert: Callable[[Image], np.ndarray] = image_to_rgb,
+        convert: Callable[[Image | CompressedImage], np.ndarray] = to_rgb,
     ) -> None:
         self._mailbox = mailbox
         self._pipeline = pipeline
@@ -114,7 +114,7 @@ class FrameWorker:
     def _process(self, frame: Frame) -> None:
         start = time.perf_counter()
         message = frame.message
-        rgb = compressed_to_rgb(message) if isinstance(message, CompressedImage) else self._convert(message)
+        rgb = self._convert(message)
         converted = time.perf_counter()
         height, width = rgb.shape[:2]
         if frame.info is not None:

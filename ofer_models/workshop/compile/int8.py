@@ -72,9 +72,10 @@ def find_faces(bundle: Bundle, pictures: Sequence[str], names: set[str]) -> list
     """
     from ofer_models.perception.crops import encoder_inputs
     from ofer_models.perception.frontend import FaceFrontend
-    from ofer_models.reconstruction.pictures import PictureError, find_pictures, read_picture
+    from ofer_models.perception.pictures import PictureError, read_picture
+    from ofer_models.reconstruction.pictures import find_pictures
 
-    files, problems = find_pictures(pictures)
+    files, problems, _ = find_pictures(pictures)
     if problems:
         raise StageError("; ".join(f"{name} {problem}" for name, problem in problems.items()))
     frontend, rng, shapes = FaceFrontend(16), np.random.default_rng(0), bundle.stages["idgen"]

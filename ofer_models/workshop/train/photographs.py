@@ -13,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ofer_models.head.model import HeadModel
@@ -123,11 +122,12 @@ def read_parameters(path: Path, n_shape: int, n_expression: int) -> tuple[np.nda
 def observe(item: Item, head: HeadModel, finder: Callable) -> dict[str, Any] | None:
     """One row of a picture set, or None where no face is found. What is hidden is unknown: occlusion is NaN."""
     from ofer_models.perception.crops import aligned_crop, landmark_features
+    from ofer_models.perception.pictures import PictureError, read_picture
 
-    picture = cv2.imread(str(item.picture))
-    if picture is None:
-        raise DataError(f"{item.picture} is no readable picture")
-    rgb = np.ascontiguousarray(picture[..., ::-1])
+    try:
+        rgb = read_picture(item.picture)
+    except PictureError as error:
+        raise DataError(f"{item.picture}: {error}") from None
     finder.reset()
     tracks = finder(rgb, 0.0)
     if not tracks:

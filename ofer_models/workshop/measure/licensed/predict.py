@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.pictures import PictureError, read_picture
 from ofer_models.pipeline import Face, FacePipeline
 from ofer_models.reconstruction.mesh_files import write_mesh
 from ofer_models.workshop.measure.errors import EvaluationError
@@ -26,7 +26,7 @@ def predict_now(bundle: Bundle, data: Path, out: Path, progress: Progress) -> No
     pipeline, images = FacePipeline(bundle), now_images(data)
     for image in progress(images, "reconstructing NoW", len(images)):
         path = (out / image).with_suffix(".ply")
-        if path.exists() or not (face := _face(pipeline, _existing(data, image))):
+        if path.exists() or not (face := _face(pipeline, _read(_existing(data, image)))):
             continue
         vertices = 1000 * bundle.head.decode(face.shape)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def predict_co545(bundle: Bundle, data: Path, out: Path, progress: Progress) -> 
     truths = sorted((data / "truth").glob("*.npz"))
     pipeline = FacePipeline(bundle)
     for truth in progress(truths, "reconstructing CO-545", len(truths)):
-        if (out / truth.name).exists() or not (face := _face(pipeline, _existing(data / "images", truth.stem))):
+        if (out / truth.name).exists() or not (face := _face(pipeline, _read(_existing(data / "images", truth.stem)))):
             continue
         samples = [pipeline.vertices(face, which) for which in range(len(face.expressions))]
         np.savez(out / truth.name, vertices=1000 * np.stack(samples))
@@ -54,8 +54,9 @@ def predict_aflw2000(bundle: Bundle, data: Path, out: Path, progress: Progress) 
     points = np.full((len(files), 68, 2), np.nan)
     for row, file in enumerate(progress(files, "reconstructing AFLW2000-3D", len(files))):
         path = _existing(data, file.stem)
-        if face := _face(pipeline, path):
-            height, width = cv2.imread(str(path)).shape[:2]
+        rgb = _read(path)
+        if face := _face(pipeline, rgb):
+            height, width = rgb.shape[:2]
             model = bundle.head.landmarks(pipeline.vertices(face), "landmarks68")
             camera = model @ face.rotation.T + face.translation
             K = Intrinsics.from_field_of_view(width, height).K
@@ -75,11 +76,15 @@ def _existing(folder: Path, image: str) -> Path:
     raise EvaluationError(f"no picture {image} in {folder}")
 
 
-def _face(pipeline: FacePipeline, path: Path) -> Face | None:
+def _read(path: Path) -> np.ndarray:
+    try:
+        return read_picture(path)
+    except PictureError as error:
+        raise EvaluationError(f"{path}: {error}") from None
+
+
+def _face(pipeline: FacePipeline, rgb: np.ndarray) -> Face | None:
     """The largest face of a picture, by itself: nothing is remembered from one to the next."""
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise EvaluationError(f"{path} is no readable picture")
     pipeline.reset()
-    faces = pipeline(np.ascontiguousarray(picture[..., ::-1]), 0.0)
+    faces = pipeline(rgb, 0.0)
     return max(faces, key=lambda face: face.roi[2] * face.roi[3], default=None)
