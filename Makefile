@@ -6,7 +6,7 @@ OUT ?= out/demo
 ARGS ?=
 ENV = . .venv/ofer_env.sh
 
-.PHONY: demo view test soak lint train-env clean
+.PHONY: demo view test soak lint docs train-env clean
 .DEFAULT_GOAL := demo
 
 # make demo [SOURCE=folder|video|0|bag] [OUT=folder]
@@ -33,6 +33,11 @@ soak:
 lint:
 	@$(PYTHON) tools/setup_env.py test
 	@$(ENV) && ruff check . && lint-imports
+
+# docs/parameters.md from the parameter declarations.
+docs:
+	@$(PYTHON) tools/setup_env.py test
+	@$(ENV) && python -m tools.parameters_page
 
 # What `ofer build-head` and `ofer train` need on top (gigabytes).
 train-env:

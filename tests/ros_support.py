@@ -191,15 +191,15 @@ def image_message(
     return message
 
 
-def readme_rows() -> list[list[str]]:
-    """Cells of every table row of the README."""
-    lines = (Path(__file__).resolve().parents[1] / "README.md").read_text().splitlines()
+def interface_rows() -> list[list[str]]:
+    """Cells of every table row of docs/interface.md."""
+    lines = (Path(__file__).resolve().parents[1] / "docs" / "interface.md").read_text().splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
 
 
 def documented_values() -> set[str]:
-    """Keys of /diagnostics in the README's table."""
-    rows = [row for row in readme_rows() if len(row) == 2]
+    """Keys of /diagnostics in the table of docs/interface.md."""
+    rows = [row for row in interface_rows() if len(row) == 2]
     found: set[str] = set()
     for row in rows[rows.index(["value", "meaning"]) + 2 :]:
         if not re.fullmatch(r"(`[\w/<>]+`(, )?)+", row[0]):
@@ -209,7 +209,7 @@ def documented_values() -> set[str]:
 
 
 def documented(key: str) -> str:
-    """A key of /diagnostics as the README writes it: the name of a stage or a face's id is any."""
+    """A key of /diagnostics as docs/interface.md writes it: the name of a stage or a face's id is any."""
     return re.sub(r"^identity/.*", "identity/<id>", re.sub(r"^stage/.*_ms$", "stage/<name>_ms", key))
 
 

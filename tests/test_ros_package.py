@@ -7,7 +7,6 @@ import pytest
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import ast
-import dataclasses
 import importlib.util
 import os
 import re
@@ -19,10 +18,9 @@ from pathlib import Path
 
 import yaml
 from lifecycle_msgs.srv import GetAvailableStates
-from ros_support import NodeHarness, documented, documented_values, image_message, readme_rows
+from ros_support import NodeHarness, documented, documented_values, image_message, interface_rows
 
 from ofer_msgs.msg import BlendshapesArray
-from ofer_ros.base.parameters import OferSettings
 from ofer_ros.output.marker_layers import NAMESPACES
 
 pytestmark = pytest.mark.ros
@@ -122,18 +120,6 @@ def test_rviz_shows_the_topics_that_the_node_publishes():
     assert topics == {"ofer_node/markers", "ofer_node/overlay"}
 
 
-def test_the_readme_s_parameter_table_is_that_of_the_node():
-    described, live = {}, {}
-    for row in readme_rows():
-        for name in re.findall(r"`(\w+)`", row[0]) if len(row) == 3 else []:
-            described[name], live[name] = row[1], row[2].startswith("*live*")
-    defaults = yaml.safe_load((ROOT / "config" / "ofer.yaml").read_text())["/**/ofer_node"]["ros__parameters"]
-    for item in dataclasses.fields(OferSettings):
-        value = defaults[item.name]
-        assert described.get(item.name) == (str(value).lower() if isinstance(value, bool) else str(value)), item.name
-        assert live[item.name] is item.metadata["live"], item.name
-
-
 @pytest.fixture(scope="module")
 def running():
     """An active node that has seen a face, and its values of /diagnostics."""
@@ -150,42 +136,43 @@ def relative(name: str) -> str:
     return name.replace("/ofer_node/", "~/") if name.startswith(("/ofer_node/", "/diagnostics")) else name.lstrip("/")
 
 
-def test_the_readme_s_topic_table_is_that_of_the_node(running):
+def test_the_documented_topics_are_those_of_the_node(running):
     node = running[0].node
     ours = node.get_publisher_names_and_types_by_node("ofer_node", "/")
     ours += node.get_subscriber_names_and_types_by_node("ofer_node", "/")
     # TF has no type in its row: it is there only where tf2_msgs is.
     infrastructure = {"/rosout", "/parameter_events", "/ofer_node/transition_event", "/tf"}
     there = {(relative(name), kinds[0].replace("/msg/", "/")) for name, kinds in ours if name not in infrastructure}
-    written = {(row[0].strip("`"), row[1]) for row in readme_rows() if len(row) == 4 and row[2] in ("in", "out")}
+    written = {(row[0].strip("`"), row[1]) for row in interface_rows() if len(row) == 4 and row[2] in ("in", "out")}
     assert there == {(name, kind) for name, kind in written if kind}
 
 
-def test_the_readme_s_service_table_is_that_of_the_node(running):
+def test_the_documented_services_are_those_of_the_node(running):
     ours = running[0].node.get_service_names_and_types_by_node("ofer_node", "/")
     of_rclpy = ("rcl_interfaces/", "lifecycle_msgs/", "type_description_interfaces/")
     there = {
         (relative(name), kinds[0].replace("/srv/", "/")) for name, kinds in ours if not kinds[0].startswith(of_rclpy)
     }
-    assert there == {(row[0].strip("`"), row[1]) for row in readme_rows() if len(row) == 3 and row[0].startswith("`~/")}
+    written = (row for row in interface_rows() if len(row) == 3 and row[0].startswith("`~/"))
+    assert there == {(row[0].strip("`"), row[1]) for row in written}
 
 
-def test_the_readme_s_state_table_is_that_of_the_node(running):
+def test_the_documented_states_are_those_of_the_node(running):
     answer = running[0].call(GetAvailableStates, "/ofer_node/get_available_states", GetAvailableStates.Request())
     primary = {state.label for state in answer.available_states if 1 <= state.id <= 4}
-    assert primary == {row[0].strip("`") for row in readme_rows() if len(row) == 4 and "listened to" in row[1]} | {
-        row[0].strip("`") for row in readme_rows() if len(row) == 4 and row[1].startswith("processed")
+    assert primary == {row[0].strip("`") for row in interface_rows() if len(row) == 4 and "listened to" in row[1]} | {
+        row[0].strip("`") for row in interface_rows() if len(row) == 4 and row[1].startswith("processed")
     }
 
 
-def test_the_readme_s_diagnostics_tables_are_those_of_the_node(running):
+def test_the_documented_diagnostics_are_those_of_the_node(running):
     assert {documented(key) for key in running[1]} == documented_values()
-    rows = [row for row in readme_rows() if len(row) == 2]
+    rows = [row for row in interface_rows() if len(row) == 2]
     assert [row[0] for row in rows[rows.index(["level", "message"]) + 2 :][:3]] == ["OK", "WARN", "ERROR"]
 
 
-def test_the_readme_s_layers_are_those_that_rviz_can_toggle():
-    written = {row[0].strip("`"): row[1].strip("`") for row in readme_rows() if len(row) == 3 and "`show_" in row[1]}
+def test_the_documented_layers_are_those_that_rviz_can_toggle():
+    written = {row[0].strip("`"): row[1].strip("`") for row in interface_rows() if len(row) == 3 and "`show_" in row[1]}
     assert written == {name: f"show_{name}" for name in NAMESPACES}
     content = yaml.safe_load((ROOT / "config" / "ofer.rviz").read_text())
     displays = content["Visualization Manager"]["Displays"]

@@ -18,24 +18,10 @@ from rclpy.parameter import Parameter
 from ros_support import free_domain
 
 from ofer_ros.base.package_files import config_file
-from ofer_ros.base.parameters import (
-    CameraSettings,
-    MeshSettings,
-    OferSettings,
-    RecorderSettings,
-    ViewSettings,
-    declare,
-    read,
-)
+from ofer_ros.base.parameters import NODES as SECTIONS
+from ofer_ros.base.parameters import CameraSettings, OferSettings, declare, read
 
 pytestmark = pytest.mark.ros
-SECTIONS = {
-    "ofer_node": OferSettings,
-    "mesh_node": MeshSettings,
-    "camera_node": CameraSettings,
-    "recorder": RecorderSettings,
-    "view_node": ViewSettings,
-}
 
 
 @pytest.fixture(scope="module")

@@ -229,7 +229,7 @@ def test_a_truncated_compressed_image_is_told_and_the_next_whole_one_gives_a_fac
         assert not node.log_lines("Traceback")
 
 
-def test_diagnostics_hold_what_the_readme_tells(running, photo):
+def test_diagnostics_hold_what_is_documented(running, photo):
     running.answer(photo)
     status = running.status(lambda status: any(value.key.startswith("identity/") for value in status.values))
     assert {documented(value.key) for value in status.values} == documented_values()
@@ -423,8 +423,8 @@ def test_starting_the_nodes_imports_nothing_heavy(open_bundle):
     code = (
         "import sys; import ofer_ros.nodes.camera_node, ofer_ros.nodes.mesh_node, ofer_ros.nodes.recorder;"
         "from ofer_ros.nodes.ofer_node import load_pipeline;"
-        "from ofer_ros.base.parameters import OferSettings, _defaults;"
-        "load_pipeline(OferSettings(**_defaults('ofer_node')));"
+        "from ofer_ros.base.parameters import OferSettings, defaults;"
+        "load_pipeline(OferSettings(**defaults('ofer_node')));"
         "print({'torch', 'anny', 'diffusers', 'onnx', 'scipy', 'skimage', 'numba', 'trimesh'} & sys.modules.keys())"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

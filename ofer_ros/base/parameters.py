@@ -1,7 +1,7 @@
 """Parameters of every node: one typed dataclass a node, defaults from config/ofer.yaml alone.
 
-A field carries what its descriptor says: `setting(description, low, high, choices, live)`. `declare` declares them all
-on a node, `read` gives them back as an instance.
+A field carries what its descriptor says: `setting(description, low, high, choices, unit, live)`. `declare` declares
+them all on a node, `read` gives them back as an instance, and `make docs` writes docs/parameters.md from them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    unit: str = "",
     live: bool = False,
     unless_zero: int = 0,
 ) -> Any:
@@ -33,7 +34,7 @@ def setting(
 
     unless_zero: the least value but for 0, which has a meaning of its own.
     """
-    metadata = {"description": description, "low": low, "high": high, "choices": choices, "live": live}
+    metadata = {"description": description, "low": low, "high": high, "choices": choices, "unit": unit, "live": live}
     return field(metadata=metadata | {"unless_zero": unless_zero})
 
 
@@ -43,7 +44,7 @@ class LayerSettings:
 
     mesh_region: str = setting("part of the head that markers and overlay show", choices=("face", "head"))
     show_mesh: bool = setting("marker layer: the selected hypothesis of each face", live=True)
-    show_hypotheses: bool = setting("marker layer: all hypotheses, transparent", live=True)
+    show_hypotheses: bool = setting("marker layer: all hypotheses, transparent in one place", live=True)
     hypotheses_side_by_side: bool = setting("show all hypotheses beside each other, opaque", live=True)
     show_identity: bool = setting("marker layer: the head shape without expression", live=True)
     show_uncertainty: bool = setting(
@@ -60,22 +61,30 @@ class OferSettings(LayerSettings):
     autostart: bool = setting("configure and activate by itself at start, where no lifecycle manager does")
     bundle: str = setting("name of a bundle in engines/, or the path of a bundle's folder")
     hypotheses: int = setting("expression hypotheses a face and frame", 1, 64, live=True)
-    candidates: int = setting("head shapes that are drawn once per track and ranked; 0: as the bundle says", 0, 512)
+    candidates: int = setting(
+        "head shapes that are drawn once a track and ranked; 0: as the bundle says (open: 100)", 0, 512
+    )
     steps: int = setting("sampling steps, 3 at least; 0: as the bundle says", 0, 1000, live=True, unless_zero=3)
     seed: int = setting("seed of all noise", 0, 2**31 - 1)
     identity_in_background: bool = setting(
         "draw identities beside the frames, a new face shows the mean head until then; false: a new face waits for its "
         "identity, and equal frames give equal faces"
     )
-    hypothesis_drift: float = setting("rate at which the hypotheses' noise wanders, 1/s; 0: frozen", 0.0, 100.0)
-    latency_bound: float = setting(
-        "ms from an image's arrival to its faces, kept by drawing less when time is short; 0: draw everything", 0.0, 1e4
+    hypothesis_drift: float = setting(
+        "rate at which the hypotheses' noise wanders; 0: frozen", 0.0, 100.0, unit="1/s"
     )
-    identity_memory: float = setting("how long a lost face's identity is kept in memory, seconds", 0.0, 3600.0)
+    latency_bound: float = setting(
+        "bound from an image's arrival to its faces, kept by drawing less when time is short; 0: draw everything",
+        0.0, 1e4, unit="ms",
+    )  # fmt: skip
+    identity_memory: float = setting(
+        "how long a lost face's identity is kept, in memory alone", 0.0, 3600.0, unit="s"
+    )
     max_faces: int = setting("most faces tracked at once", 1, 16)
     threads: int = setting("threads of the inference engine", 1, 64)
     backend: str = setting(
-        "inference engine; auto: tensorrt where a GPU and engines made by `ofer build` are present, else onnxruntime",
+        "inference engine; auto: tensorrt where a GPU and engines made by `ofer build` are present, else onnxruntime, "
+        "with 8-bit encoders where `ofer build` made some",
         choices=("auto", "tensorrt", "onnxruntime", "torch"),
     )
     transport: str = setting(
@@ -91,25 +100,29 @@ class OferSettings(LayerSettings):
     )
     sync: str = setting(
         "which CameraInfo goes with an image: the latest; or the one with the same stamp (exact) or the nearest "
-        "(approximate), and then images without one are not used. By message_filters where it is installed",
+        "(approximate), and then images without one are not used. By message_filters where it is installed, with the "
+        "same pairs without",
         choices=("latest", "exact", "approximate"),
     )
-    sync_slop: float = setting("largest difference of stamps with sync approximate, seconds", 0.001, 1.0)
+    sync_slop: float = setting("largest difference of stamps with sync approximate", 0.001, 1.0, unit="s")
     image_reliability: str = setting(
-        "QoS asked of image publishers; best_effort fits all of them", choices=("best_effort", "reliable")
+        "QoS asked of image publishers; best_effort fits all of them, reliable only reliable ones",
+        choices=("best_effort", "reliable"),
     )
     image_depth: int = setting("QoS depth of the image topics; frames are never queued beyond it", 1, 100)
     field_of_view: float = setting(
-        "field of view along the longer side, assumed without a valid CameraInfo, degrees", 10.0, 170.0
+        "field of view along the longer side, assumed without a valid CameraInfo", 10.0, 170.0, unit="degrees"
     )
     max_frame_age: float = setting(
-        "frames that waited longer for their turn are dropped, seconds", 0.01, 10.0, live=True
+        "frames that waited longer for their turn are dropped", 0.01, 10.0, unit="s", live=True
     )
-    silence_warning: float = setting("warn when no image arrived for this long, seconds", 0.5, 3600.0, live=True)
-    marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, live=True)
-    overlay_rate: float = setting("most overlay images a second; 0: one a frame", 0.0, 1000.0, live=True)
-    publish_tf: bool = setting("broadcast face_<id> and gaze_<id> where tf2_msgs is installed", live=True)
-    publish_head: bool = setting("put the head's arrays into ~/head_model, so that a reader needs no bundle")
+    silence_warning: float = setting("warn when no image arrived for this long", 0.5, 3600.0, unit="s", live=True)
+    marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, unit="Hz", live=True)
+    overlay_rate: float = setting("most overlay images a second; 0: one a frame", 0.0, 1000.0, unit="Hz", live=True)
+    publish_tf: bool = setting("broadcast `face_<id>` and `gaze_<id>` where tf2_msgs is installed", live=True)
+    publish_head: bool = setting(
+        "put the head's arrays (open: 10 MB) into ~/head_model, so that a reader needs no bundle"
+    )
     ros4hri: bool = setting("publish REP-155 topics below /humans/faces where hri_msgs is installed")
 
 
@@ -128,14 +141,16 @@ class CameraSettings:
         "'scene' (built in), a picture, a folder of pictures, a video file, the number of a webcam, or a rosbag2 "
         "(path, or path#topic)"
     )
-    rate: float = setting("frames a second", 0.1, 1000.0)
+    rate: float = setting("frames a second", 0.1, 1000.0, unit="Hz")
     loop: bool = setting("start again at the end; otherwise the node ends")
-    hold: float = setting("how long each picture of a folder is shown, seconds", 0.0, 3600.0)
+    hold: float = setting("how long each picture of a folder is shown", 0.0, 3600.0, unit="s")
     frame_id: str = setting("camera optical frame written into the headers")
-    field_of_view: float = setting("field of view along the longer side that camera_info states, degrees", 10.0, 170.0)
+    field_of_view: float = setting(
+        "field of view along the longer side that camera_info states", 10.0, 170.0, unit="degrees"
+    )
     camera_info: bool = setting("publish camera_info beside each image")
     compressed: bool = setting("publish image_raw/compressed (JPEG) instead of image_raw")
-    max_side: int = setting("larger pictures and videos are scaled down to this side, px", 16, 4096)
+    max_side: int = setting("larger pictures and videos are scaled down to this side", 16, 4096, unit="px")
     paced_by: str = setting(
         "topic of FaceArrays; a picture is sent once the one before was answered there, so that none is lost; '': no"
     )
@@ -151,7 +166,7 @@ class RecorderSettings:
     mesh_region: str = setting("region that the observed node's markers show", choices=("face", "head"))
     node: str = setting("name of the ofer_node whose topics are recorded")
     output: str = setting("folder for recorder.json, overlay.mp4 and contact_sheet.png")
-    video_rate: float = setting("frames a second of overlay.mp4", 1.0, 120.0)
+    video_rate: float = setting("frames a second of overlay.mp4", 1.0, 120.0, unit="Hz")
     bag: str = setting("folder of a new rosbag2 for all that the observed node publishes; '': none")
     bag_storage: str = setting("files of that bag", choices=("mcap", "sqlite3"))
     check_every: int = setting("compare every n-th MarkerArray with the decoded mesh, point by point", 1, 10000)
@@ -161,23 +176,39 @@ class RecorderSettings:
 class ViewSettings:
     """Parameters of view_node."""
 
-    bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
+    bundle: str = setting(
+        "bundle whose head model made the coefficients: a name in engines/ or a folder; faces of another head are "
+        "refused"
+    )
     mesh_region: str = setting("part of the head that the page shows", choices=("face", "head"))
     node: str = setting("name of the ofer_node to look at")
     host: str = setting("address to serve the page on; 0.0.0.0: every network, where anybody can then see the camera")
     port: int = setting("port of the page; 0: any that is free", 0, 65535)
-    rate: float = setting("most meshes and pictures a second that each browser gets; 0: every one", 0.0, 1000.0)
+    rate: float = setting(
+        "most meshes and pictures a second that each browser gets; 0: every one", 0.0, 1000.0, unit="Hz"
+    )
+
+
+# The section of config/ofer.yaml, which is the node's name, and what it declares.
+NODES: dict[str, type] = {
+    "ofer_node": OferSettings,
+    "mesh_node": MeshSettings,
+    "camera_node": CameraSettings,
+    "recorder": RecorderSettings,
+    "view_node": ViewSettings,
+}
 
 
 @cache
-def _defaults(section: str) -> dict[str, Any]:
+def defaults(section: str) -> dict[str, Any]:
     """ros__parameters of `section` in config/ofer.yaml."""
     content = yaml.safe_load(config_file().read_text())
     return content[f"/**/{section}"]["ros__parameters"]
 
 
 def _descriptor(name: str, kind: type, metadata: dict[str, Any]) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(name=name, description=metadata["description"])
+    unit = f" ({metadata['unit']})" if metadata["unit"] else ""
+    descriptor = ParameterDescriptor(name=name, description=metadata["description"] + unit)
     # `-p source:=0` arrives as an integer, and `-p rate:=30` too: text and numbers are converted when read.
     descriptor.dynamic_typing = kind in (str, float)
     if metadata["choices"]:
@@ -236,10 +267,10 @@ def declare(node: Node, section: str, settings: type[Settings], active: Callable
 
     node.add_on_set_parameters_callback(check)
     kinds = get_type_hints(settings)
-    defaults = _defaults(section)
+    values = defaults(section)
     for item in fields(settings):
         descriptor = _descriptor(item.name, kinds[item.name], dict(item.metadata))
-        node.declare_parameter(item.name, defaults[item.name], descriptor)
+        node.declare_parameter(item.name, values[item.name], descriptor)
 
 
 def read(node: Node, settings: type[Settings]) -> Settings:
