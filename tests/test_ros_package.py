@@ -91,7 +91,9 @@ def test_entry_points_exist_and_are_the_starters_of_the_virtual_environment():
     spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
     setup_env = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup_env)
-    assert entry_points() == setup_env.STARTERS
+    # `python -m` runs a package by its __main__.
+    run = {name: module.removesuffix(".main") for name, module in entry_points().items()}
+    assert run == setup_env.STARTERS
     for name, module in entry_points().items():
         if name != "ofer":
             assert callable(importlib.import_module(module).main)

@@ -72,7 +72,9 @@ def evaluate_co545(data: Path, predictions: Path, *, progress: Progress) -> dict
     if not truths:
         raise EvaluationError(f"{data / 'truth'} holds no .npz files; see ofer_models/workshop/measure/README.md")
     if not (data / "population.npz").is_file():
-        raise EvaluationError(f"{data} lacks population.npz, the reference meshes of ODE; see evaluation/README.md")
+        raise EvaluationError(
+            f"{data} lacks population.npz, the reference meshes of ODE; see ofer_models/workshop/measure/README.md"
+        )
     with np.load(data / "population.npz") as file:
         population = metrics.VertexPopulation.fit(file["meshes"], _FLOOR)
         scale = metrics.reference_scale(file["meshes"])
