@@ -96,7 +96,7 @@ class OferSettings(LayerSettings):
         choices=("builtin", "cv_bridge"),
     )
     max_image_pixels: int = setting(
-        "larger images are refused, compressed ones by their header, before they are decoded", 4096, 2**28
+        "larger images are refused, compressed ones by their header, before they are decoded", 4096, 2**28, unit="px"
     )
     sync: str = setting(
         "which CameraInfo goes with an image: the latest; or the one with the same stamp (exact) or the nearest "
