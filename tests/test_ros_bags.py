@@ -32,7 +32,8 @@ from ofer_ros.camera.bag_source import inspect_bag
 from ofer_ros.camera.scene import Scene
 from ofer_ros.camera.source_frame import SourceError
 from ofer_ros.camera.sources import open_source
-from ofer_ros.demo.demo import DemoOptions, demo, run_demo
+from ofer_ros.demo import demo
+from ofer_ros.demo.demo import DemoOptions, run_demo
 from ofer_ros.nodes.camera_node import CameraNode
 from ofer_ros.output.messages import face_array_message
 from ofer_ros.output.publishers import FACES, LATCHED

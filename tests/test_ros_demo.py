@@ -22,7 +22,8 @@ from std_msgs.msg import Header
 from ofer_models.bundle import default_bundle
 from ofer_ros.base.bundles import bundle_folder
 from ofer_ros.camera.scene import Scene
-from ofer_ros.demo.demo import DemoError, DemoOptions, demo, run_demo
+from ofer_ros.demo import demo
+from ofer_ros.demo.demo import DemoError, DemoOptions, run_demo
 from ofer_ros.demo.processes import Processes, _yaml
 from ofer_ros.output.messages import face_array_message
 from ofer_ros.record.observations import Observations

@@ -33,7 +33,7 @@ from std_msgs.msg import Header
 
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.geometry import pose_arrays
-from ofer_ros.demo.demo import view
+from ofer_ros.demo import view
 from ofer_ros.nodes.view_node import ViewNode
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.messages import face_array_message
