@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from ofer_models.cli import main as cli
+from ofer_models.cli.main import app
 
 
 def said(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, list(arguments), env={"COLUMNS": "200", "NO_COLOR": "1"})
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "NO_COLOR": "1"})
     if result.exception and not isinstance(result.exception, SystemExit):
         return 1, str(result.exception)
     return result.exit_code, " ".join(result.output.split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -12,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from official_inputs import SMALL, flame_arrays, write_flame
-from rich.console import Console
 from typer.testing import CliRunner
 
 from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES, sha256_of
-from ofer_models.cli import doctor
-from ofer_models.cli import host as machine
+from ofer_models.cli import host
+from ofer_models.cli.doctor import show
+from ofer_models.cli.examination import examine, report_on
 from ofer_models.cli.main import app
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import EngineKey
@@ -58,12 +57,12 @@ def neighbours(tmp_path, monkeypatch) -> Path:
 
 def test_a_whole_bundle_is_reported_with_the_licence_of_every_file(neighbours):
     closed = Provenance("FLAME", "non-commercial research only", False)
-    report = doctor.report_on(write_bundle(neighbours / "toy", head=closed))
+    report = report_on(write_bundle(neighbours / "toy", head=closed))
     assert (report.title, report.error, len(report.files)) == ("toy 7", "", 8)
     assert report.files["head.npz"] == {
         "origin": "FLAME", "licence": "non-commercial research only", "commercial_use": False}  # fmt: skip
     assert not report.commercial
-    assert doctor.report_on(write_bundle(neighbours / "free")).commercial
+    assert report_on(write_bundle(neighbours / "free")).commercial
 
 
 def damage_byte(folder: Path) -> None:
@@ -81,21 +80,21 @@ def damage_byte(folder: Path) -> None:
 def test_damaged_bundles_are_named_with_a_remedy(neighbours, damage, message):
     folder = write_bundle(neighbours / "toy")
     damage(folder)
-    report = doctor.report_on(folder)
+    report = report_on(folder)
     assert message in report.error and "\n" not in report.error
     assert f"ofer train --out {folder}" in report.remedy
-    examination = doctor.examine()
+    examination = examine()
     assert not examination.runs and message in examination.verdict
 
 
 def test_the_remedy_is_the_command_for_that_bundle(neighbours):
-    assert doctor.report_on(neighbours / "official").remedy.endswith(f"--out {neighbours / 'official'}")
-    assert doctor.report_on(neighbours / "official").remedy.startswith("ofer import --idgen")
-    assert doctor.report_on(OPEN.parent / "gone").remedy == f"git checkout -- {OPEN.parent / 'gone'}"
+    assert report_on(neighbours / "official").remedy.endswith(f"--out {neighbours / 'official'}")
+    assert report_on(neighbours / "official").remedy.startswith("ofer import --idgen")
+    assert report_on(OPEN.parent / "gone").remedy == f"git checkout -- {OPEN.parent / 'gone'}"
 
 
 def test_matching_hashes_are_not_enough_to_run(neighbours):
-    examination = doctor.examine(write_bundle(neighbours / "toy"))
+    examination = examine(write_bundle(neighbours / "toy"))
     assert examination.bundles[0].error == "" and not examination.runs
     assert "toy 7 cannot run" in examination.verdict
 
@@ -108,20 +107,20 @@ def test_engines_that_do_not_belong_to_their_graphs_are_named(neighbours):
         return engine_cache.write(folder, key, b"plan", {}, 1.0)
 
     compiled("idrank_graph.onnx", sha256_of(folder / "idrank_graph.onnx"))
-    assert (doctor.report_on(folder).stale_engines, doctor.report_on(folder).remedy) == ((), "")
+    assert (report_on(folder).stale_engines, report_on(folder).remedy) == ((), "")
     old = compiled("idgen_step.onnx", 64 * "0")
-    report = doctor.report_on(folder)
+    report = report_on(folder)
     assert report.engines == 2
     assert report.stale_engines == (f"{old.name} is stale: it was built from another idgen_step.onnx",)
     assert report.remedy.startswith(f"ofer build --bundle {folder}: {old.name} is stale")
     key = EngineKey("idrank_graph.onnx", 64 * "0", "onnxruntime", "1.0", ("x86_64",), "int8", {})
     engine_cache.write(folder, key, b"graph", {}, 1.0)
-    assert doctor.report_on(folder).remedy.startswith(f"ofer build --prune --bundle {folder}: ")
+    assert report_on(folder).remedy.startswith(f"ofer build --prune --bundle {folder}: ")
 
 
 def test_neighbouring_bundles_are_listed_and_a_missing_official_one_is_explained(neighbours):
     write_bundle(neighbours / "toy"), write_bundle(neighbours / "other")
-    examination = doctor.examine()
+    examination = examine()
     assert [report.path.name for report in examination.bundles] == ["toy", "other"]
     assert any("FLAME website" in line and "ofer import --idgen" in line for line in examination.remedies)
 
@@ -137,7 +136,7 @@ def test_neighbouring_bundles_are_listed_and_a_missing_official_one_is_explained
     ({}, []),
 ])  # fmt: skip
 def test_known_clashes(versions, expected):
-    found = machine.clashes(versions, cv_bridge=False)
+    found = host.clashes(versions, cv_bridge=False)
     assert [finding.name for finding in found] == expected
     fragile = {"opencv-contrib-python and opencv-python", "onnxruntime and onnxruntime-gpu"}
     assert all(finding.state == ("note" if finding.name in fragile else "problem") for finding in found)
@@ -145,8 +144,8 @@ def test_known_clashes(versions, expected):
 
 
 def test_cv_bridge_clashes_with_numpy_2_only():
-    assert machine.clashes({"numpy": "1.26.4"}, cv_bridge=True) == []
-    (found,) = machine.clashes({"numpy": "2.0.1"}, cv_bridge=True)
+    assert host.clashes({"numpy": "1.26.4"}, cv_bridge=True) == []
+    (found,) = host.clashes({"numpy": "2.0.1"}, cv_bridge=True)
     assert "cv_bridge" in found.detail and found.remedy == 'pip install "numpy<2"'
 
 
@@ -155,16 +154,16 @@ def test_a_gpu_is_found_by_the_drivers_own_tool(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'NVIDIA Test 9000, 555.42, 8192 MiB'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    (gpu,) = [finding for finding in machine.examine() if finding.name == "GPU"]
+    (gpu,) = [finding for finding in host.examine() if finding.name == "GPU"]
     assert gpu.state == "ok" and "NVIDIA Test 9000" in gpu.detail
     tool.write_text("#!/bin/sh\nexit 9\n")
-    (gpu,) = [finding for finding in machine.examine() if finding.name == "GPU"]
+    (gpu,) = [finding for finding in host.examine() if finding.name == "GPU"]
     assert gpu.state == "note" and "driver" in gpu.remedy
 
 
 def test_missing_packages_are_problems_with_the_command(monkeypatch):
-    monkeypatch.setitem(machine.REQUIRED, "nosuchpackage", ("nosuchpackage", "testing"))
-    (found,) = [finding for finding in machine.examine() if finding.name == "nosuchpackage"]
+    monkeypatch.setitem(host.REQUIRED, "nosuchpackage", ("nosuchpackage", "testing"))
+    (found,) = [finding for finding in host.examine() if finding.name == "nosuchpackage"]
     assert found.state == "problem" and "requirements/run.txt" in found.remedy
 
 
@@ -198,7 +197,6 @@ def test_the_exit_code_is_one_for_a_bundle_that_cannot_run(open_bundle, tmp_path
     assert "expgen_step.onnxisdamagedorchanged" in "".join(result.output.split())
 
 
-def test_the_report_is_one_screen(open_bundle):
-    screen = io.StringIO()
-    doctor.show(doctor.examine(open_bundle), Console(file=screen, width=120))
-    assert 8 <= len(screen.getvalue().splitlines()) <= 40
+def test_the_report_is_one_screen(open_bundle, capsys):
+    show(examine(open_bundle))
+    assert 8 <= len(capsys.readouterr().out.splitlines()) <= 40

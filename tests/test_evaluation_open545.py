@@ -13,7 +13,7 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 from conftest import OPEN
 
 from ofer_models.head.model import HeadModel
-from ofer_models.workshop.measure.errors import EvaluationError
+from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.open545 import pictures as open545
 from ofer_models.workshop.measure.open545 import pooling, protocol, regressor, report
 from ofer_models.workshop.measure.open545.expression import METHODS, SHARES, ExpressionResult

@@ -13,8 +13,8 @@ import torch
 import yaml
 from official_inputs import SMALL, write_small
 
-from ofer_models.cli import import_report as import_command
-from ofer_models.cli import main as cli
+from ofer_models.cli import main
+from ofer_models.workshop.official import importer
 from ofer_models.workshop.official.files import OfficialFiles
 from ofer_models.workshop.official.importer import ImportReport, import_official
 
@@ -35,7 +35,7 @@ def ofer(monkeypatch, capsys, files):
         arguments = [part for name, path in given.items() for part in (f"--{name.replace('_', '-')}", str(path))]
         monkeypatch.setattr(sys, "argv", ["ofer", "import", *arguments, "--out", str(out), *map(str, options)])
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main.main()
         return int(caught.value.code or 0), capsys.readouterr().out.splitlines()
 
     return run
@@ -43,7 +43,7 @@ def ofer(monkeypatch, capsys, files):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(import_command, "import_official", functools.partial(import_official, sizes=SMALL))
+    monkeypatch.setattr(importer, "import_official", functools.partial(import_official, sizes=SMALL))
 
 
 def test_a_bundle_is_made_and_the_source_of_the_maps_is_shown(ofer, small, tmp_path):
@@ -80,6 +80,6 @@ def test_options_are_passed_on(ofer, files, tmp_path, monkeypatch, options, expe
         asked.update(options, files=given, out=out)
         return ImportReport(out, {}, {}, [])
 
-    monkeypatch.setattr(import_command, "import_official", record)
+    monkeypatch.setattr(importer, "import_official", record)
     assert ofer(tmp_path / "official", *options)[0] == 0
     assert asked == expected | {"files": files, "out": tmp_path / "official"}

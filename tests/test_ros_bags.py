@@ -131,7 +131,9 @@ def test_a_bag_that_cannot_be_played_says_so_in_one_line(tmp_path, capsys, monke
     with pytest.raises(SourceError, match=text):
         open_source(str(source), 30.0, 1.0, 1280)
     monkeypatch.setattr(demo, "load_bundle", lambda name: None)
-    assert demo.main([str(source), "--out", str(tmp_path / "out")]) == 1
+    with pytest.raises(SystemExit) as ended:
+        demo.app([str(source), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and text in lines[0]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from rich.console import Console
 from ros_support import fake_face
 from std_msgs.msg import Header
@@ -23,8 +24,8 @@ from ofer_models.bundle import default_bundle
 from ofer_ros.base.bundles import bundle_folder
 from ofer_ros.camera.scene import Scene
 from ofer_ros.demo import demo
-from ofer_ros.demo.demo import DemoError, DemoOptions, run_demo
-from ofer_ros.demo.processes import Processes, _yaml
+from ofer_ros.demo.demo import DemoOptions, run_demo
+from ofer_ros.demo.processes import START_LIMIT, DemoError, Processes
 from ofer_ros.output.messages import face_array_message
 from ofer_ros.record.observations import Observations
 from ofer_ros.record.run_sheet import choose_moments
@@ -93,9 +94,13 @@ def test_children_end_when_the_parent_fails(tmp_path):
     assert processes.status("polite") is not None
 
 
-@pytest.mark.parametrize(("value", "text"), [(True, "true"), ("0", "'0'"), (30.0, "30.0"), (2, "2")])
-def test_parameters_keep_their_type_on_the_command_line(value, text):
-    assert _yaml(value) == text
+def test_parameters_keep_their_type(tmp_path):
+    (tmp_path / "shown.py").write_text("import sys; print(open(sys.argv[-1]).read())")
+    given = {"a": True, "b": "0", "c": 30.0, "d": 2, "e": ""}
+    with Processes(tmp_path / "logs", {"PYTHONPATH": str(tmp_path)}) as processes:
+        processes.start("shown", "shown", given)
+        wait_for_text(processes.log_file("shown"), "ros__parameters")
+    assert yaml.safe_load(processes.log_file("shown").read_text()) == {"/**": {"ros__parameters": given}}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,9 @@ def test_parameters_keep_their_type_on_the_command_line(value, text):
 def test_what_cannot_work_is_said_at_once_in_one_line(tmp_path, capsys, monkeypatch, arguments, text):
     if arguments[0] != "--bundle":
         monkeypatch.setattr(demo, "load_bundle", lambda name: None)
-    assert demo.main([*arguments, "--out", str(tmp_path)]) == 1
+    with pytest.raises(SystemExit) as ended:
+        demo.app([*arguments, "--out", str(tmp_path)])
+    assert ended.value.code == 1
     error = capsys.readouterr().err
     assert text in error
     assert error.count("\n") == 1
@@ -244,4 +251,4 @@ def test_a_node_that_cannot_start_ends_the_demo_at_once(monkeypatch, tmp_path):
     started = time.monotonic()
     with pytest.raises(DemoError, match="no bundle at /nowhere"):
         run(DemoOptions(out=tmp_path, bundle="/nowhere"))
-    assert time.monotonic() - started < demo._START_LIMIT / 2
+    assert time.monotonic() - started < START_LIMIT / 2

@@ -403,7 +403,7 @@ def test_a_node_without_a_bundle_says_so_stays_and_works_once_it_is_there(open_b
 def test_every_node_ends_on_a_signal_without_a_traceback(open_bundle, tmp_path, module, arguments, number):
     with RosSession() as session, (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"ofer_ros.{module}", "--ros-args"]
+            [sys.executable, "-m", f"ofer_ros.nodes.{module}", "--ros-args"]
             + [argument.replace("{folder}", str(tmp_path / "out")) for argument in arguments],
             env={**os.environ, "ROS_DOMAIN_ID": str(session.domain)},
             stdout=log,

@@ -351,7 +351,9 @@ def test_the_table_in_the_docs_is_that_of_the_node():
 
 
 def test_what_cannot_be_viewed_is_said_at_once_in_one_line(capsys):
-    assert view.main(["--bundle", "/nowhere"]) == 1
+    with pytest.raises(SystemExit) as ended:
+        view.app(["--bundle", "/nowhere"])
+    assert ended.value.code == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("view: bundle '/nowhere': no bundle at /nowhere")
 

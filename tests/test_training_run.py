@@ -18,9 +18,9 @@ from conftest import ROOT
 from test_training import HEAD, NAMES, SHAPES, Stopped, quiet, random_pictures, same_weights, symmetric_head
 
 from ofer_models.workshop.bundle_writer import Provenance
+from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.train import photographs
-from ofer_models.workshop.train.errors import DataError
 from ofer_models.workshop.train.loop import Schedule
 from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
 from ofer_models.workshop.train.photographs import Photographs, find, read_parameters

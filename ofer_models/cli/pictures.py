@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-console = Console(soft_wrap=True, highlight=False)
+from ofer_models.cli.console import progress, require, say
 
 
-def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[str, str, str], None]) -> None:
-    """Add `pictures`. progress wraps loops in a bar; require(module, what, how) exits with a line if one is missing."""
+def pictures(
+    out: Annotated[Path, typer.Option(help="The contact sheet to write.")] = Path("out/pictures.png"),
+    head: Annotated[Path, typer.Option(help="The head model to render.")] = Path("engines/open/head.npz"),
+    count: Annotated[int, typer.Option(min=1, help="Pictures on the sheet.")] = 48,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures; `ofer train` uses 1.")] = 1,
+    wide: Annotated[bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees.")] = False,
+) -> None:
+    """Training pictures with what MediaPipe sees in them, the truth, and the crop. Needs `make train-env`."""
+    require("run `make train-env`", "numba")
+    import cv2
 
-    @app.command()
-    def pictures(
-        out: Annotated[Path, typer.Option(help="The contact sheet to write.")] = Path("out/pictures.png"),
-        head: Annotated[Path, typer.Option(help="The head model to render.")] = Path("engines/open/head.npz"),
-        count: Annotated[int, typer.Option(min=1, help="Pictures on the sheet.")] = 48,
-        seed: Annotated[int, typer.Option(help="Seed of the pictures; `ofer train` uses 1.")] = 1,
-        wide: Annotated[bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees.")] = False,
-    ) -> None:
-        """Training pictures with what MediaPipe sees in them, the truth, and the crop. Needs `make train-env`."""
-        require("numba", "the renderer (numba)", "run `make train-env`")
-        import cv2
+    from ofer_models.head.model import HeadModel
+    from ofer_models.workshop.pictures.pictures import PictureSource
+    from ofer_models.workshop.pictures.sheets import picture_tile, sheet
 
-        from ofer_models.head.model import HeadModel
-        from ofer_models.workshop.pictures.pictures import PictureSource
-        from ofer_models.workshop.pictures.sheets import picture_tile, sheet
-
-        source = PictureSource(HeadModel.load(head), seed, wide=wide)
-        source.sample(0)  # compiles the renderer
-        tiles, found, spent = [], 0, 0.0
-        for index in progress(range(count), "drawing pictures", count):
-            started = time.perf_counter()
-            sample = source.sample(index)
-            spent += time.perf_counter() - started
-            found += sample is not None
-            tiles.append(picture_tile(source.picture(index)[0], sample))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(out), sheet(tiles))
-        console.print(
-            f"wrote {out}; {found} of {count} faces found, {count / spent:.1f} pictures a second in one process"
-        )
+    source = PictureSource(HeadModel.load(head), seed, wide=wide)
+    source.sample(0)  # compiles the renderer
+    tiles, found, spent = [], 0, 0.0
+    for index in progress(range(count), "drawing pictures", count):
+        started = time.perf_counter()
+        sample = source.sample(index)
+        spent += time.perf_counter() - started
+        found += sample is not None
+        tiles.append(picture_tile(source.picture(index)[0], sample))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(out), sheet(tiles))
+    say(f"wrote {out}; {found} of {count} faces found, {count / spent:.1f} pictures a second in one process")

@@ -1,67 +1,73 @@
-"""What `ofer reconstruct` shows: a bar over the pictures, a table of the faces, and the pictures that failed."""
+"""`ofer reconstruct`: a bar over the pictures, a table of the faces, and the pictures that failed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ofer_models.bundle.manifest import BundleError
-from ofer_models.perception.pictures import printable
-from ofer_models.pipeline import FacePipeline
-from ofer_models.reconstruction.pictures import find_pictures
-from ofer_models.reconstruction.reconstruct import MAX_FACES, Output, PictureResult, ReconstructError, reconstruct
+from ofer_models.cli.console import BundleOption, check_choice, console, progress, require, say
 
-Progress = Callable[[Iterable, str, int], Iterable]
+if TYPE_CHECKING:
+    from ofer_models.reconstruction.reconstruct import PictureResult
 
 
-def run(
-    images: list[str],
-    bundle: Path,
-    output: Output,
-    *,
-    hypotheses: int,
-    candidates: int,
-    seed: int,
-    threads: int,
-    console: Console,
-    progress: Progress,
-) -> int:
-    """Reconstruct and report; the exit code is 0 only if every argument and every picture gave a face."""
-    pictures, problems, hidden = find_pictures(images, outside=output.folder)
+def reconstruct(
+    images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or patterns such as 'a/*.jpg'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder in it a picture.")],
+    bundle: BundleOption = None,
+    mesh_format: Annotated[str, typer.Option("--format", help="Meshes as ply, obj or glb.")] = "ply",
+    millimetres: Annotated[
+        bool, typer.Option("--millimetres", help="Meshes and landmarks in mm, as OFER's release writes them.")
+    ] = False,
+    now_landmarks: Annotated[
+        bool, typer.Option("--now-landmarks", help="Beside every mesh its seven landmarks, as the NoW challenge wants.")
+    ] = False,
+    hypotheses: Annotated[int, typer.Option(min=1, help="Expressions a face.")] = 15,
+    candidates: Annotated[int, typer.Option(min=1, help="Head shapes drawn and ranked a face.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds and pictures give equal files.")] = 0,
+) -> None:
+    """Meshes, coefficients and a sheet of every face in pictures; fails if a picture cannot be read or has no face."""
+    require("run `make demo`", "cv2", "mediapipe", "onnxruntime")
+    check_choice("--format", mesh_format, ("ply", "obj", "glb"))
+    from ofer_models.bundle.manifest import default_bundle
+    from ofer_models.perception.pictures import printable
+    from ofer_models.pipeline import FacePipeline
+    from ofer_models.reconstruction.pictures import find_pictures
+    from ofer_models.reconstruction.reconstruct import MAX_FACES, Output, ReconstructError
+    from ofer_models.reconstruction.reconstruct import reconstruct as reconstruct_all
+
+    output = Output(out, mesh_format, millimetres, now_landmarks)  # type: ignore[arg-type]
+    pictures, problems, hidden = find_pictures(images, outside=out)
     results: list[PictureResult] = []
     if pictures:
         try:
-            output.folder.mkdir(parents=True, exist_ok=True)
-            pipeline = FacePipeline(
-                bundle, hypotheses=hypotheses, candidates=candidates, seed=seed, threads=threads, max_faces=MAX_FACES
-            )
-            work = reconstruct(pictures, pipeline, output, seed)
-            results = list(progress(work, "pictures", len(pictures)))
-        except (BundleError, ReconstructError) as error:
-            return _refuse(str(error), console)
+            out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            return _refuse(f"{output.folder} cannot be used for results ({error})", console)
-    _show(results, output.folder, console)
+            raise ReconstructError(f"{out} cannot be used for results ({error})") from None
+        pipeline = FacePipeline(
+            bundle or default_bundle(), hypotheses=hypotheses, candidates=candidates, seed=seed,
+            threads=len(os.sched_getaffinity(0)), max_faces=MAX_FACES,
+        )  # fmt: skip
+        work = reconstruct_all(pictures, pipeline, output, seed)
+        results = list(progress(work, "pictures", len(pictures)))
+        _show(results, out)
     for path in hidden:
-        console.print(f"skipped {escape(printable(path))}: a hidden file", highlight=False, soft_wrap=True)
+        say(f"skipped {printable(path)}: a hidden file")
     failed = problems | {str(result.picture): result.problem for result in results if result.problem}
     for name, problem in failed.items():
-        line = escape(f"{printable(name)}: {problem}")
-        console.print(f"[red]failed[/red] {line}", highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+        say(f"{printable(name)}: {problem}", "failed", "red")
+    raise SystemExit(1 if failed else 0)
 
 
-def _refuse(reason: str, console: Console) -> int:
-    console.print(f"[red]ofer:[/red] {escape(reason)}", highlight=False, soft_wrap=True)
-    return 1
-
-
-def _show(results: list[PictureResult], folder: Path, console: Console) -> None:
+def _show(results: list[PictureResult], folder: Path) -> None:
     """A row for each face; scores are probabilities."""
+    from ofer_models.perception.pictures import printable
+
     found = sum(len(result.faces) for result in results)
     table = Table(title=escape(f"{found} faces of {len(results)} pictures in {printable(folder)}"))
     table.add_column("picture", overflow="fold")
@@ -76,5 +82,4 @@ def _show(results: list[PictureResult], folder: Path, console: Console) -> None:
                 f"{face.selected} ({face.scores[face.selected]:.2f})", f"{face.occlusion:.2f}",
                 f"{item.face_spread_mm:.2f} mm", f"{result.seconds:.1f} s" if number == 0 else "",
             )  # fmt: skip
-    if results:
-        console.print(table)
+    console.print(table)

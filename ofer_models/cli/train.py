@@ -1,82 +1,70 @@
-"""`ofer train`: all of the bundle or a part of it, on renderings or photographs. Heavy imports wait."""
+"""`ofer train`: all of the bundle or a part of it, on renderings or photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from ofer_models.cli.console import check_choice, progress, require, say
 
 PARTS = ("all", "context", "idgen", "idrank", "expgen")
 RANKS = ("posterior", "listnet", "listmle", "pairwise", "error")
 OBJECTIVES = ("weighted", "mse", "l1")
 LAYOUTS = ("ofer", "mica", "famos")
-# Lines for people: whole however narrow the place that they are read in.
-console = Console(soft_wrap=True, highlight=False)
 
 
-def register(app: typer.Typer, progress: Callable[..., Any], require: Callable[[str, str, str], None]) -> None:
-    """Add `train`. progress wraps loops in a bar; require(module, what, how) exits with a line if one is missing."""
+def train(
+    part: Annotated[str, typer.Argument(help=f"{', '.join(PARTS)}; what a part needs is trained too.")] = "all",
+    out: Annotated[Path, typer.Option(help="Folder of the bundle that `all` writes.")] = Path("engines/open"),
+    head: Annotated[Path, typer.Option(help="The head model to train for.")] = Path("engines/open/head.npz"),
+    work: Annotated[
+        Path, typer.Option(help="Pictures, checkpoints, networks and curves; a stopped run goes on from here.")
+    ] = Path("out"),
+    pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 90_000,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees; the shipped bundle saw neither.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Photographs with FLAME parameters to train on instead of renderings.")
+    ] = None,
+    layout: Annotated[str, typer.Option(help=f"Of --data: {', '.join(LAYOUTS)}.")] = "ofer",
+    objective: Annotated[
+        str, typer.Option(help="IdGen's and ExpGen's loss: weighted (the open bundle's), mse, or l1 (OFER's).")
+    ] = "weighted",
+    rank: Annotated[str, typer.Option(help=f"IdRank's method: {', '.join(RANKS)}; `listnet` is OFER's.")] = "posterior",
+    seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train the part anew; what was there is kept aside.")
+    ] = False,
+    smoke: Annotated[bool, typer.Option(help="Only see that every stage runs.")] = False,
+) -> None:
+    """Train encoders, IdGen, IdRank and ExpGen, then write the bundle. Needs `make train-env`.
 
-    @app.command()
-    def train(
-        part: Annotated[str, typer.Argument(help=f"{', '.join(PARTS)}; what a part needs is trained too.")] = "all",
-        out: Annotated[Path, typer.Option(help="Folder of the bundle that `all` writes.")] = Path("engines/open"),
-        head: Annotated[Path, typer.Option(help="The head model to train for.")] = Path("engines/open/head.npz"),
-        work: Annotated[
-            Path, typer.Option(help="Pictures, checkpoints, networks and curves; a stopped run goes on from here.")
-        ] = Path("out"),
-        pictures: Annotated[int, typer.Option(min=1000, help="Training pictures to render.")] = 90_000,
-        wide: Annotated[
-            bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees; the shipped bundle saw neither.")
-        ] = False,
-        data: Annotated[
-            Path | None, typer.Option(help="Photographs with FLAME parameters to train on instead of renderings.")
-        ] = None,
-        layout: Annotated[str, typer.Option(help=f"Of --data: {', '.join(LAYOUTS)}.")] = "ofer",
-        objective: Annotated[
-            str, typer.Option(help="IdGen's and ExpGen's loss: weighted (the open bundle's), mse, or l1 (OFER's).")
-        ] = "weighted",
-        rank: Annotated[
-            str, typer.Option(help=f"IdRank's method: {', '.join(RANKS)}; `listnet` is OFER's.")
-        ] = "posterior",
-        seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
-        workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
-        again: Annotated[
-            bool, typer.Option("--again", help="Train the part anew; what was there is kept aside.")
-        ] = False,
-        smoke: Annotated[bool, typer.Option(help="Only see that every stage runs.")] = False,
-    ) -> None:
-        """Train encoders, IdGen, IdRank and ExpGen, then write the bundle. Needs `make train-env`.
+    The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
+    """
+    check_choice("part", part, PARTS)
+    check_choice("--objective", objective, OBJECTIVES)
+    check_choice("--rank", rank, RANKS)
+    check_choice("--layout", layout, LAYOUTS)
+    require("run `make train-env`", "torch", "accelerate")
+    from ofer_models.head.model import HeadModel
+    from ofer_models.workshop.train.accelerator import AcceleratedMachine
+    from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
+    from ofer_models.workshop.train.photographs import Photographs
+    from ofer_models.workshop.train.sources import Rendered
 
-        The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
-        """
-        choices = (
-            ("part", part, PARTS), ("--objective", objective, OBJECTIVES), ("--rank", rank, RANKS),
-            ("--layout", layout, LAYOUTS),
-        )  # fmt: skip
-        for name, value, known in choices:
-            if value not in known:
-                raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=name)
-        for module in ("torch", "accelerate"):
-            require(module, module, "run `make train-env`")
-        from ofer_models.head.model import HeadModel
-        from ofer_models.workshop.train.accelerator import AcceleratedMachine
-        from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
-        from ofer_models.workshop.train.photographs import Photographs
-        from ofer_models.workshop.train.sources import Rendered
-
-        machine = AcceleratedMachine()
-        plan = Plan.smoke() if smoke else Plan.full(pictures)
-        if data is None:
-            source = Rendered(head, work / "pictures", plan.pictures, plan.held_out, seed, workers, wide)
-        else:
-            source = Photographs(HeadModel.load(head), data, layout, work / "photographs")
-        training = OpenTraining(
-            head, work, plan, source, seed=seed, objective=objective, rank=rank, machine=machine, log=console.print
-        )
-        training.run(progress, out, part, again)
-        if part == "all" and machine.main:
-            console.print(f"bundle written to {out}; measure it with `ofer evaluate --bundle {out}`")
+    machine = AcceleratedMachine()
+    plan = Plan.smoke() if smoke else Plan.full(pictures)
+    if data is None:
+        source = Rendered(head, work / "pictures", plan.pictures, plan.held_out, seed, workers, wide)
+    else:
+        source = Photographs(HeadModel.load(head), data, layout, work / "photographs")
+    training = OpenTraining(
+        head, work, plan, source, seed=seed, objective=objective, rank=rank, machine=machine, log=say
+    )
+    training.run(progress, out, part, again)
+    if part == "all" and machine.main:
+        say(f"bundle written to {out}; measure it with `ofer evaluate --bundle {out}`")

@@ -1,6 +1,6 @@
 """The demo: camera_node, ofer_node and recorder as three processes, and what they measured in one summary.
 
-    python -m ofer_ros.demo [scene | folder | video | number of a webcam | bag] [--out out/demo]
+    python -m ofer_ros.demo.demo [scene | folder | video | number of a webcam | bag] [--out out/demo]
 
 Leaves overlay.mp4, contact_sheet.png, summary.json and the processes' logs. Always ends by itself. Of a bag every
 picture is processed, however long that takes, and what the node published is left in the new bag <out>/bag.
@@ -8,18 +8,16 @@ picture is processed, however long that takes, and what the node published is le
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import platform
 import shutil
-import signal
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -29,16 +27,11 @@ from ofer_ros.camera.bag_source import BagContents, inspect_bag
 from ofer_ros.camera.scene import FRAMES
 from ofer_ros.camera.source_frame import SourceError, bag_path
 from ofer_ros.camera.sources import open_source
-from ofer_ros.demo.processes import Processes
+from ofer_ros.demo.processes import START_LIMIT, DemoError, Processes, own_domain, reported
 
-_START_LIMIT = 90.0  # seconds until the first frame: three interpreters and the bundle's sessions on a slow machine
 _LAST_DIAGNOSTICS = 2.0  # seconds after the last frame in which ofer_node says its final numbers
 _WEBCAM_SECONDS = 30.0
 _PACKAGES = ("rclpy", "numpy", "onnxruntime", "mediapipe", "opencv-contrib-python")
-
-
-class DemoError(RuntimeError):
-    """The demo cannot go on; the text says why, in one line, and where to look."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +58,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
         shutil.rmtree(out / "bag")
     if bag is not None and bag.others:
         console.print(f"playing {bag.topic}; for another: {bag.path}#{' or #'.join(bag.others)}", markup=False)
-    # A domain of its own keeps two demos on one machine apart.
-    environment = {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    with Processes(out / "logs", environment) as processes:
+    with Processes(out / "logs", own_domain()) as processes:
         common = {"bundle": options.bundle}
         # A busy machine is to show in the frame rate, not in the number of hypotheses.
         node = {**common, "hypotheses": options.hypotheses, "autostart": True, "latency_bound": 0.0}
@@ -139,7 +130,7 @@ def _wait(processes: Processes, options: DemoOptions, images: int | None, out: P
         while processes.status("camera_node") is None:
             for name in ("ofer_node", "recorder"):
                 if processes.status(name) is not None:
-                    raise DemoError(f"{name} ended early: {last_words(processes, name)}")
+                    raise DemoError(f"{name} ended early: {processes.last_words(name)}")
             errors = processes.problems("ofer_node", "[ERROR]") if first_frame is None else []
             if errors:  # it stays, for a user to mend the cause; here nobody will
                 raise DemoError(f"ofer_node does not start: {errors[0]} [{processes.log_file('ofer_node')}]")
@@ -148,19 +139,14 @@ def _wait(processes: Processes, options: DemoOptions, images: int | None, out: P
             if first_frame is None and sent:
                 first_frame = now
                 progress.update(task, description="running")
-            if first_frame is None and now - started > _START_LIMIT:
-                raise DemoError(f"no frame after {_START_LIMIT:.0f} s: {last_words(processes, 'ofer_node')}")
+            if first_frame is None and now - started > START_LIMIT:
+                raise DemoError(f"no frame after {START_LIMIT:.0f} s: {processes.last_words('ofer_node')}")
             if first_frame is not None and limit is not None and now - first_frame > limit:
                 return
             progress.update(task, completed=sent)
             time.sleep(0.25)
     if processes.status("camera_node") != 0:
-        raise DemoError(f"camera_node failed: {last_words(processes, 'camera_node')}")
-
-
-def last_words(processes: Processes, name: str) -> str:
-    lines = processes.problems(name) or ["(nothing was logged)"]
-    return f"{lines[-1]} [{processes.log_file(name)}]"
+        raise DemoError(f"camera_node failed: {processes.last_words('camera_node')}")
 
 
 def _summary(options: DemoOptions, bag: BagContents | None, out: Path) -> dict:
@@ -236,33 +222,27 @@ def _print(summary: dict, problems: dict[str, list[str]], out: Path, console: Co
     console.print(f"{out}: overlay.mp4, contact_sheet.png, summary.json,{bag} logs/", markup=False, highlight=False)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="ofer demo", description=__doc__.splitlines()[0])
-    defaults = DemoOptions()
-    parser.add_argument(
-        "source",
-        nargs="?",
-        default=defaults.source,
-        help="scene, folder, video file, webcam number, or rosbag2 (path, or path#topic)",
-    )
-    parser.add_argument("--out", type=Path, default=defaults.out, help="folder for the results (default: %(default)s)")
-    parser.add_argument("--bundle", default=defaults.bundle, help="name in engines/ or folder (default: %(default)s)")
-    parser.add_argument("--hypotheses", type=int, default=defaults.hypotheses, help="a face (default: %(default)s)")
-    parser.add_argument("--rate", type=float, default=defaults.rate, help="frames a second (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, help="repeat the source for this long (default: once; webcam: 30 s)")
-    options = DemoOptions(**vars(parser.parse_args(argv)))
-    # Ended from outside, the children must go as well: leave through the `with` block.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run_demo(options)
-    except DemoError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        return 130
-    return 0
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__.splitlines()[0])
+def demo(
+    source: Annotated[
+        str, typer.Argument(help="scene (built in), folder, video, webcam number, or rosbag2 (path, or path#topic)")
+    ] = DemoOptions.source,
+    out: Annotated[
+        Path, typer.Option(help="folder for overlay.mp4, contact_sheet.png, summary.json and, of a rosbag2, bag/")
+    ] = DemoOptions.out,
+    bundle: Annotated[str, typer.Option(help="name in engines/ or folder")] = DemoOptions.bundle,
+    hypotheses: Annotated[int, typer.Option(help="a face")] = DemoOptions.hypotheses,
+    rate: Annotated[float, typer.Option(help="frames a second")] = DemoOptions.rate,
+    seconds: Annotated[
+        float | None, typer.Option(help="repeat the source for this long (default: once; webcam: 30 s)")
+    ] = None,
+) -> None:
+    with reported("demo"):
+        run_demo(DemoOptions(source, out, bundle, hypotheses, rate, seconds))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="ofer demo")

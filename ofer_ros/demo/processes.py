@@ -6,7 +6,38 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import yaml
+
+START_LIMIT = 90.0  # seconds until all is at work: three interpreters and the bundle's sessions on a slow machine
+
+
+class DemoError(RuntimeError):
+    """The run cannot go on; the text says why, in one line, and where to look."""
+
+
+def own_domain() -> dict[str, str]:
+    """Environment of a run: a ROS domain of its own keeps two of them on one machine apart."""
+    return {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+
+
+@contextmanager
+def reported(name: str) -> Iterator[None]:
+    """A DemoError inside is one line on stderr and exit status 1. Ended from outside, what runs inside is left as after
+    an exception, so that children go as well.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    except DemoError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 class Processes:
@@ -34,11 +65,12 @@ class Processes:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def start(self, name: str, module: str, parameters: dict[str, object]) -> None:
-        """Run `python -m module` with ROS parameters; its output goes to <folder>/<name>.log."""
-        arguments = [part for key, value in parameters.items() for part in ("-p", f"{key}:={_yaml(value)}")]
+        """Run `python -m module` with ROS parameters, from <folder>/<name>.yaml; its output goes to <name>.log."""
+        file = self._folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
         with self.log_file(name).open("w") as log:
             self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", module, "--ros-args", *arguments],
+                [sys.executable, "-m", module, "--ros-args", *(["--params-file", str(file)] if parameters else [])],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -75,9 +107,7 @@ class Processes:
         marks = marks or ("[WARN]", "[ERROR]", "[FATAL]", "Error:", "error:")
         return [line for line in lines if any(mark in line for mark in marks)]
 
-
-def _yaml(value: object) -> str:
-    """A parameter value as rcl's parser reads it; text is quoted so that '0' stays text."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    def last_words(self, name: str) -> str:
+        """The last line of a log that tells of trouble, and where the log is."""
+        lines = self.problems(name) or ["(nothing was logged)"]
+        return f"{lines[-1]} [{self.log_file(name)}]"

@@ -7,17 +7,15 @@ Goes on until Ctrl-C. For a node that runs already, start view_node alone.
 
 from __future__ import annotations
 
-import argparse
-import os
-import signal
-import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
-from ofer_ros.demo.demo import DemoError, DemoOptions, check, last_words
-from ofer_ros.demo.processes import Processes
+import typer
 
-_START_LIMIT = 90.0  # seconds until the page is served: an interpreter and a head model on a slow machine
+from ofer_ros.demo.demo import DemoOptions, check
+from ofer_ros.demo.processes import START_LIMIT, DemoError, Processes, own_domain, reported
+
 _PICTURES = 15.0  # overlays a second, view_node's own rate: to draw more would only slow the node down
 _LOGS = Path("out/view")
 _SERVED = "view of /ofer_node at "
@@ -26,9 +24,7 @@ _SERVED = "view of /ofer_node at "
 def run_view(source: str, bundle: str, port: int, logs: Path) -> None:
     """Start everything, print the address and stay. Raises DemoError when a process ends or does not start."""
     check(DemoOptions(source=source, bundle=bundle))
-    # A domain of its own keeps it apart from demos and other views of this machine.
-    environment = {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    with Processes(logs, environment) as processes:
+    with Processes(logs, own_domain()) as processes:
         processes.start("view_node", "ofer_ros.nodes.view_node", {"bundle": bundle, "port": port})
         node = {"bundle": bundle, "autostart": True, "overlay_rate": _PICTURES}
         processes.start("ofer_node", "ofer_ros.nodes.ofer_node", node)
@@ -41,38 +37,36 @@ def run_view(source: str, bundle: str, port: int, logs: Path) -> None:
 
 def _address(processes: Processes) -> str:
     """Address of the page, once view_node serves it."""
-    end = time.monotonic() + _START_LIMIT
+    end = time.monotonic() + START_LIMIT
     while time.monotonic() < end:
         _check_alive(processes)
         for line in processes.problems("view_node", _SERVED):
             return line.partition(_SERVED)[2].strip()
         time.sleep(0.1)
-    raise DemoError(f"no page after {_START_LIMIT:.0f} s: {last_words(processes, 'view_node')}")
+    raise DemoError(f"no page after {START_LIMIT:.0f} s: {processes.last_words('view_node')}")
 
 
 def _check_alive(processes: Processes) -> None:
     for name in ("view_node", "ofer_node", "camera_node"):
         if processes.status(name) is not None:
-            raise DemoError(f"{name} ended: {last_words(processes, name)}")
+            raise DemoError(f"{name} ended: {processes.last_words(name)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="view", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", default="scene", help="as of `ofer demo` (default: %(default)s)")
-    parser.add_argument("--bundle", default="open", help="name in engines/ or folder (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="of the page; 0: any (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    # Ended from outside, the children must go as well: leave through the `with` block.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run_view(arguments.source, arguments.bundle, arguments.port, _LOGS.resolve())
-    except DemoError as error:
-        print(f"view: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nview: ended", file=sys.stderr)
-    return 0
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__.splitlines()[0])
+def view(
+    source: Annotated[str, typer.Argument(help="as of `ofer demo`")] = "scene",
+    bundle: Annotated[str, typer.Option(help="name in engines/ or folder")] = "open",
+    port: Annotated[int, typer.Option(help="of the page; 0: any")] = 8080,
+) -> None:
+    with reported("view"):
+        try:
+            run_view(source, bundle, port, _LOGS.resolve())
+        except KeyboardInterrupt:  # how it is meant to end
+            typer.echo("\nview: ended", err=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="ofer view")

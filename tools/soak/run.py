@@ -25,7 +25,7 @@ from visualization_msgs.msg import MarkerArray
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.srv import ResetIdentity
 from ofer_ros.base.statistics import resident_megabytes
-from ofer_ros.demo.processes import Processes
+from ofer_ros.demo.processes import Processes, own_domain
 from ofer_ros.output.publishers import FACES, MARKERS
 from ofer_ros.work.diagnostics import values_of
 from tools.soak.camera import RoughCamera
@@ -277,8 +277,8 @@ class Soak(Node):
 def run_soak(plan: SoakPlan, out: Path, say: Callable[[str], object] = print) -> dict:
     """Run it; returns the summary, which soak.json in `out` holds as well. `problems` is empty when all was well."""
     out.mkdir(parents=True, exist_ok=True)
-    domain = os.environ.get("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    environment = {"ROS_DOMAIN_ID": domain, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = own_domain()
+    environment["ROS_DOMAIN_ID"] = os.environ.get("ROS_DOMAIN_ID", environment["ROS_DOMAIN_ID"])
     os.environ.update(environment)
     rclpy.init()
     with Processes(out / "logs", environment) as processes:

@@ -20,13 +20,13 @@ from torch import nn
 from ofer_models.bundle.manifest import HEAD
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance, graph_entry, write_manifest, write_rank, write_sampler
+from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.open_context import CONTEXT
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.workshop.networks.trace import export_module
 from ofer_models.workshop.pictures import dataset
 from ofer_models.workshop.train.accelerator import Machine
 from ofer_models.workshop.train.encoders import Encoders, predict, train_contexts
-from ofer_models.workshop.train.errors import DataError
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, save_whole
 from ofer_models.workshop.train.mirror import Mirror
 from ofer_models.workshop.train.rank import POSTERIOR, make_rank, train_rank

@@ -17,11 +17,11 @@ import numpy as np
 
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance
+from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.official.pickle_standins import UnsafePickleError, numbers
 from ofer_models.workshop.official.safe_pickle import read_object_npy
 from ofer_models.workshop.pictures import dataset
 from ofer_models.workshop.pictures.dataset import PictureSet
-from ofer_models.workshop.train.errors import DataError
 
 LAYOUTS = ("ofer", "mica", "famos")
 _ENDINGS = (".jpg", ".png", ".jpeg")

@@ -12,7 +12,7 @@ from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.pictures import PictureError, read_picture
 from ofer_models.pipeline import Face, FacePipeline
 from ofer_models.reconstruction.mesh_files import write_mesh
-from ofer_models.workshop.measure.errors import EvaluationError
+from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.licensed.runners import PICTURES, now_images
 
 Progress = Callable[[Iterable, str, int], Iterable]

