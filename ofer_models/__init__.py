@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "Face", "FacePipeline", "HeadModel", "Intrinsics"]
+__all__ = ["Bundle", "Face", "FacePipeline", "HeadModel", "Intrinsics", "PipelineSettings"]
 
 _HOMES = {
     "Bundle": "ofer_models.bundle.manifest",
@@ -10,6 +10,7 @@ _HOMES = {
     "FacePipeline": "ofer_models.pipeline",
     "HeadModel": "ofer_models.head.model",
     "Intrinsics": "ofer_models.perception.intrinsics",
+    "PipelineSettings": "ofer_models.pipeline_settings",
 }
 
 

@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
+from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import DriftingNoise
 from ofer_models.tracking.face import Face
@@ -41,44 +44,26 @@ class FacePipeline:
     """
 
     def __init__(
-        self,
-        bundle: Bundle | str | Path,
-        *,
-        hypotheses: int | None = None,
-        candidates: int | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-        threads: int = 1,
-        max_faces: int = 4,
-        backend: str = "auto",
-        background: bool = False,
-        drift: float = 0.0,
-        latency_bound: float = 0.0,
-        remember: float = 30.0,
+        self, bundle: Bundle | str | Path, settings: PipelineSettings | None = None, **changes: Any
     ) -> None:
-        """hypotheses H, candidates N and steps default to the bundle's. Equal seeds and frames give equal faces.
-        backend: auto, tensorrt, onnxruntime or torch (`engines.backend`).
-
-        background: identities are drawn on a thread beside the frames, which they then never hold up; a face shows the
-        mean head until its first one, and what a frame gives depends on time. drift: rate in 1/s at which the
-        hypotheses' noise wanders, 0 frozen. latency_bound: ms, see `plan`; 0: none. remember: seconds for which a lost
-        face's identity is kept.
+        """changes: single settings by name, `FacePipeline(bundle, hypotheses=5)`.
 
         Raises BundleError when the bundle cannot be used and ValueError for counts below one.
         """
+        settings = replace(settings or PipelineSettings(), **changes)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self.head = self.bundle.head
-        self.hypotheses = self.bundle.hypotheses if hypotheses is None else hypotheses
-        self.candidates = self.bundle.candidates if candidates is None else candidates
+        self.hypotheses = self.bundle.hypotheses if settings.hypotheses is None else settings.hypotheses
+        self.candidates = self.bundle.candidates if settings.candidates is None else settings.candidates
         if self.hypotheses < 1 or self.candidates < 1:
             raise ValueError(
                 f"hypotheses and candidates must be at least 1, got {self.hypotheses} and {self.candidates}"
             )
         self.timings: dict[str, float] = {}
-        self.plan = LoadPlan(latency_bound)
-        self.drift = drift
-        self._stages = StageSet(self.bundle, threads, steps, backend)
-        self._frontend = FaceFrontend(max_faces)
+        self.plan = LoadPlan(settings.latency_bound)
+        self.drift = settings.drift
+        self._stages = StageSet(self.bundle, settings.threads, settings.steps, settings.backend)
+        self._frontend = FaceFrontend(settings.max_faces)
         try:
             embedding, self._landmark_points = tracked_landmarks(self.head)
         except HeadModelError as error:
@@ -86,11 +71,12 @@ class FacePipeline:
         landmarks = LandmarkDecoder(self.head, embedding)
         self._pose_faces = FacePoser(landmarks, self._landmark_points)
         self._decode_all = HypothesisDecoder(self.head)
-        self._seed = seed
+        self._seed = settings.seed
         drawer = CandidateDrawer(self.bundle, self._stages, landmarks, self.candidates)
         self._identities = IdentityCache(
-            drawer, self.head, *self.bundle.same_face, keep=remember, background=background, seed=(seed, _IDENTITY)
-        )
+            drawer, self.head, *self.bundle.same_face, keep=settings.remember, background=settings.background,
+            seed=(settings.seed, _IDENTITY),
+        )  # fmt: skip
         self._lock = threading.Lock()
         self.reset()
 

@@ -16,6 +16,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ofer_models.pipeline_settings import PipelineSettings
 from ofer_ros.base.package_files import config_file
 
 Settings = TypeVar("Settings")
@@ -124,6 +125,14 @@ class OferSettings(LayerSettings):
         "put the head's arrays (open: 10 MB) into ~/head_model, so that a reader needs no bundle"
     )
     ros4hri: bool = setting("publish REP-155 topics below /humans/faces where hri_msgs is installed")
+
+    def pipeline(self) -> PipelineSettings:
+        """Those that the pipeline is made with."""
+        return PipelineSettings(
+            self.hypotheses, self.candidates or None, self.steps or None, self.seed, self.threads, self.max_faces,
+            self.backend, background=self.identity_in_background, drift=self.hypothesis_drift,
+            latency_bound=self.latency_bound, remember=self.identity_memory,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,6 @@ from ofer_ros.work.active_stream import FaceStream
 from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
 
 NAME = "ofer_node"
-# Parameters that what is loaded depends on: changed while inactive, they are taken up when the node is activated.
-_LOADED = (
-    "bundle", "hypotheses", "candidates", "steps", "seed", "max_faces", "threads", "backend", "hypothesis_drift",
-    "identity_in_background", "latency_bound", "identity_memory", "mesh_region", "publish_head", "ros4hri",
-)  # fmt: skip
 # Seconds that a service waits for the frame at work before it answers without knowing the outcome.
 _PATIENCE = 3.0
 # Seconds that deactivate waits for it.
@@ -45,20 +40,7 @@ _STOP_PATIENCE = 10.0
 
 def load_pipeline(settings: OferSettings) -> FacePipeline:
     """The pipeline as the parameters say. Raises BundleError."""
-    return FacePipeline(
-        load_bundle(settings.bundle),
-        hypotheses=settings.hypotheses,
-        candidates=settings.candidates or None,
-        steps=settings.steps or None,
-        seed=settings.seed,
-        threads=settings.threads,
-        max_faces=settings.max_faces,
-        backend=settings.backend,
-        background=settings.identity_in_background,
-        drift=settings.hypothesis_drift,
-        latency_bound=settings.latency_bound,
-        remember=settings.identity_memory,
-    )
+    return FacePipeline(load_bundle(settings.bundle), settings.pipeline())
 
 
 class OferNode(ManagedNode):
@@ -148,7 +130,9 @@ class OferNode(ManagedNode):
             self._release()
 
     def _wanted(self) -> tuple:
-        return tuple(getattr(self._settings, name) for name in _LOADED)
+        """What is loaded depends on: changed while inactive, it is taken up when the node is activated."""
+        now = self._settings
+        return now.bundle, now.pipeline(), now.mesh_region, now.publish_head, now.ros4hri
 
     def _load(self, step: str) -> TransitionCallbackReturn:
         """Make pipeline and publishers as the parameters say; one line and FAILURE when they cannot be made."""

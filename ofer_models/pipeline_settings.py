@@ -1,0 +1,29 @@
+"""What a pipeline is made with, beside its bundle: one set of settings for Python and for the parameters of a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """hypotheses H a face, candidates N a head and sampling steps, None for the bundle's. Equal seeds and frames give
+    equal faces. threads: of each stage. backend: auto, tensorrt, onnxruntime or torch (`runtime.backend`).
+
+    background: identities are drawn on a thread beside the frames, which they then never hold up; a face shows the mean
+    head until its first one, and what a frame gives depends on time. drift: rate in 1/s at which the hypotheses' noise
+    wanders, 0 frozen. latency_bound: ms, kept by a `LoadPlan`; 0: none. remember: seconds for which a lost face's
+    identity is kept.
+    """
+
+    hypotheses: int | None = None
+    candidates: int | None = None
+    steps: int | None = None
+    seed: int = 0
+    threads: int = 1
+    max_faces: int = 4
+    backend: str = "auto"
+    background: bool = False
+    drift: float = 0.0
+    latency_bound: float = 0.0
+    remember: float = 30.0
