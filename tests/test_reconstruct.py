@@ -13,6 +13,7 @@ from skimage.data import astronaut
 from typer.testing import CliRunner
 
 from ofer_models.cli.main import app
+from ofer_models.drawing.shading import spread_colors
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.pictures import PictureError, read_picture
@@ -20,7 +21,7 @@ from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.pictures import find_pictures, folder_names
 from ofer_models.reconstruction.reconstruct import Output, ReconstructError, reconstruct
 from ofer_models.reconstruction.result import spread_mm
-from ofer_models.reconstruction.sheet import COLUMNS, TILE, spread_colors
+from ofer_models.reconstruction.sheet import COLUMNS, TILE
 
 H, N, SEED = 4, 12, 3
 

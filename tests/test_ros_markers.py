@@ -15,13 +15,14 @@ from ros_support import fake_face, synthetic_head
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from ofer_models.drawing.shading import spread_colors
 from ofer_models.tracking.spread import spread_mm
 from ofer_ros.base.parameters import LayerSettings
 from ofer_ros.output import marker_cdr
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.marker_array import Deletions, FaceMarkers, TrackNumbers, delete_all
 from ofer_ros.output.marker_cdr import BulkMarker, MarkerEncoder, Style, marker_array, plain_marker
-from ofer_ros.output.marker_layers import FULL_SPREAD, NAMESPACES, spread_colors
+from ofer_ros.output.marker_layers import FULL_SPREAD, NAMESPACES
 from ofer_ros.output.messages import face_array_message, face_message
 from ofer_ros.record.observations import marker_difference
 from tools.soak.checks import marker_heads
@@ -242,15 +243,15 @@ def test_the_uncertainty_layer_is_coloured_by_the_spread_and_has_a_legend():
     surface, bar, *texts = received(message, layers("uncertainty"))
     spread = spread_mm(MeshDecoder(HEAD).hypotheses(message.faces[0]), np.array(message.faces[0].scores))
     corners = MeshDecoder(HEAD).triangles.ravel()
-    hue = spread_colors(spread)[corners]
+    hue = spread_colors(spread, FULL_SPREAD)[corners]
     seen = colors_of(surface)[:, :3]
     np.testing.assert_allclose(seen / seen.sum(1, keepdims=True), hue / hue.sum(1, keepdims=True), atol=1e-5)
     assert [text.text for text in texts] == ["0 mm", "4 mm", "8 mm and more"]
     heights = [text.pose.position.y for text in texts]
     assert heights[0] > heights[1] > heights[2], "y points down: the least at the bottom"
     colors, points = colors_of(bar)[:, :3], points_of(bar)
-    np.testing.assert_allclose(colors[points[:, 1].argmax()], spread_colors(0.0), atol=1e-6)
-    np.testing.assert_allclose(colors[points[:, 1].argmin()], spread_colors(FULL_SPREAD), atol=1e-6)
+    np.testing.assert_allclose(colors[points[:, 1].argmax()], spread_colors(0.0, FULL_SPREAD), atol=1e-6)
+    np.testing.assert_allclose(colors[points[:, 1].argmin()], spread_colors(FULL_SPREAD, FULL_SPREAD), atol=1e-6)
     assert points[:, 0].min() > points_of(surface)[:, 0].max(), "beside the face"
 
 

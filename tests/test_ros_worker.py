@@ -14,9 +14,10 @@ from ros_support import FakePipeline, image_message
 from sensor_msgs.msg import CameraInfo
 
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.runtime.memory import resident_megabytes
 from ofer_ros.base.frames import Frame
 from ofer_ros.base.problem_log import ProblemLog
-from ofer_ros.base.statistics import FrameStatistics, RateCap, resident_megabytes
+from ofer_ros.base.statistics import FrameStatistics, RateCap
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.nodes.camera_node import camera_info
 from ofer_ros.work.mailbox import Mailbox

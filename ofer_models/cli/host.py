@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
@@ -14,6 +13,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+from ofer_models.bundle.tensors import StageError
+from ofer_models.runtime.tensorrt.cuda_driver import current_gpu
 
 State = Literal["ok", "note", "problem"]
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
@@ -148,16 +150,10 @@ def _gpu() -> Finding:
             return Finding("GPU", "note", "nvidia-smi is there but fails: CPU only", "reinstall the NVIDIA driver")
         return Finding("GPU", "ok", "; ".join(answer.splitlines())) if answer else none
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
-            name = ctypes.create_string_buffer(128)
-            driver.cuDeviceGetName(name, 128, 0)
-            jetson = ", Jetson" if Path("/etc/nv_tegra_release").exists() else ""
-            return Finding("GPU", "ok", f"{name.value.decode()}{jetson}")
-    except OSError:
-        pass
-    return none
+        jetson = ", Jetson" if Path("/etc/nv_tegra_release").exists() else ""
+        return Finding("GPU", "ok", f"{current_gpu().name}{jetson}")
+    except StageError:
+        return none
 
 
 def _tensorrt(gpu: bool) -> Finding:

@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ofer_models.head.rigid import best_rotation
+
 ALIGNED = 112
 LOOSE = 224
 LOOSE_MARGIN = 1.6
@@ -122,11 +124,8 @@ def frontalise(points: np.ndarray) -> np.ndarray:
     source = points[..., STABLE_POINTS, :]
     source_mean = source.mean(axis=-2, keepdims=True)
     centred, target_centred = source - source_mean, target - target.mean(axis=0)
-    u, singular, vt = np.linalg.svd(np.swapaxes(centred, -1, -2) @ target_centred)
-    signs = np.ones_like(singular)
-    signs[..., 2] = np.sign(np.linalg.det(u @ vt))
-    scale = (singular * signs).sum(axis=-1) / np.maximum((centred**2).sum(axis=(-2, -1)), 1e-12)
-    rotation = (u * signs[..., None, :]) @ vt  # acts on row vectors
+    rotation, products = best_rotation(centred, target_centred)
+    scale = products / np.maximum((centred**2).sum(axis=(-2, -1)), 1e-12)
     return (points - source_mean) @ rotation * scale[..., None, None] + target.mean(axis=0)
 
 

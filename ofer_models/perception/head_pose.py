@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ofer_models.perception.intrinsics import project
+
 _ROUNDS = 12  # at most; three or four suffice from a previous pose
 _CONVERGED = 1e-4  # step in radians and in parts of the distance
 _NOISE_FLOOR = 0.3  # px; below this residuals tell nothing about outliers
@@ -171,8 +173,7 @@ def _medians(values: np.ndarray) -> np.ndarray:
 
 
 def _project(model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    homogeneous = (model @ rotation.swapaxes(-1, -2) + translation[:, None]) @ K.T
-    return homogeneous[..., :2] / homogeneous[..., 2:]
+    return project(model @ rotation.swapaxes(-1, -2) + translation[:, None], K)
 
 
 def _refine(

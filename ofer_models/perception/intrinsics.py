@@ -71,7 +71,13 @@ class Intrinsics:
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """(L, 2) px of points (L, 3) in the optical frame (x right, y down, z forward, z > 0), distortion included."""
-        points = np.ascontiguousarray(points, np.float64)[:, None]
-        zero = np.zeros(3)
-        project = cv2.fisheye.projectPoints if self.fisheye and self.distortion.size else cv2.projectPoints
-        return project(points, zero, zero, self.K, self.distortion)[0][:, 0]
+        if not self.distortion.size:
+            return project(np.asarray(points, np.float64), self.K)
+        points, zero = np.ascontiguousarray(points, np.float64)[:, None], np.zeros(3)
+        distorted = cv2.fisheye.projectPoints if self.fisheye else cv2.projectPoints
+        return distorted(points, zero, zero, self.K, self.distortion)[0][:, 0]
+
+
+def project(points: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Pixels (..., 2) of points (..., 3) in the optical frame through a pinhole camera K (3, 3), skew included."""
+    return points[..., :2] / points[..., 2:] @ K[:2, :2].T + K[:2, 2]

@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from ofer_models.drawing.shading import Shader, face_normals
+
 MeshFormat = Literal["ply", "obj", "glb"]
 _FLOAT, _UINT32, _VERTEX_DATA, _INDEX_DATA = 5126, 5125, 34962, 34963  # glTF's numbers for them
 
@@ -39,7 +41,8 @@ def _obj(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
 
 
 def _glb(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
-    parts = [vertices.astype("<f4"), _normals(vertices, faces).astype("<f4"), faces.astype("<u4").ravel()]
+    normals = Shader(faces, len(vertices)).vertex_normals(face_normals(vertices, faces))
+    parts = [vertices.astype("<f4"), normals.astype("<f4"), faces.astype("<u4").ravel()]
     binary = b"".join(part.tobytes() for part in parts)  # all of four bytes a number, so every part is aligned
     starts = np.cumsum([0] + [part.nbytes for part in parts]).tolist()
     views = [
@@ -71,13 +74,3 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 def _uint32(number: int) -> bytes:
     return number.to_bytes(4, "little")
-
-
-def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals (V, 3); those of vertices without a triangle point out of the face."""
-    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
-    summed = np.zeros(vertices.shape)
-    for corner in range(3):
-        np.add.at(summed, faces[:, corner], np.cross(b - a, c - a))
-    length = np.linalg.norm(summed, axis=1, keepdims=True)
-    return np.where(length > 0, summed / np.maximum(length, 1e-30), [0.0, 0.0, 1.0])

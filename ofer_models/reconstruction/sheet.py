@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ofer_models.drawing.overlay import draw_label, draw_mesh
-from ofer_models.drawing.shading import Shader
+from ofer_models.drawing.shading import Shader, spread_colors
 from ofer_models.drawing.tiles import Square, blank, crop, letterbox, write, zoomed
 from ofer_models.head.model import HeadModel
 from ofer_models.head.region import region_triangles
@@ -20,7 +20,6 @@ _DISTANCE = 4.0  # head sizes, from which meshes are seen from the front
 _TO_CAMERA = np.array([1.0, -1.0, -1.0])  # head frame, seen from the front, to the camera's axes
 _SURE = 0.5  # mm: a scale never ends below it, so that noise does not look like doubt
 _BAR = (226, 236, 30, 190)  # left, right, top, bottom of the colour bar, px
-_LUT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]  # (256, 3) RGB
 
 
 class _Region:
@@ -56,11 +55,6 @@ def draw_sheet(rgb: np.ndarray, result: Reconstruction) -> np.ndarray:
         tiles.append(tile)
     tiles += [blank(TILE)] * (-len(tiles) % COLUMNS)
     return np.vstack([np.hstack(tiles[start : start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)])
-
-
-def spread_colors(spread_mm: np.ndarray, limit: float) -> np.ndarray:
-    """Vertex colours (V, 3) in 0..1 of spreads (V,) mm on a scale from 0 to limit."""
-    return _LUT[np.clip(255 * spread_mm / limit, 0, 255).astype(np.uint8)].astype(np.float32) / 255
 
 
 def _views_of_the_picture(rgb: np.ndarray, result: Reconstruction) -> list[np.ndarray]:
@@ -103,8 +97,7 @@ def _mesh_tile(vertices: np.ndarray, region: _Region, camera: Intrinsics, colors
 
 def _draw_bar(tile: np.ndarray, limit: float) -> None:
     left, right, top, bottom = _BAR
-    rows = np.linspace(255, 0, bottom - top).astype(np.uint8)
-    tile[top:bottom, left:right] = _LUT[rows][:, None]
+    tile[top:bottom, left:right] = 255 * spread_colors(np.linspace(limit, 0, bottom - top), limit)[:, None]
     for text, row in ((f"{limit:.1f} mm", top - 8), ("0", bottom + 14)):
         (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.36, 1)
         place = (tile.shape[1] - 6 - max(width, tile.shape[1] - right), row)

@@ -11,7 +11,7 @@ from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.identity_state import Draw, Drawn, View
-from ofer_models.tracking.reprojection import poses_of, softmax
+from ofer_models.tracking.reprojection import best_pose_log_weights, softmax
 
 COMPARED = 40  # candidates, the best ranked, that are also posed and compared with the landmarks
 # What IdRank's log odds count beside the landmarks' among those. Little: it cannot tell which of the best is nearest to
@@ -73,17 +73,6 @@ class CandidateDrawer:
         result = np.full(len(betas), -np.inf)
         result[compared] = RANK_SHARE * scores[compared]
         for view, weight in zip(views, weights, strict=True):
-            result[compared] += weight * self._agreement(view, betas[compared])
+            models = self._landmarks.of_candidates(betas[compared], view.expression, view.jaw)
+            result[compared] += weight * best_pose_log_weights(view.seen, models)
         return result
-
-    def _agreement(self, view: View, betas: np.ndarray) -> np.ndarray:
-        """Log weights (N,) of shapes betas (N, S), each in its own best pose, with the view's expression.
-
-        Zeros, which change nothing, where the landmarks fit no pose.
-        """
-        models = self._landmarks.of_candidates(betas, view.expression, view.jaw)
-        (start,) = poses_of([view.seen], models.mean(0)[None], [None])
-        poses = poses_of([view.seen] * len(models), models, [start] * len(models))
-        if any(pose is None for pose in poses):
-            return np.zeros(len(models))
-        return np.array([view.seen.log_weights(model, pose) for model, pose in zip(models, poses, strict=True)])

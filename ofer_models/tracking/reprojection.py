@@ -9,7 +9,7 @@ import numpy as np
 
 from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
-from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.intrinsics import Intrinsics, project
 
 _RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
 _DEVIATION = 0.02  # reprojection noise, as a part of the inter-ocular distance, in a mesh's weight
@@ -38,8 +38,7 @@ class SeenLandmarks:
 
     def distances(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
         """Distances (..., L) of posed landmarks (..., L, 3) from those seen, as a part of the inter-ocular distance."""
-        camera = models.reshape(-1, 3) @ pose.rotation.T + pose.translation
-        pixels = camera[:, :2] / camera[:, 2:] * self.K.diagonal()[:2] + self.K[:2, 2]
+        pixels = project(models.reshape(-1, 3) @ pose.rotation.T + pose.translation, self.K)
         apart = pixels.reshape(*models.shape[:-1], 2) - self.points
         return np.sqrt(np.einsum("...i,...i->...", apart, apart)) / self.between_eyes
 
@@ -61,6 +60,18 @@ def poses_of(
     All faces are of one camera. None for those that have no pose.
     """
     return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous)
+
+
+def best_pose_log_weights(seen: SeenLandmarks, models: np.ndarray) -> np.ndarray:
+    """`SeenLandmarks.log_weights` (N,) of models (N, L, 3), each in its own best pose.
+
+    Zeros, which change nothing, where the landmarks fit no pose.
+    """
+    (start,) = poses_of([seen], models.mean(0)[None], [None])
+    poses = poses_of([seen] * len(models), models, [start] * len(models))
+    if any(pose is None for pose in poses):
+        return np.zeros(len(models))
+    return np.array([seen.log_weights(model, pose) for model, pose in zip(models, poses, strict=True)])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

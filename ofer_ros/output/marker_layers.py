@@ -11,7 +11,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from visualization_msgs.msg import Marker
 
-from ofer_models.drawing.shading import SKIN, Shader
+from ofer_models.drawing.shading import SKIN, Shader, spread_colors
 from ofer_models.head import HeadModel
 from ofer_models.tracking.spread import spread_mm
 from ofer_msgs.msg import Face
@@ -36,15 +36,6 @@ _LANDMARK_COLOR = np.array([0.3, 0.9, 0.3, 1.0], np.float32)
 _COLUMNS = 5  # of hypotheses side by side
 _GAP = 0.02  # metres between neighbours
 _BAR_WIDTH, _BAR_HEIGHT, _BAR_STEPS = 0.012, 0.12, 16  # metres, and colours of the legend's bar
-# Colours from no spread to FULL_SPREAD and more: dark blue, green, yellow.
-_SPREAD_COLORS = np.array([[0.16, 0.2, 0.55], [0.15, 0.65, 0.5], [0.98, 0.9, 0.15]], np.float32)
-
-
-def spread_colors(spread: np.ndarray) -> np.ndarray:
-    """RGB (..., 3) of spreads in mm."""
-    at = np.clip(np.asarray(spread) / FULL_SPREAD, 0, 1) * (len(_SPREAD_COLORS) - 1)
-    steps = np.arange(len(_SPREAD_COLORS))
-    return np.stack([np.interp(at, steps, channel) for channel in _SPREAD_COLORS.T], axis=-1).astype(np.float32)
 
 
 class FaceLayers:
@@ -91,7 +82,7 @@ class FaceLayers:
         self, face: Face, vertices: np.ndarray, number: int, frame_id: str, stamp: Time
     ) -> list[BulkMarker | Marker]:
         """The shown mesh (V', 3) in the colours of how far the hypotheses lie apart, and a legend beside it."""
-        colors = spread_colors(spread_mm(self.decoder.hypotheses(face), np.array(face.scores)))
+        colors = spread_colors(spread_mm(self.decoder.hypotheses(face), np.array(face.scores)), FULL_SPREAD)
         first = number * NUMBERS
         right, middle = vertices[:, 0].max() + _GAP, vertices.mean(axis=0)
         bar = self._legend_bar(first + 1, np.array([right, middle[1], middle[2]]))
@@ -139,5 +130,5 @@ class FaceLayers:
             low, high = (centre[1] + _BAR_HEIGHT * (0.5 - end / _BAR_STEPS) for end in (step, step + 1))
             a, b, c, d = ((x, y, centre[2]) for x, y in ((left, low), (right, low), (right, high), (left, high)))
             points += [a, b, c, a, c, d, a, c, b, a, d, c]
-            colors += [[*spread_colors(FULL_SPREAD * step / (_BAR_STEPS - 1)), 1.0]] * 12
+            colors += [[*spread_colors(FULL_SPREAD * step / (_BAR_STEPS - 1), FULL_SPREAD), 1.0]] * 12
         return BulkMarker(UNCERTAINTY, number, np.array(points), np.array(colors, np.float32))

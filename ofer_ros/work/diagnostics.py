@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.time import Time
 
-from ofer_ros.base.statistics import FrameStatistics, resident_megabytes
+from ofer_models.runtime.memory import resident_megabytes
+from ofer_ros.base.statistics import FrameStatistics
 
 RECENT = 3.0  # seconds a problem stays in the status
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR

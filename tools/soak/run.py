@@ -22,9 +22,9 @@ from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
+from ofer_models.runtime.memory import resident_megabytes
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.srv import ResetIdentity
-from ofer_ros.base.statistics import resident_megabytes
 from ofer_ros.demo.processes import Processes, own_domain
 from ofer_ros.output.publishers import FACES, MARKERS
 from ofer_ros.work.diagnostics import values_of

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from skimage.data import astronaut
 
+from ofer_models.head.rigid import best_rotation
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 
 FACE = Roi(224.0, 124.0, 163.0, 0.06)  # of the astronaut
@@ -40,8 +41,7 @@ def symmetric(points: np.ndarray, partner: np.ndarray) -> np.ndarray:
     for _ in range(10):  # converges: each round is symmetric about a plane that is nearer to x = 0
         points = points - points.mean(axis=0)
         mirrored = points[partner] * [-1, 1, 1]
-        u, _, vt = np.linalg.svd(mirrored.T @ points)
-        average = (points + mirrored @ (u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt)) / 2
+        average = (points + mirrored @ best_rotation(mirrored, points)[0]) / 2
         normal = np.linalg.svd(average - average[partner])[2][0]
         points = average @ _rotation_to_x(normal)
     return points

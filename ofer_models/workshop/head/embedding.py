@@ -25,9 +25,10 @@ def embed_landmarks(
     head: HeadModel, *, identities: int = 160, seed: int = 0, progress: Callable = lambda iterable, text: iterable
 ) -> dict[str, np.ndarray]:
     """Embedding arrays by `head.npz` name, and landmark_spread_mm: how far the places differ between identities."""
+    from ofer_models.perception.intrinsics import project
     from ofer_models.perception.landmarks import FaceLandmarker, Roi
     from ofer_models.workshop.pictures.paint import paint_head
-    from ofer_models.workshop.pictures.render import plain_light, project, render
+    from ofer_models.workshop.pictures.render import plain_light, render
     from ofer_models.workshop.pictures.surface import MOUTH, describe_surface
 
     surface, landmarker = describe_surface(head), FaceLandmarker()

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.head.model import JAW, LEFT_EYE, NECK, RIGHT_EYE, HeadModel
+from ofer_models.head.rigid import best_rotation
 from ofer_models.workshop.head.anny_source import AnnyHead, load_anny_head
 from ofer_models.workshop.head.embedding import EMBEDDING_NAMES, embed_landmarks
 from ofer_models.workshop.head.jaw import JawFit, fit_jaw
+from ofer_models.workshop.pictures.raster import vertex_normals
 
 NOT_COEFFICIENTS = ("jawOpen", "tongueOut")
 _TRUNK_BONES = ("root", "neck01")
@@ -124,16 +126,13 @@ def _similarities(points: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray
     Returns rotation (n, 3, 3) from the right, scale (n, 1, 1) and centre (n, 1, 3).
     """
     centre = points.mean(1, keepdims=True)
-    u, _, vt = np.linalg.svd(np.einsum("nka,kb->nab", points - centre, reference))
-    u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+    rotation, _ = best_rotation(points - centre, reference)
     size = np.linalg.norm(points - centre, axis=(1, 2))
-    return u @ vt, (np.linalg.norm(reference) / size)[:, None, None], centre
+    return rotation, (np.linalg.norm(reference) / size)[:, None, None], centre
 
 
 def _front(source: AnnyHead, parts: list[np.ndarray]) -> np.ndarray:
     """Skin vertices of the face that look forward, without ears and mouth."""
-    from ofer_models.workshop.pictures.raster import vertex_normals
-
     template = source.template
     eyes = template[np.concatenate(_eyeballs(parts, template))].mean(0)
     skin = np.setdiff1d(parts[0], np.union1d(source.ears, _inner_mouth(source, parts)))
@@ -289,7 +288,7 @@ def _surface_masks(head: HeadModel, parts: list[np.ndarray]) -> dict[str, np.nda
         & (np.abs(at[:, 0]) < high[0] + 0.004) & (at[:, 2] > oval[:, 2].min() - 0.012)
     )  # fmt: skip
     face = skin[inside]
-    facing = _normals(head)[face, 2] > 0.15
+    facing = vertex_normals(head.v_template, head.faces)[face, 2] > 0.15
     sixty_eight = head.landmarks(head.v_template, "landmarks68")
     return {
         "mask_face": face,
@@ -301,12 +300,6 @@ def _surface_masks(head: HeadModel, parts: list[np.ndarray]) -> dict[str, np.nda
 
 def _near(points: np.ndarray, centres: np.ndarray, radius: float) -> np.ndarray:
     return np.linalg.norm(points[:, None] - centres[None], axis=-1).min(1) < radius
-
-
-def _normals(head: HeadModel) -> np.ndarray:
-    from ofer_models.workshop.pictures.raster import vertex_normals
-
-    return vertex_normals(head.v_template, head.faces)
 
 
 def _face_oval() -> list[int]:

@@ -9,11 +9,12 @@ import numpy as np
 
 from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.perception.crops import aligned_crop, in_crop_unit, landmark_features
+from ofer_models.perception.intrinsics import project
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 from ofer_models.workshop.pictures.occluders import add_occluders
 from ofer_models.workshop.pictures.paint import paint_head, smooth_noise
 from ofer_models.workshop.pictures.population import Population
-from ofer_models.workshop.pictures.render import project, random_light, render, vertex_visibility
+from ofer_models.workshop.pictures.render import random_light, render, vertex_visibility
 from ofer_models.workshop.pictures.surface import describe_surface
 from ofer_models.workshop.pictures.teeth import show_teeth
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from ofer_models.head.model import HeadModel
+from ofer_models.perception.intrinsics import project
 from ofer_models.workshop.pictures.raster import rasterise, shade, vertex_normals
-from ofer_models.workshop.pictures.surface import EYE, Surface
+from ofer_models.workshop.pictures.surface import Surface
 
 SUPERSAMPLING = 2
 _GLOSS = np.array([0.06, 0.35, 0.12, 0.04], np.float32)  # skin, eye, mouth, hair
@@ -59,11 +60,6 @@ def random_light(rng: np.random.Generator) -> Lighting:
     )
 
 
-def project(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """Pixels (..., 2) of points (..., 3) in the optical frame (x right, y down, z forward) through camera (3, 3)."""
-    return points[..., :2] / points[..., 2:] * np.array([camera[0, 0], camera[1, 1]]) + camera[:2, 2]
-
-
 def render(
     head: HeadModel,
     surface: Surface,
@@ -96,6 +92,3 @@ def vertex_visibility(head: HeadModel, surface: Surface, rendering: Rendering) -
     seen = np.zeros(head.n_vertices, bool)
     seen[head.faces[drawn[:-1]]] = True
     return seen
-
-
-__all__ = ["EYE", "Lighting", "Rendering", "plain_light", "project", "random_light", "render", "vertex_visibility"]

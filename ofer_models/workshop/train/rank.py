@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ofer_models.head.model import HeadModel
 from ofer_models.runtime.solvers import solver_table
+from ofer_models.workshop.head.frontal import frontal_basis
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.rank import (
     FoldedRank,
@@ -29,7 +30,6 @@ from ofer_models.workshop.train.loop import History, Keeper, Schedule, train
 from ofer_models.workshop.train.samplers import draw
 
 WIDTHS = (384, 256, 128, 64, 1)
-MILLIMETRES = 1000.0
 POSTERIOR = "posterior"
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "listnet": listnet_loss, "listmle": listmle_loss, "pairwise": pairwise_loss, "error": error_loss,
@@ -48,7 +48,7 @@ def make_rank(head: HeadModel, n_context: int, method: str) -> FoldedRank | Post
 
 def posterior_basis(head: HeadModel) -> Tensor:
     """(S, D) map of betas to the main axes of frontal shape, in mm root mean square over the frontal vertices."""
-    basis = frontal_basis(head).double()
+    basis = torch.from_numpy(frontal_basis(head)).double()
     gram = basis @ basis.T / (basis.shape[1] // 3)
     values, vectors = torch.linalg.eigh(gram)
     axes = (vectors * values.clamp_min(0).sqrt()).flip(1)[:, :_AXES]
@@ -82,7 +82,7 @@ def train_rank(
     (`listnet` alone); its own is 1 mm, wide for errors that differ by tenths.
     """
     torch.manual_seed(seed)
-    basis = frontal_basis(head)
+    basis = torch.from_numpy(frontal_basis(head))
     if method == POSTERIOR:
         faces = len(contexts)
     context, truth = torch.from_numpy(contexts[:faces]), torch.from_numpy(betas[:faces])
@@ -135,13 +135,6 @@ class _Likelihood(nn.Module):
         square = (truth @ self.rank.basis - place).square().sum(-1)
         axes = self.rank.basis.shape[1]
         return (square * torch.exp(-2 * log_deviation) / axes + 2 * log_deviation) / 2 + 0.05 * square
-
-
-def frontal_basis(head: HeadModel) -> Tensor:
-    """(S, 3 V') frontal shape directions in mm, each without its mean displacement (errors are mean-aligned)."""
-    directions = head.shapedirs[head.masks["frontal"], :, : head.n_shape]
-    centred = directions - directions.mean(0, keepdims=True)
-    return torch.from_numpy(MILLIMETRES * centred.reshape(-1, head.n_shape).T.copy())
 
 
 def _candidates(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.intrinsics import Intrinsics, project
 from ofer_models.perception.pictures import PictureError, read_picture
 from ofer_models.pipeline import Face, FacePipeline
 from ofer_models.reconstruction.mesh_files import write_mesh
@@ -59,8 +59,7 @@ def predict_aflw2000(bundle: Bundle, data: Path, out: Path, progress: Progress) 
             height, width = rgb.shape[:2]
             model = bundle.head.landmarks(pipeline.vertices(face), "landmarks68")
             camera = model @ face.rotation.T + face.translation
-            K = Intrinsics.from_field_of_view(width, height).K
-            points[row] = camera[:, :2] / camera[:, 2:] * K[[0, 1], [0, 1]] + K[:2, 2]
+            points[row] = project(camera, Intrinsics.from_field_of_view(width, height).K)
     out.parent.mkdir(parents=True, exist_ok=True)
     np.save(out, points)
 

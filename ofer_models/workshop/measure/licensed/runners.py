@@ -5,11 +5,11 @@ Each takes the folder of a set and a folder of predictions; images without a pre
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -20,8 +20,6 @@ from ofer_models.workshop.measure.metrics.now import pool, scan_distances
 
 Progress = Callable[[Iterable, str, int], Iterable]
 MESHES, POINTS, PICTURES = (".obj", ".ply"), (".npy", ".txt"), (".jpg", ".png", ".jpeg")
-AFLW2000_BINS = (1306, 462, 232)
-_POINT = re.compile(r"<point\b[^>]*>")
 _FLOOR = 0.05  # mm: deviations below this are none
 
 
@@ -57,10 +55,13 @@ def now_images(data: Path) -> list[str]:
 def read_picked_points(path: Path) -> np.ndarray:
     """The seven landmarks (7, 3) of a MeshLab .pp file, in the file's order."""
     rows = []
-    for tag in _POINT.findall(path.read_text()):
-        values = dict(re.findall(r'(\w+)="([^"]*)"', tag))
-        if values.get("active", "1") != "0":
-            rows.append([float(values[axis]) for axis in "xyz"])
+    try:
+        points = ElementTree.parse(path).iter("point")
+    except ElementTree.ParseError as error:
+        raise EvaluationError(f"{path} is no file of MeshLab's picked points ({error})") from None
+    for point in points:
+        if point.get("active", "1") != "0":
+            rows.append([float(point.get(axis, "nan")) for axis in "xyz"])
     if len(rows) != 7:
         raise EvaluationError(f"{path} holds {len(rows)} points, expected the seven of NoW")
     return np.array(rows)

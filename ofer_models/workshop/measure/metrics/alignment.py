@@ -1,18 +1,15 @@
-"""Rigid and similarity alignment: in closed form on points that correspond, and of a scan to a mesh.
-
-Closed form: Umeyama, "Least-squares estimation of transformation parameters between two point patterns" (1991).
-"""
+"""Rigid and similarity alignment: in closed form on points that correspond, and of a scan to a mesh."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from ofer_models.head.model import rotation_matrices
+from ofer_models.head.rigid import best_rotation
 from ofer_models.workshop.measure.metrics.closest_point import TriangleSurface
-
-_ROUNDS, _SETTLED = 100, 1e-7
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,8 @@ def align_points(source: np.ndarray, target: np.ndarray, *, scale: bool = True) 
     spread = (centred**2).sum()
     if spread == 0:
         raise ValueError("alignment needs points that are apart")
-    u, singular, vt = np.linalg.svd((target - goal).T @ centred)
-    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
-    rotation = (u * signs) @ vt
-    size = float((singular * signs).sum() / spread) if scale else 1.0
+    turned, products = best_rotation(centred, target - goal)
+    rotation, size = turned.T, float(products / spread) if scale else 1.0
     return Similarity(size, rotation, goal - size * rotation @ middle)
 
 
@@ -56,43 +51,34 @@ def align_scan(scan: np.ndarray, surface: TriangleSurface, start: Similarity, *,
     """Refine `start`, which takes the mesh to the scan, until the squared distances of scan vertices (P, 3) from the
     transformed surface are least.
 
-    Gauss-Newton on the distances, with a damping that grows when a step does not help: at the closest point a distance
-    changes by the transform's motion along the line between the two alone.
+    Least squares of the distances: at the closest point one changes by the transform's motion along the line between
+    the two alone.
     """
-    scan = np.asarray(scan, np.float64)
-    unknowns = 7 if scale else 6
+    from scipy.optimize import least_squares
 
-    def measure(at: Similarity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scan = np.asarray(scan, np.float64)
+    middle = scan.mean(0)
+
+    @lru_cache(maxsize=1)  # the solver asks for distances and then for derivatives at the same place
+    def measure(step: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places on the surface, and towards the scan: unit directions and distances."""
+        at = _moved(start, np.array(step), middle)
         on, triangle = surface.closest(at.back(scan))
         on = at(on)
         apart = scan - on
         distance = np.linalg.norm(apart, axis=1)
         normal = surface.normals(triangle) @ at.rotation.T
-        direction = np.where(distance[:, None] > 1e-9, apart / np.maximum(distance, 1e-300)[:, None], normal)
-        return on, direction, distance
+        return on, np.where(distance[:, None] > 1e-9, apart / np.maximum(distance, 1e-300)[:, None], normal), distance
 
-    best, damping = start, 1e-4
-    on, direction, distance = measure(best)
-    for _ in range(_ROUNDS):
-        middle = on.mean(0)
+    def jacobian(step: np.ndarray) -> np.ndarray:
+        on, direction, _ = measure(tuple(step))
         arm = on - middle
         columns = [np.cross(arm, direction), direction, (arm * direction).sum(1, keepdims=True)]
-        jacobian = np.concatenate(columns, axis=1)[:, :unknowns]
-        normal_matrix = jacobian.T @ jacobian
-        damped = normal_matrix + damping * np.diag(normal_matrix.diagonal() + 1e-12)
-        step = np.linalg.solve(damped, jacobian.T @ distance)
-        tried = _moved(best, step, middle)
-        result = measure(tried)
-        before, after = (distance**2).sum(), (result[2] ** 2).sum()
-        if after < before:
-            best, (on, direction, distance), damping = tried, result, damping / 3
-            if before - after <= _SETTLED * before:
-                break
-        else:
-            damping *= 10
-            if damping > 1e6:
-                break
-    return best
+        return -np.concatenate(columns, axis=1)[:, : len(step)]
+
+    unknowns = np.zeros(7 if scale else 6)
+    found = least_squares(lambda step: measure(tuple(step))[2], unknowns, jacobian, method="lm", x_scale="jac")
+    return _moved(start, found.x, middle)
 
 
 def _moved(transform: Similarity, step: np.ndarray, middle: np.ndarray) -> Similarity:

@@ -1,8 +1,8 @@
 """The NoW challenge's error, non-metrical and metrical.
 
 Protocol: Sanyal et al., "Learning to regress 3D face shape and expression from an image without 3D supervision" (2019),
-as its public evaluation computes it; the metrical form is that of Zielonka et al. (MICA, 2022). Written anew from the
-description in the project's references; figures of the challenge come only from its own server.
+as its public evaluation computes it; the metrical form is that of Zielonka et al. (MICA, 2022). Figures of
+the challenge come only from its own server.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from ofer_models.head.model import HeadModel
 from ofer_models.perception.crops import arcface_blob
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import hypothesis_noise
+from ofer_models.workshop.head.frontal import frontal_basis, vertex_errors
 from ofer_models.workshop.pictures.dataset import PictureSet
 
 MOVED = 1.0  # mm
@@ -64,9 +65,7 @@ def identity_errors(
     """Draw, rank and select an identity for every picture and measure it."""
     stages, head = StageSet(bundle, threads=2), bundle.head
     rng, count = np.random.default_rng(seed), candidates or bundle.candidates
-    frontal = head.masks["frontal"]
-    basis = head.shapedirs[frontal, :, : head.n_shape]
-    basis = 1000 * (basis - basis.mean(0)).reshape(-1, head.n_shape)
+    basis = frontal_basis(head)
     columns: dict[str, list[np.ndarray]] = {
         name: [] for name in ("selected", "mean_head", "average", "best", "nearest", "mean")
     }
@@ -78,15 +77,15 @@ def identity_errors(
         drawn = stages.idgen(context, noise, rng).astype(np.float32)
         best = stages.idrank(betas=drawn, context=context)["score"].argmax(1)
         for betas, chosen, truth in zip(drawn, best, pictures.betas[rows], strict=True):
-            errors = np.linalg.norm(((betas - truth) @ basis.T).reshape(count, -1, 3), axis=-1)  # (N, V')
+            errors = vertex_errors(betas, truth, basis)  # (N, V')
             centre = betas.mean(0)
-            nearest = np.linalg.norm((betas - centre) @ basis.T, axis=1).argmin()
+            nearest = np.linalg.norm((betas - centre) @ basis, axis=1).argmin()
             columns["selected"].append(errors[chosen])
-            columns["mean_head"].append(np.linalg.norm((truth @ basis.T).reshape(-1, 3), axis=-1))
+            columns["mean_head"].append(vertex_errors(np.zeros_like(truth), truth, basis))
             columns["average"].append(errors.mean(0))
             columns["best"].append(errors[errors.mean(1).argmin()])
             columns["nearest"].append(errors[nearest])
-            columns["mean"].append(np.linalg.norm(((centre - truth) @ basis.T).reshape(-1, 3), axis=-1))
+            columns["mean"].append(vertex_errors(centre, truth, basis))
     median = {name: float(np.median(np.stack(values))) for name, values in columns.items()}
     mean = {name: float(np.mean(np.stack(values))) for name, values in columns.items()}
     closed = (mean["average"] - mean["selected"]) / max(mean["average"] - mean["best"], 1e-9)

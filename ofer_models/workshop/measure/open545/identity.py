@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
+from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.identity_candidates import COMPARED, RANK_SHARE
-from ofer_models.tracking.reprojection import SeenLandmarks
+from ofer_models.tracking.reprojection import SeenLandmarks, best_pose_log_weights
+from ofer_models.workshop.head.frontal import frontal_basis, vertex_errors
 from ofer_models.workshop.measure.open545.held_out import encoder_arrays
 from ofer_models.workshop.measure.open545.ranking import RankFigures, nearest_to_mean, picked_errors, rank_figures
 from ofer_models.workshop.measure.open545.regressor import Regressor
@@ -58,12 +60,10 @@ class FrontalErrors:
     """Vertex errors (..., V') in mm of betas (..., S) from true ones (S,), at every third frontal vertex."""
 
     def __init__(self, head: HeadModel) -> None:
-        directions = head.shapedirs[head.masks["frontal"], :, : head.n_shape]
-        self.basis = 1000 * (directions - directions.mean(0))[::_EVERY].reshape(-1, head.n_shape).T
+        self.basis = frontal_basis(head, _EVERY)
 
     def __call__(self, betas: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        offset = (betas - truth) @ self.basis
-        return np.linalg.norm(offset.reshape(*offset.shape[:-1], -1, 3), axis=-1)
+        return vertex_errors(betas, truth, self.basis)
 
 
 def measure_identity(
@@ -152,22 +152,15 @@ class LandmarkAgreement:
     """Log weights (N,) of candidate heads by how well they explain a face's landmarks, as the pipeline weighs them."""
 
     def __init__(self, head: HeadModel) -> None:
-        self._head = head
-        self._embedding, self._points = tracked_landmarks(head)
-        self._corners = head.faces[self._embedding.triangle]
+        embedding, self._points = tracked_landmarks(head)
+        self._landmarks, self._n_expression = LandmarkDecoder(head, embedding), head.n_expression
 
     def __call__(self, betas: np.ndarray, face: np.ndarray, points: np.ndarray, camera: np.ndarray) -> np.ndarray:
         """betas (N, S) with one expression and jaw face (E + 3,), landmarks points (478, 3) px, camera matrix (3, 3).
 
         Zeros where the landmarks fit no pose.
         """
-        head = self._head
-        expression = np.tile(np.clip(face[: head.n_expression], 0, 1), (len(betas), 1))
-        vertices = head.decode(betas, expression, face[head.n_expression :])
-        models = np.einsum("lc,nlcx->nlx", self._embedding.bary, vertices[:, self._corners])
+        expression, jaw = np.split(face, [self._n_expression])
+        models = self._landmarks.of_candidates(betas, np.clip(expression, 0, 1), jaw)
         seen = SeenLandmarks.of(points, self._points, Intrinsics(camera, 256, 256))
-        try:
-            start = seen.pose(models.mean(0))
-            return np.array([seen.log_weights(model, seen.pose(model, start)) for model in models])
-        except ValueError:
-            return np.zeros(len(betas))
+        return best_pose_log_weights(seen, models)

@@ -30,6 +30,7 @@ from ofer_models.perception.tracker import Track
 from ofer_models.pipeline import FacePipeline
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.backend import Backend, open_backend
+from ofer_models.runtime.memory import resident_megabytes
 from ofer_models.runtime.solvers import SolverTable, solver_table
 from ofer_models.runtime.stages import StageSet
 
@@ -80,11 +81,11 @@ def run(
 
     Raises BundleError where it cannot run, and StageError when two implementations that should agree do not.
     """
-    figures: dict[str, Any] = {"machine": machine(), "bundle": f"{bundle.name} {bundle.version}"}
-    memory = {"start": resident_mb()}
+    figures: dict[str, Any] = {"machine": describe_host(), "bundle": f"{bundle.name} {bundle.version}"}
+    memory = {"start": resident_megabytes()}
     say("frames")
     figures |= frames(bundle, backend, repeats)
-    memory["pipeline"] = resident_mb()
+    memory["pipeline"] = resident_megabytes()
     keep(figures)
     say("stages")
     for part in stages(bundle, repeats, say):
@@ -273,7 +274,7 @@ def median_ms(call: Callable[[], object], repeats: int, clock: Callable[[], floa
     return 1000 * statistics.median(taken)
 
 
-def machine() -> dict[str, Any]:
+def describe_host() -> dict[str, Any]:
     """What it ran on: processor, cores, load, memory, GPU, versions."""
     import onnxruntime
 
@@ -291,12 +292,6 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2), "gpu": gpu, "system": platform.platform(),
         "python": platform.python_version(), "onnxruntime": onnxruntime.__version__, "numpy": np.__version__,
     }  # fmt: skip
-
-
-def resident_mb() -> float:
-    """Memory that this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _torch_finds_gpu() -> bool:

@@ -1,4 +1,4 @@
-"""docs/sampling.md: the curves of `benchmark.curve` as tables, a plot, and what they say of the default."""
+"""docs/sampling.md: the curves of `step_curve` as tables, a plot, and what they say of the default."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.workshop.measure.speed.bench import machine
+from ofer_models.workshop.measure.speed.bench import describe_host
 from ofer_models.workshop.measure.speed.step_curve import ERROR_LIMIT, SOLVERS, SPACINGS, SPREAD_LIMIT, Curve, Point
 
 
@@ -35,7 +35,8 @@ def write_report(curves: list[Curve], bundle: Bundle, folder: Path, command: str
     for curve in curves:
         lines += ["", *_section(curve, bundle)]
     text.write_text("\n".join(lines) + "\n")
-    content = {"bundle": f"{bundle.name} {bundle.version}", "machine": machine(), "curves": [asdict(c) for c in curves]}
+    measured = [asdict(curve) for curve in curves]
+    content = {"bundle": f"{bundle.name} {bundle.version}", "machine": describe_host(), "curves": measured}
     figures.write_text(json.dumps(content, indent=1))
     return [text, plot, figures]
 
@@ -113,7 +114,7 @@ def _verdict(curve: Curve, bundle: Bundle) -> list[str]:
             f"{spec.steps} steps of `{solver}`: {_changes(curve, at[solver])}" for solver in SOLVERS if solver in at
         )
         lines.append(
-            "- The mission asks for reduced-step DDIM. Why the default is not named `ddim`: with few steps plain DDIM"
+            "- Why the default is not named `ddim`: with few steps plain DDIM"
             f" loses spread{f' ({compared})' if compared else ''}, and needs the steps in the lines above to keep it."
             " `dpmpp_2m` is the second-order member of DDIM's family: its first step, and every step without the"
             " correction by the last one, is DDIM's."
@@ -122,7 +123,7 @@ def _verdict(curve: Curve, bundle: Bundle) -> list[str]:
 
 
 def _machine_lines() -> list[str]:
-    here = machine()
+    here = describe_host()
     return [f"{here['processor']}, {here['cores']} cores, ONNX Runtime {here['onnxruntime']}, Python {here['python']}."]
 
 
