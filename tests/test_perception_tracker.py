@@ -1,4 +1,4 @@
-"""Identity over time on synthetic faces: losses, crossings, stamps, appearance; and the assignment below it."""
+"""Identity over time on synthetic faces: losses, crossings, stamps; and the assignment below it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ class Person:
         random = np.random.default_rng(seed)
         smooth = crops._CANONICAL @ random.normal(0, 0.08, (3, 3))  # wider, longer, flatter, skewed
         self.shape = crops._CANONICAL + smooth + random.normal(0, 0.005, (478, 3))
-        self.appearance = random.normal(size=64)
 
-    def seen(self, x, y, width=100.0, yaw=0.0, noise=0.3, seed=0, appearance=False) -> Observation:
+    def seen(self, x, y, width=100.0, yaw=0.0, noise=0.3, seed=0) -> Observation:
         points = self.shape @ cv2.Rodrigues(np.array([0.0, yaw, 0.0]))[0].T * (width / 1.4)
         points = points + np.random.default_rng(seed).normal(0, noise, points.shape) + [x, y, 0]
-        return Observation(points.astype(np.float32), 0.9, self.appearance if appearance else None)
+        return Observation(points.astype(np.float32), 0.9)
 
 
 ANNA, BEN, CARL = Person(0), Person(2), Person(3)  # 0.07 to 0.08 apart, as strangers can be
@@ -83,7 +82,7 @@ def test_the_order_of_observations_does_not_matter(order, seed):
 
 
 def test_a_short_loss_keeps_the_id_and_a_long_one_does_not():
-    tracker = FaceTracker(keep_lost=1.0)
+    tracker = FaceTracker()
     for frame in range(10):
         tracker.update([ANNA.seen(100 + 4 * frame, 100)], frame / 30)
     (lost,) = tracker.update([], 0.8)
@@ -94,31 +93,11 @@ def test_a_short_loss_keeps_the_id_and_a_long_one_does_not():
     assert ids(tracker.update([ANNA.seen(180, 100)], 2.6)) == ["f2"]
 
 
-def test_another_person_in_the_same_place_gets_a_new_id():
-    tracker = FaceTracker()
-    tracker.update([ANNA.seen(200, 200, appearance=True)], 0.0)
-    tracker.update([], 0.4)
-    assert ids(tracker.update([BEN.seen(205, 203, appearance=True)], 0.6)) == ["f2"]
-    both = [BEN.seen(200, 203, appearance=True), ANNA.seen(208, 200, appearance=True)]
-    first, second = tracker.update(both, 0.7)
-    assert first.points is both[1].points and second.points is both[0].points
-
-
 def test_shape_decides_between_two_equally_near_faces():
     tracker = FaceTracker()
     tracker.update([ANNA.seen(200, 200)], 0.0)
     around = [BEN.seen(195, 200), ANNA.seen(206, 200)]
     assert tracker.update(around, 0.1)[0].points is around[1].points
-
-
-def test_appearance_tells_twins_apart():
-    tracker, twin = FaceTracker(), Person(0)
-    twin.appearance = BEN.appearance
-    tracker.update([ANNA.seen(200, 200, appearance=True)], 0.0)
-    assert ids(tracker.update([twin.seen(203, 200, appearance=True)], 0.1)) == ["f2"]
-    # Without a vector the rest decides.
-    both = [twin.seen(206, 200, appearance=True), ANNA.seen(200, 200)]
-    assert all(track.points is seen.points for track, seen in zip(tracker.update(both, 0.15), both[::-1], strict=True))
 
 
 def test_a_face_that_jumps_or_changes_size_at_once_is_another_face():

@@ -402,7 +402,7 @@ def test_the_denoiser_learns_from_its_context():
     truth, unseen = (rng.normal(size=(count, 8)).astype(np.float32) for count in (800, 200))
     network, history = train_denoiser(
         truth, truth, unseen, unseen, Schedule(180, 32, 5e-3, average=0.9), name="idgen", seed=0,
-        context_noise=0.0, log=quiet,
+        log=quiet,
     )  # fmt: skip
     assert len(history.rows) == 10 and history.rows[-1][2] < 0.8 * history.rows[0][2] < 1
     process, x0, t = ForwardProcess(), torch.from_numpy(unseen), torch.full((len(unseen),), 300)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -15,6 +14,7 @@ from ofer_models.perception.landmarks import FaceLandmarker, LandmarkResult, Roi
 from ofer_models.perception.mediapipe_graph import check_rgb
 from ofer_models.perception.tracker import FaceTracker, Observation, Track
 
+DETECT_EVERY = 5  # frames between runs of the detector; while a known face is missing it runs on every one
 _SAME_FACE = 0.6  # two boxes that share this part of the smaller one lie on one face
 # How a detection's region relates to that of a mesh that fits: 0.6 to 1.1 times its size, centres within 0.2 sizes.
 _SIZE_RATIO, _OFFSET = (0.55, 1.4), 0.25
@@ -26,39 +26,22 @@ _THUMBNAIL = (32, 24)  # px, width and height at which frames are compared
 # and above 0.6 at 5 Hz; another photograph is below 0.4.
 _CUT = 0.45
 
-# (rgb (H, W, 3) uint8, points (F, 478, 3)) -> appearance vectors (F, D)
-Describe = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
 
 class FaceFrontend:
-    """Finds and follows the faces of one camera; one instance per thread.
-
-    max_faces: most faces followed at a time.  detect_every: frames between two runs of the detector while all known
-    faces are followed (while one is missing, it runs on every frame).  keep_lost: seconds for which a lost face keeps
-    its id.  describe: gives appearance vectors, so that an id does not go on to somebody else; called only when a face
-    is new or missing or the last frame is long ago.  min_similarity: least cosine between vectors of one person.
+    """Finds and follows the faces of one camera, at most max_faces at a time; one instance per thread.
 
     The mesh network follows a face by itself, but when a face is half hidden the mesh may shrink onto the visible half
     or slide off, and report full presence.  Hence the regular detections: a mesh much smaller than the detection on it
     is placed anew, and one that no detection confirms is dropped.
     """
 
-    def __init__(
-        self,
-        max_faces: int = 4,
-        detect_every: int = 5,
-        keep_lost: float = 1.0,
-        describe: Describe | None = None,
-        min_similarity: float = 0.3,
-    ) -> None:
-        if max_faces < 1 or detect_every < 1:
-            raise ValueError(f"max_faces and detect_every must be at least 1, got {max_faces} and {detect_every}")
+    def __init__(self, max_faces: int = 4) -> None:
+        if max_faces < 1:
+            raise ValueError(f"max_faces must be at least 1, got {max_faces}")
         self.max_faces = max_faces
-        self.detect_every = detect_every
         self._detector = FaceDetector()
         self._landmarker = FaceLandmarker()
-        self._tracker = FaceTracker(keep_lost, min_similarity)
-        self._describe = describe
+        self._tracker = FaceTracker()
         self._shape: tuple[int, ...] = ()
         self.reset()
 
@@ -95,14 +78,10 @@ class FaceFrontend:
         followed = self._follow(rgb, passed)
         new: list[LandmarkResult] = []
         self._since_detection += 1
-        if len(followed) < max(1, len(self._tracks)) or self._since_detection >= self.detect_every:
+        if len(followed) < max(1, len(self._tracks)) or self._since_detection >= DETECT_EVERY:
             new = self._detect(rgb, stamp, followed)
             self._since_detection = 0
-        faces = [*followed.values(), *new]
-        looks: Sequence[np.ndarray | None] = [None] * len(faces)
-        if self._describe and faces and (new or len(followed) < len(self._tracks) or passed > _SLOW):
-            looks = self._describe(rgb, np.stack([face.points for face in faces]))
-        seen = [Observation(face.points, face.presence, look) for face, look in zip(faces, looks, strict=True)]
+        seen = [Observation(face.points, face.presence) for face in (*followed.values(), *new)]
         self._tracks = self._tracker.update(seen, stamp)
         self._stamp = stamp
         return self._tracks

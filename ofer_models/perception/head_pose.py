@@ -45,29 +45,27 @@ def estimate_head_pose(
     points_head: np.ndarray,
     K: np.ndarray,
     previous: HeadPose | None = None,
-    weights: np.ndarray | None = None,
 ) -> HeadPose:
     """Pose that minimises a robust (Cauchy) reprojection error, by iteratively reweighted Levenberg-Marquardt.
 
     points_px (L, 2): undistorted landmarks in px.  points_head (L, 3): the same points in the head frame, metres.
     K (3, 3).  previous: pose of the last frame, the start if it leads to a good fit; otherwise a fresh start is made.
-    weights (L,): trust in each point, 0 to leave it out.  The Cauchy scale is twice the residuals' robust deviation, so
-    hidden points that the landmark network has guessed wrongly hardly count.
+    The Cauchy scale is twice the residuals' robust deviation, so hidden points that the landmark network has guessed
+    wrongly hardly count.
 
     Raises NoPoseError (a ValueError) for fewer than six usable points or no pose in front of the camera, ValueError for
     shapes that disagree.
     """
     points_px, points_head, K = (np.asarray(a, np.float64) for a in (points_px, points_head, K))
-    trust = np.ones(len(points_px)) if weights is None else np.asarray(weights, np.float64)
-    if points_px.shape != (len(trust), 2) or points_head.shape != (len(trust), 3) or K.shape != (3, 3):
+    count = len(points_px)
+    if points_px.shape != (count, 2) or points_head.shape != (count, 3) or K.shape != (3, 3):
         raise ValueError(
-            f"expected points (L, 2) and (L, 3), K (3, 3), weights (L,); "
-            f"got {points_px.shape}, {points_head.shape}, {K.shape}, {trust.shape}"
+            f"expected points (L, 2) and (L, 3), K (3, 3); got {points_px.shape}, {points_head.shape}, {K.shape}"
         )
-    usable = (trust > 0) & np.isfinite(points_px).all(axis=1) & np.isfinite(points_head).all(axis=1)
+    usable = np.isfinite(points_px).all(axis=1) & np.isfinite(points_head).all(axis=1)
     if usable.sum() < _MIN_POINTS:
-        raise NoPoseError(f"head pose needs at least {_MIN_POINTS} finite points with weight, got {usable.sum()}")
-    pose = _solve(points_px[None, usable], points_head[None, usable], K, trust[usable], [previous])
+        raise NoPoseError(f"head pose needs at least {_MIN_POINTS} finite points, got {usable.sum()}")
+    pose = _solve(points_px[None, usable], points_head[None, usable], K, [previous])
     (found,) = _with_errors(points_px[None], points_head[None], K, pose)
     if found is None:
         raise NoPoseError(_NO_POSE)
@@ -92,7 +90,7 @@ def estimate_head_poses(
     rows = np.flatnonzero(whole)
     if rows.size:
         seen, model = points_px[rows], points_head[rows]
-        solved = _solve(seen, model, K, np.ones(count), [previous[row] for row in rows])
+        solved = _solve(seen, model, K, [previous[row] for row in rows])
         for row, pose in zip(rows, _with_errors(seen, model, K, solved), strict=True):
             poses[row] = pose
     return poses
@@ -107,7 +105,7 @@ def _with_errors(points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, 
 
 
 def _solve(
-    seen: np.ndarray, model: np.ndarray, K: np.ndarray, trust: np.ndarray, previous: Sequence[HeadPose | None]
+    seen: np.ndarray, model: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None]
 ) -> _Poses:
     """From the last pose where there is one, and from a fresh start where that leads to no good fit."""
     count = len(seen)
@@ -116,13 +114,13 @@ def _solve(
     known = np.array([i for i, pose in enumerate(previous) if pose is not None], int)
     if known.size:
         start = np.stack([previous[i].rotation for i in known]), np.stack([previous[i].translation for i in known])
-        rotation[known], translation[known] = _refine(seen[known], model[known], K, trust, *start)
+        rotation[known], translation[known] = _refine(seen[known], model[known], K, *start)
         error[known] = _median_errors(seen[known], model[known], K, rotation[known], translation[known])
     poor = np.flatnonzero(~(error < _GOOD_FIT * np.ptp(seen, axis=1).max(axis=-1)))
     starts = {i: start for i in poor if (start := _start(seen[i], model[i], K)) is not None}
     if starts:
         rows = np.array(list(starts))
-        fresh = _refine(seen[rows], model[rows], K, trust, *(np.stack(p) for p in zip(*starts.values(), strict=True)))
+        fresh = _refine(seen[rows], model[rows], K, *(np.stack(p) for p in zip(*starts.values(), strict=True)))
         fresh_error = _median_errors(seen[rows], model[rows], K, *fresh)
         better = ~(error[rows] <= fresh_error)
         chosen = rows[better]
@@ -177,7 +175,7 @@ def _project(model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation
 
 
 def _refine(
-    seen: np.ndarray, model: np.ndarray, K: np.ndarray, trust: np.ndarray, rotation: np.ndarray, translation: np.ndarray
+    seen: np.ndarray, model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Levenberg-Marquardt on (rotation vector about the head's origin, translation), weights renewed in every round.
 
@@ -191,7 +189,7 @@ def _refine(
         here, turned_from, shift = residual[active], rotation[active], translation[active]
         error = _lengths(here)
         scale = np.maximum(2 * 1.4826 * _medians(error), _NOISE_FLOOR)
-        weight = trust / (1 + (error / scale[:, None]) ** 2)
+        weight = 1 / (1 + (error / scale[:, None]) ** 2)
         jacobian = _jacobian(model[active] @ turned_from.swapaxes(-1, -2), K, shift)
         weighted = jacobian * np.tile(weight, 2)[:, None]
         normal = weighted @ jacobian.swapaxes(-1, -2)
@@ -202,7 +200,7 @@ def _refine(
         turn = np.stack([cv2.Rodrigues(vector)[0] for vector in step[:, :3]])
         candidate = turn @ turned_from, shift + step[:, 3:]
         new = seen[active] - _project(model[active], K, *candidate)
-        taken = _cost(new, trust, scale) <= _cost(here, trust, scale)
+        taken = _cost(new, scale) <= _cost(here, scale)
         rows = active[taken]
         rotation[rows], translation[rows], residual[rows] = candidate[0][taken], candidate[1][taken], new[taken]
         damping[active] = np.where(taken, damping[active] / 5, np.maximum(damping[active], 1e-5) * 20)
@@ -230,5 +228,5 @@ def _jacobian(turned: np.ndarray, K: np.ndarray, translation: np.ndarray) -> np.
     return jacobian.reshape(len(turned), 6, -1)
 
 
-def _cost(residual: np.ndarray, trust: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.log1p((residual**2).sum(axis=-1) / scale[:, None] ** 2) @ trust
+def _cost(residual: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.log1p((residual**2).sum(axis=-1) / scale[:, None] ** 2).sum(axis=-1)

@@ -19,6 +19,7 @@ from ofer_models.perception.mediapipe_graph import NormalizedRect, check_rgb, qu
 POINTS = 478
 CROP = 192  # input side of the network
 ROI_MARGIN = 1.5  # MediaPipe's enlargement of a detection or landmark box
+LEAST_PRESENCE = 0.5  # score below which a region counts as holding no face
 EYE_CORNERS = (33, 263)  # outer corners, image left and image right on an upright face
 
 # ApplicationThreadExecutor runs the graph on the caller's thread: no idle threads, no hand-over.
@@ -89,13 +90,9 @@ def roi_from_points(points: np.ndarray) -> Roi:
 
 
 class FaceLandmarker:
-    """Face landmarks on given regions; reusable without limit, one instance per thread.
+    """Face landmarks on given regions; reusable without limit, one instance per thread."""
 
-    min_presence: below this presence score a region counts as holding no face.
-    """
-
-    def __init__(self, min_presence: float = 0.5) -> None:
-        self.min_presence = min_presence
+    def __init__(self) -> None:
         self._whole = NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0, rotation=0.0)
         with quiet_stderr():
             self._graph = start_graph(
@@ -117,7 +114,7 @@ class FaceLandmarker:
         if not (math.isfinite(roi.x + roi.y + roi.angle) and 1.0 <= roi.size < 1e6):
             return None
         crop, presence = self._infer(_crop(rgb, roi))
-        if presence < self.min_presence:
+        if presence < LEAST_PRESENCE:
             return None
         to_image = roi.to_image()
         points = np.empty((POINTS, 3), np.float32)

@@ -1,20 +1,21 @@
 """Which face is which from frame to frame: ids that survive short losses and crossings.
 
 Each track predicts where its face will be (constant velocity); observations go to tracks by one minimum-cost assignment
-over distance, size, the rigid shape of the face and, where given, appearance.
+over distance, size and the rigid shape of the face.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ofer_models.perception.assignment import assign
 from ofer_models.perception.crops import STABLE_POINTS, box_of, frontalise, overlap
 
+KEEP_LOST = 1.0  # s for which a face that is not seen keeps its id
 _FACE_WIDTH = 2.65  # face width in units of the stable points' spread
 _REACH, _REACH_RATE = 0.5, 2.0  # face widths between prediction and observation: at once, more per second unseen
 _RESCALE, _RESCALE_RATE = 0.4, 0.5  # the same for the logarithm of the size
@@ -29,14 +30,10 @@ _SHAPE_RATE = 0.1  # weight of a new observation in a track's mean shape
 
 @dataclass(frozen=True)
 class Observation:
-    """A face in one frame.
-
-    points (478, 3) px.  confidence: 0..1.  appearance: optional vector (D,), compared by its direction.
-    """
+    """A face in one frame: points (478, 3) px, confidence 0..1."""
 
     points: np.ndarray
     confidence: float
-    appearance: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -62,15 +59,9 @@ class Track:
 
 
 class FaceTracker:
-    """Keeps the tracks of one camera.
+    """Keeps the tracks of one camera."""
 
-    keep_lost: seconds for which a face that is not seen keeps its id.  min_similarity: least cosine between appearance
-    vectors of one person.
-    """
-
-    def __init__(self, keep_lost: float = 1.0, min_similarity: float = 0.3) -> None:
-        self.keep_lost = keep_lost
-        self.min_similarity = min_similarity
+    def __init__(self) -> None:
         self._tracks: list[_State] = []
         self._stamp = -math.inf
         self._given = 0
@@ -83,15 +74,15 @@ class FaceTracker:
     def update(self, observations: Sequence[Observation], stamp: float) -> list[Track]:
         """All tracks, oldest first, after a frame at `stamp` (seconds) that shows `observations`.
 
-        A repeated or slightly older stamp counts as the newest one seen; one that is older by more than `keep_lost` is
+        A repeated or slightly older stamp counts as the newest one seen; one that is older by more than KEEP_LOST is
         taken as a new beginning (a bag played again, a clock set back).  Raises ValueError if the stamp is not finite.
         """
         if not math.isfinite(stamp):
             raise ValueError(f"a frame needs a finite stamp in seconds, got {stamp}")
-        if stamp < self._stamp - self.keep_lost:
+        if stamp < self._stamp - KEEP_LOST:
             self.reset()
         self._stamp = now = max(stamp, self._stamp)
-        self._tracks = [track for track in self._tracks if now - track.seen <= self.keep_lost]
+        self._tracks = [track for track in self._tracks if now - track.seen <= KEEP_LOST]
 
         faces = [_Face.of(observation) for observation in observations]
         cost = np.array([[self._cost(track, face, now) for face in faces] for track in self._tracks])
@@ -101,7 +92,7 @@ class FaceTracker:
         for column in sorted(set(range(len(faces))) - {column for _, column in pairs}):
             self._given += 1
             self._tracks.append(_State(f"f{self._given}", faces[column], now))
-        return [track.snapshot(now, self.keep_lost) for track in self._tracks]
+        return [track.snapshot(now) for track in self._tracks]
 
     def _cost(self, track: _State, face: _Face, now: float) -> float:
         """Dissimilarity of a track's prediction and a face; infinite where they cannot be the same."""
@@ -115,13 +106,7 @@ class FaceTracker:
         inside = overlap(box_of(face.points), box_of(track.face.points)) > _INSIDE
         if rescaled > _RESCALE + _RESCALE_RATE * unseen and not inside:
             return math.inf
-        unlike = 0.0
-        if face.appearance is not None and track.face.appearance is not None:
-            similarity = _cosine(face.appearance, track.face.appearance)
-            if similarity < self.min_similarity:
-                return math.inf
-            unlike = 1 - similarity
-        return float(distance + rescaled + shape / _SHAPE_SCALE + unlike)
+        return float(distance + rescaled + shape / _SHAPE_SCALE)
 
 
 @dataclass(frozen=True)
@@ -130,7 +115,6 @@ class _Face:
 
     points: np.ndarray
     confidence: float
-    appearance: np.ndarray | None
     centre: np.ndarray
     width: float
     shape: np.ndarray
@@ -141,7 +125,7 @@ class _Face:
         centre = stable.mean(axis=0)
         width = max(_FACE_WIDTH * math.sqrt(((stable - centre) ** 2).sum(axis=1).mean()), 1e-3)
         shape = frontalise(seen.points)[STABLE_POINTS]
-        return cls(seen.points, seen.confidence, seen.appearance, centre[:2], width, shape)
+        return cls(seen.points, seen.confidence, centre[:2], width, shape)
 
 
 class _State:
@@ -164,12 +148,12 @@ class _State:
             gain = 1 - math.exp(-passed / _VELOCITY_TIME)
             self.velocity = self.velocity + gain * ((face.centre - self.face.centre) / passed - self.velocity)
         self.shape = self.shape + _SHAPE_RATE * (face.shape - self.shape)
-        self.face = face if face.appearance is not None else replace(face, appearance=self.face.appearance)
+        self.face = face
         self.seen = now
 
-    def snapshot(self, now: float, keep_lost: float) -> Track:
+    def snapshot(self, now: float) -> Track:
         lost = now - self.seen
-        fade = 1 - lost / keep_lost if lost > 0 else 1.0
+        fade = 1 - lost / KEEP_LOST if lost > 0 else 1.0
         return Track(
             id=self.id,
             box=box_of(self.face.points),
@@ -179,7 +163,3 @@ class _State:
             age=now - self.first,
             lost=lost,
         )
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))

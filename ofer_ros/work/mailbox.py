@@ -27,10 +27,10 @@ class Mailbox(Generic[Item]):
             self._ready.notify()
             return replaced
 
-    def take(self, timeout: float | None = None) -> Item | None:
-        """The newest item, waiting up to `timeout` seconds for one; None on time-out, when woken or when closed."""
+    def take(self) -> Item | None:
+        """Wait for an item; the newest one, None when woken or when closed."""
         with self._ready:
-            self._ready.wait_for(lambda: self._item is not None or self._closed or self._woken, timeout)
+            self._ready.wait_for(lambda: self._item is not None or self._closed or self._woken)
             self._woken = False
             item, self._item = self._item, None
             return None if self._closed else item

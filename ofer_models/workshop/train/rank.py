@@ -27,7 +27,7 @@ from ofer_models.workshop.networks.rank import (
 )
 from ofer_models.workshop.train.accelerator import Machine
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, train
-from ofer_models.workshop.train.samplers import draw
+from ofer_models.workshop.train.samplers import CONTEXT_NOISE, draw
 
 WIDTHS = (384, 256, 128, 64, 1)
 POSTERIOR = "posterior"
@@ -36,7 +36,7 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }  # fmt: skip
 METHODS = (POSTERIOR, *_LOSSES)
 _AXES = 80  # of the space that the posterior lives in: 99.7 % of the open heads' squared distances
-_CONTEXT_NOISE, _LEAST, _MOST = 0.1, -3.0, 2.0  # added to contexts; bounds of the deviation's logarithm (mm)
+_LEAST, _MOST = -3.0, 2.0  # bounds of the deviation's logarithm (mm)
 
 
 def make_rank(head: HeadModel, n_context: int, method: str) -> FoldedRank | PosteriorRank:
@@ -105,7 +105,7 @@ def train_rank(
         return _LOSSES[method](scores, errors[index][:, subset].to(device))
 
     def likelihood(net: nn.Module, index: Tensor, noise: torch.Generator) -> Tensor:
-        given = context[index] + _CONTEXT_NOISE * torch.randn(context[index].shape, generator=noise)
+        given = context[index] + CONTEXT_NOISE * torch.randn(context[index].shape, generator=noise)
         return net(truth[index].to(device), given.to(device)).mean()
 
     def validate(average: nn.Module) -> float:

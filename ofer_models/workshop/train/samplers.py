@@ -22,6 +22,7 @@ Objective = Literal["weighted", "mse", "l1"]
 # are half and a quarter of OFER's, which costs nothing measurable and keeps the bundle small.
 _WIDTHS, _HEAD_DIM, _TIME = (144, 72, 16), 16, 128
 _MOST_WEIGHT = 20.0
+CONTEXT_NOISE = 0.1  # added to contexts: few thousand faces would otherwise be learned by heart
 
 
 def make_denoiser(n_coefficients: int, n_context: int) -> Denoiser:
@@ -38,7 +39,6 @@ def train_denoiser(
     *,
     name: str,
     seed: int,
-    context_noise: float = 0.1,
     objective: Objective = "weighted",
     log: Callable[[str], None] = print,
     machine: Machine | None = None,
@@ -48,8 +48,6 @@ def train_denoiser(
 
     Steps count by 1 / SNR within 1..20 (Salimans and Ho 2022's truncated weight, cut), the training figure too: errors
     of the noise weigh most where they say most about the coefficients, so samples centre on what the context knows.
-
-    context_noise is added to the contexts: few thousand faces would otherwise be learned by heart.
 
     objective: `weighted` as said; `mse` or `l1` count all steps alike, in the square or, as OFER does, absolutely.
     """
@@ -75,7 +73,7 @@ def train_denoiser(
 
     def loss(net: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
         x0, condition = truth[index], context[index]
-        condition = condition + context_noise * torch.randn(condition.shape, generator=generator)
+        condition = condition + CONTEXT_NOISE * torch.randn(condition.shape, generator=generator)
         noise = torch.randn(x0.shape, generator=generator)
         t = process.random_steps(len(x0), generator)
         return (weights[t].to(device) * noise_error(net, x0, condition, noise, t, objective == "l1")).mean()
