@@ -12,11 +12,10 @@ from recipe import recipe_state, relative_error
 
 from ofer_models.bundle.tensors import StageError
 from ofer_models.runtime.solvers import solver_table
-from ofer_models.workshop.measure.speed import bench, reference
-from ofer_models.workshop.measure.speed import step_curve as curve
+from ofer_models.workshop.measure.speed import bench, reference, step_curve
 from ofer_models.workshop.measure.speed.bench import Official
 from ofer_models.workshop.measure.speed.sampling_report import write_report
-from ofer_models.workshop.measure.speed.step_curve import Curve, Point
+from ofer_models.workshop.measure.speed.step_curve import Point, StepCurve
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.pictures.dataset import PictureSet
 
@@ -103,7 +102,7 @@ LIMIT = Point("ddim", "uniform", 1000, 1.8, 0.9, 2.5, 0.0)
 
 
 def made(*points, warmer=()):
-    return Curve("expgen", 10, 15, REFERENCE, REFERENCE, LIMIT, list(points), list(warmer))
+    return StepCurve("expgen", 10, 15, REFERENCE, REFERENCE, LIMIT, list(points), list(warmer))
 
 
 def at(steps, solver="ddim", spacing="uniform", temperature=1.0, **shares):
@@ -158,13 +157,13 @@ def pictures(open_head):
 
 @pytest.mark.parametrize("stage", ["expgen", "idgen"])
 def test_a_measurement_and_its_report(open_bundle, pictures, stage, tmp_path):
-    found = curve.measure(open_bundle, stage, pictures, 4, steps=(3, 6), reference_steps=12)
+    found = step_curve.measure(open_bundle, stage, pictures, 4, steps=(3, 6), reference_steps=12)
     kinds = {(p.solver, p.spacing, p.steps) for p in found.points}
     assert kinds == {(s, p, k) for s in ("ddim", "dpmpp_2m") for p in ("uniform", "log_snr") for k in (3, 6)}
     for point in (found.reference, found.repeat, found.limit, *found.points):
         assert 0 < point.closest < point.error and point.spread > 0
     assert found.reference != found.repeat and all(point.ms > 0 for point in found.points)
-    again = curve.measure(open_bundle, stage, pictures, 4, steps=(6,), reference_steps=12)
+    again = step_curve.measure(open_bundle, stage, pictures, 4, steps=(6,), reference_steps=12)
     assert again.points[0].error == pytest.approx(
         next(p.error for p in found.points if (p.solver, p.spacing, p.steps) == ("ddim", "uniform", 6))
     )

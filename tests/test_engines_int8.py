@@ -20,8 +20,7 @@ from ofer_models.runtime.backend import open_backend
 from ofer_models.runtime.engine_cache import Runtime
 from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend, here, sums_exactly
 from ofer_models.runtime.stages import StageSet
-from ofer_models.workshop.compile import int8 as build_int8
-from ofer_models.workshop.compile import quantize as quantise
+from ofer_models.workshop.compile import int8, quantize
 from ofer_models.workshop.compile.quantize import Verdict, lost_variation
 
 STAGE = "expression_context"
@@ -33,7 +32,7 @@ def pictures(tmp_path_factory):
     from skimage.data import astronaut
 
     folder, rgb = tmp_path_factory.mktemp("pictures"), astronaut()[:320, 60:400]
-    for i in range(build_int8.LEAST_FACES):
+    for i in range(int8.LEAST_FACES):
         turn = cv2.getRotationMatrix2D((164, 124), 6 * i - 20, 0.8 + 0.06 * i)
         turned = cv2.warpAffine(rgb, turn, rgb.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
         light = np.clip(turned * (0.7 + 0.06 * i), 0, 255).astype(np.uint8)
@@ -63,14 +62,14 @@ def full_bundle(open_bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def faces(full_bundle, pictures):
-    names = {name for graph in build_int8.encoder_graphs(full_bundle).values() for name in graph.inputs}
-    return build_int8.find_faces(full_bundle, [str(pictures)], names)
+    names = {name for graph in int8.encoder_graphs(full_bundle).values() for name in graph.inputs}
+    return int8.find_faces(full_bundle, [str(pictures)], names)
 
 
 @pytest.fixture(scope="module")
 def content(full_bundle, faces):
-    """The quantised graph as a file's content."""
-    return quantise.quantised(build_int8.encoder_graphs(full_bundle)[STAGE].path, faces[::2], sums_exactly())
+    """The quantized graph as a file's content."""
+    return quantize.quantized(int8.encoder_graphs(full_bundle)[STAGE].path, faces[::2], sums_exactly())
 
 
 @pytest.fixture()
@@ -80,12 +79,12 @@ def bundle(full_bundle, tmp_path):
 
 @pytest.fixture()
 def ready(bundle, content, faces, monkeypatch):
-    """The bundle's quantised graph in its place, whatever its speed here and with faces of one person only."""
-    monkeypatch.setattr(quantise, "LEAST_GAIN", 0.0)
-    monkeypatch.setattr(quantise, "MOST_LOST", 10.0)
-    monkeypatch.setattr(build_int8, "find_faces", lambda *_: faces)
-    monkeypatch.setattr(build_int8, "quantised", lambda *_: content)
-    [built] = build_int8.build(bundle, [], [STAGE])
+    """The bundle's quantized graph in its place, whatever its speed here and with faces of one person only."""
+    monkeypatch.setattr(quantize, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(quantize, "MOST_LOST", 10.0)
+    monkeypatch.setattr(int8, "find_faces", lambda *_: faces)
+    monkeypatch.setattr(int8, "quantized", lambda *_: content)
+    [built] = int8.build(bundle, [], [STAGE])
     assert built.path and built.verdict.refused == ""
     return built.path
 
@@ -103,8 +102,8 @@ def retrained(path):
 def test_weights_have_a_bit_less_where_sums_saturate(full_bundle, faces, processor, exact):
     """An x86 processor without VNNI adds pairs of 8-bit products in 16 bits: full weights would be cut off."""
     assert sums_exactly(processor) == exact
-    graph = build_int8.encoder_graphs(full_bundle)[STAGE].path
-    model = onnx.load_from_string(quantise.quantised(graph, faces[:2], exact))
+    graph = int8.encoder_graphs(full_bundle)[STAGE].path
+    model = onnx.load_from_string(quantize.quantized(graph, faces[:2], exact))
     weights = [
         numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8
     ]
@@ -112,8 +111,8 @@ def test_weights_have_a_bit_less_where_sums_saturate(full_bundle, faces, process
     assert len(large) >= 8 and all(value <= 64 for value in large) != exact
 
 
-def test_a_quantised_encoder_is_close_smaller_and_used(bundle, ready, faces):
-    graph = build_int8.encoder_graphs(bundle)[STAGE]
+def test_a_quantized_encoder_is_close_smaller_and_used(bundle, ready, faces):
+    graph = int8.encoder_graphs(bundle)[STAGE]
     assert ready.stat().st_size < 0.6 * graph.path.stat().st_size
     stages = StageSet(bundle, backend="onnxruntime")
     assert stages.backend == "onnxruntime int8" and StageSet(bundle).backend == "onnxruntime int8"
@@ -133,12 +132,12 @@ def test_a_quantised_encoder_is_close_smaller_and_used(bundle, ready, faces):
 def test_what_is_not_good_or_not_faster_is_not_kept(bundle, ready, monkeypatch):
     for limit, value, said in (("MOST_LOST", 0.0, "of what tells faces apart"), ("LEAST_GAIN", 1e6, "ms here, fp32")):
         with monkeypatch.context() as strict:
-            strict.setattr(quantise, limit, value)
-            [built] = build_int8.build(bundle, [], [STAGE])
+            strict.setattr(quantize, limit, value)
+            [built] = int8.build(bundle, [], [STAGE])
             assert built.path is None and said in built.verdict.refused
         assert engine_cache.entries(bundle.path) == []  # nor is the earlier one
         assert StageSet(bundle).backend == "onnxruntime"
-        assert build_int8.build(bundle, [], [STAGE])[0].path == ready
+        assert int8.build(bundle, [], [STAGE])[0].path == ready
 
 
 def test_the_bounds():
@@ -157,7 +156,7 @@ def test_the_bounds():
     ],
 )
 def test_a_stale_truncated_or_renamed_one_is_refused(bundle, ready, spoil, said):
-    graph = build_int8.encoder_graphs(bundle)[STAGE].path
+    graph = int8.encoder_graphs(bundle)[STAGE].path
     spoil(ready, graph)
     with pytest.raises(BundleError) as refused:
         StageSet(bundle, backend="onnxruntime")
@@ -185,7 +184,7 @@ def test_one_of_another_version_or_processor_is_refused(bundle, ready, changes, 
 
 
 def test_tensorrt_and_other_providers_do_not_mind_it(bundle, ready, monkeypatch):
-    graph = build_int8.encoder_graphs(bundle)[STAGE]
+    graph = int8.encoder_graphs(bundle)[STAGE]
     with pytest.raises(StageError, match="has no engine for sm86"):
         engine_cache.find(bundle.path, graph.path, Runtime("tensorrt_rtx", "1", ("sm86",)), "ofer build")
     monkeypatch.setattr("ofer_models.runtime.tensorrt.api.installed", lambda: "tensorrt_rtx")
@@ -229,23 +228,23 @@ def test_what_a_face_loses_is_measured_encoder_by_encoder(open_bundle, tmp_path,
         paths.append(tmp_path / f"{noise}.onnx")
         save_model(g.model(), paths[-1])
     rows = [{"x": rng.standard_normal((1, 3)).astype(np.float32)} for _ in range(6)]
-    verdict = quantise.judge(GraphSpec(paths[0]), GraphSpec(paths[1]), rows)
+    verdict = quantize.judge(GraphSpec(paths[0]), GraphSpec(paths[1]), rows)
     assert verdict.lost > 0.3 and verdict.cosine > 0.999
 
 
 def test_bad_orders_are_refused_in_one_line(bundle, pictures, tmp_path):
     with pytest.raises(StageError, match="no encoder idgen; int8 is for identity_context"):
-        build_int8.build(bundle, [str(pictures)], ["idgen"])
+        int8.build(bundle, [str(pictures)], ["idgen"])
     with pytest.raises(StageError, match="8 faces or more, of several people: 1 found in 1 pictures"):
-        build_int8.build(bundle, [str(pictures / "3.png")])
+        int8.build(bundle, [str(pictures / "3.png")])
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(StageError, match=r"broken\.png: not a picture"):
-        build_int8.build(bundle, [str(tmp_path / "broken.png")])
+        int8.build(bundle, [str(tmp_path / "broken.png")])
     with pytest.raises(StageError, match="does not exist"):
-        build_int8.build(bundle, [str(tmp_path / "gone")])
+        int8.build(bundle, [str(tmp_path / "gone")])
     (tmp_path / "no.onnx").write_bytes(b"no graph")
     with pytest.raises(StageError, match=r"no\.onnx: cannot be read as ONNX"):
-        quantise.quantised(tmp_path / "no.onnx", [])
+        quantize.quantized(tmp_path / "no.onnx", [])
 
 
 def test_the_command_tells_what_is_kept(bundle, pictures, tmp_path):

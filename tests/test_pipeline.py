@@ -19,7 +19,7 @@ from ofer_models.bundle import Bundle, BundleError
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import Face, FacePipeline
-from ofer_models.tracking import reprojection as agreement
+from ofer_models.tracking import reprojection
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 30
@@ -151,15 +151,15 @@ def test_two_people_get_a_head_and_noise_each(pipeline, picture):
 def test_a_face_without_a_pose_does_not_cost_the_others(pipeline, picture, monkeypatch):
     face = picture[0:280, 90:370]
     frame = np.concatenate([face, face[:, ::-1]], axis=1)
-    solve = agreement.estimate_head_poses
+    solve = reprojection.estimate_head_poses
 
     def fails_on_the_left(points: np.ndarray, *rest: object) -> list[HeadPose | None]:
         poses = solve(points, *rest)
         return [None if seen[:, 0].mean() < 280 else pose for seen, pose in zip(points, poses, strict=True)]
 
-    monkeypatch.setattr(agreement, "estimate_head_poses", fails_on_the_left)
+    monkeypatch.setattr(reprojection, "estimate_head_poses", fails_on_the_left)
     assert only(pipeline(frame, 0.0)).translation[0] > 0
-    monkeypatch.setattr(agreement, "estimate_head_poses", solve)
+    monkeypatch.setattr(reprojection, "estimate_head_poses", solve)
     assert len(pipeline(frame, 0.03)) == 2
 
 

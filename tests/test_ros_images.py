@@ -18,7 +18,7 @@ from ros_support import image_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from ofer_ros.input import cv_bridge_converter as bridge
+from ofer_ros.input import cv_bridge_converter
 from ofer_ros.input.cv_bridge_converter import BRIDGED, CvBridge, image_converter
 from ofer_ros.input.images import ENCODINGS, ImageError, compressed_to_rgb, image_to_rgb, pixel_bytes
 from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
@@ -154,7 +154,7 @@ class StandInBridge:
 
 def test_cv_bridge_gets_what_it_can_read_and_no_more(monkeypatch):
     stand_in = StandInBridge()
-    monkeypatch.setattr(bridge, "CvBridge", lambda: stand_in)
+    monkeypatch.setattr(cv_bridge_converter, "CvBridge", lambda: stand_in)
     convert = image_converter("cv_bridge", pytest.fail)
     assert (convert(image_message(RGB, "bgr8")) == 77).all()
     uneven = image_message(np.pad(RGB.reshape(6, 24), ((0, 0), (0, 2))), "rgb8")
@@ -169,7 +169,7 @@ def test_cv_bridge_gets_what_it_can_read_and_no_more(monkeypatch):
 
 
 def test_without_cv_bridge_it_says_so_and_converts_all_the_same(monkeypatch):
-    monkeypatch.setattr(bridge, "CvBridge", None)
+    monkeypatch.setattr(cv_bridge_converter, "CvBridge", None)
     said: list[str] = []
     message = image_message(RGB, "rgb8")
     np.testing.assert_array_equal(image_converter("builtin", said.append)(message), RGB)

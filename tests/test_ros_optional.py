@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_ros.base.geometry import pose_arrays
-from ofer_ros.input import cv_bridge_converter as bridge
+from ofer_ros.input import cv_bridge_converter
 from ofer_ros.input.images import image_to_rgb
 from ofer_ros.output import ros4hri, transforms
 from ofer_ros.output.face_meshes import FaceLandmarks
@@ -149,10 +149,10 @@ def test_transforms_of_the_real_tf2_msgs():
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_conversion_by_cv_bridge_where_it_is_installed(monkeypatch, capfd, installed):
-    if installed and bridge.CvBridge is None:
+    if installed and cv_bridge_converter.CvBridge is None:
         pytest.skip("cv_bridge is not installed (ros-<distribution>-cv-bridge)")
     if not installed:
-        monkeypatch.setattr(bridge, "CvBridge", None)
+        monkeypatch.setattr(cv_bridge_converter, "CvBridge", None)
     with NodeHarness(conversion="cv_bridge") as harness:
         assert len(log_lines(capfd, "cv_bridge is not installed")) == (not installed)
         assert harness.send_and_wait(image_message(PICTURE, "bgr8", 1.0)).faces

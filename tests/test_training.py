@@ -278,9 +278,9 @@ def test_a_checkpoint_of_another_plan_is_left_alone(tmp_path):
 
 def test_curves_are_drawn_and_logged(tmp_path):
     from ofer_models.workshop.train.loop import History
-    from ofer_models.workshop.train.training_curves import Curves
+    from ofer_models.workshop.train.training_curves import TrainingCurves
 
-    curves, history = Curves(tmp_path, "idgen"), History()
+    curves, history = TrainingCurves(tmp_path, "idgen"), History()
     for step in (10, 20, 30):
         history.rows.append((step, 1 / step, 2 / step))
         curves(history)

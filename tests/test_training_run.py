@@ -106,23 +106,23 @@ import sys
 import torch
 from torch import nn
 from ofer_models.workshop.train.loop import Keeper, Schedule, train
-from ofer_models.workshop.train.accelerator import AcceleratedMachine
+from ofer_models.workshop.train.accelerator import Distributed
 from pathlib import Path
 torch.manual_seed(0)
 x = torch.randn(64, 4)
-machine = AcceleratedMachine()
+accelerator = Distributed()
 network = nn.Linear(4, 4)
 seen, steps = [], []
 def loss(net, index, noise):
     steps.append(index)
     if len(steps) == int(os.environ.get("KILL_AT", 0)):
         os.kill(os.getpid(), signal.SIGKILL)
-    return ((net(x[index].to(machine.device)) - x[index].to(machine.device)) ** 2).mean()
+    return ((net(x[index].to(accelerator.device)) - x[index].to(accelerator.device)) ** 2).mean()
 trained, history = train(network, loss, 64, Schedule(20, 16, 0.1, average=0.0), name="net",
-                         validate=lambda net: float(((net(x) - x) ** 2).mean()), machine=machine,
+                         validate=lambda net: float(((net(x) - x) ** 2).mean()), accelerator=accelerator,
                          keeper=Keeper(Path(sys.argv[1]) / "net.checkpoint", 0.0), log=lambda line: seen.append(line))
-if machine.main:
-    result = {"weight": trained.weight.data, "lines": len(seen), "count": machine.count, "steps": len(steps)}
+if accelerator.main:
+    result = {"weight": trained.weight.data, "lines": len(seen), "count": accelerator.count, "steps": len(steps)}
     torch.save(result, Path(sys.argv[1], "done.pt"))
 """
 
@@ -140,7 +140,7 @@ def test_accelerate_trains_as_torch_alone(tmp_path, processes):
 
 
 def test_a_killed_process_is_continued_to_the_same_weights(tmp_path):
-    """SIGKILL in the middle of step 13, as a machine that goes down."""
+    """SIGKILL in the middle of step 13, as a accelerator that goes down."""
     pytest.importorskip("accelerate", reason="`make train-env`")
     assert run_script(tmp_path, [], KILL_AT="13").returncode == -signal.SIGKILL
     assert not (tmp_path / "done.pt").exists()

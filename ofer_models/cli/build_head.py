@@ -26,9 +26,9 @@ def build_head(
 
     report = asdict(build_open_head(out, identities=identities, seed=seed, progress=progress))
     if sheet:
-        from ofer_models.workshop.pictures.sheets import draw_contact_sheet
+        from ofer_models.workshop.pictures.sheets import draw_head_sheet
 
-        draw_contact_sheet(out, sheet)
+        draw_head_sheet(out, sheet)
         say(f"contact sheet: {sheet}")
     show_figures(f"{out}", report)
     write_json(json_file, report)

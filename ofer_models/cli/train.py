@@ -51,20 +51,20 @@ def train(
     check_choice("--layout", layout, LAYOUTS)
     require("run `make train-env`", "torch", "accelerate")
     from ofer_models.head.model import HeadModel
-    from ofer_models.workshop.train.accelerator import AcceleratedMachine
+    from ofer_models.workshop.train.accelerator import Distributed
     from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
     from ofer_models.workshop.train.photographs import Photographs
     from ofer_models.workshop.train.sources import Rendered
 
-    machine = AcceleratedMachine()
+    accelerator = Distributed()
     plan = Plan.smoke() if smoke else Plan.full(pictures)
     if data is None:
         source = Rendered(head, work / "pictures", plan.pictures, plan.held_out, seed, workers, wide)
     else:
         source = Photographs(HeadModel.load(head), data, layout, work / "photographs")
     training = OpenTraining(
-        head, work, plan, source, seed=seed, objective=objective, rank=rank, machine=machine, log=say
+        head, work, plan, source, seed=seed, objective=objective, rank=rank, accelerator=accelerator, log=say
     )
     training.run(progress, out, part, again)
-    if part == "all" and machine.main:
+    if part == "all" and accelerator.main:
         say(f"bundle written to {out}; measure it with `ofer evaluate --bundle {out}`")

@@ -40,7 +40,7 @@ STABLE_POINTS = np.array(
 _CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 _CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
-# (478, 3), unit and axes as `frontalise` returns; made by build_canonical_face.py.
+# (478, 3), unit and axes as `frontalise` returns; made by workshop/head/canonical_face.py.
 _CANONICAL = np.load(Path(__file__).with_name("canonical_face.npz"))["points"]
 
 

@@ -4,7 +4,7 @@ An engine fits one graph, one TensorRT of one version, the GPUs it was built for
 key. What the record says is compared before an engine is given to TensorRT, which only then says that it does not fit,
 or crashes. Needs no TensorRT.
 
-Quantised graphs for ONNX Runtime (`<graph>.<key>.int8`) are kept in the same way; in the place of the GPU is a kind of
+Quantized graphs for ONNX Runtime (`<graph>.<key>.int8`) are kept in the same way; in the place of the GPU is a kind of
 processor.
 """
 
@@ -25,7 +25,7 @@ from ofer_models.bundle.manifest import sha256_of
 from ofer_models.bundle.tensors import StageError
 
 SUFFIX, INT8_SUFFIX = ".engine", ".int8"
-ONNXRUNTIME = "onnxruntime"  # the flavour of quantised graphs
+ONNXRUNTIME = "onnxruntime"  # the flavour of quantized graphs
 _FORMAT = 1
 PREFERRED = "fp16"  # whoever built half precision wants it used
 
@@ -138,7 +138,7 @@ def find(folder: Path, graph: Path, here: Runtime, command: str) -> Entry:
 
 
 def find_int8(folder: Path, graph: Path, here: Runtime, command: str) -> Entry | None:
-    """The quantised form of a graph, if there is one. Raises StageError, as `find`, where none that is there fits."""
+    """The quantized form of a graph, if there is one. Raises StageError, as `find`, where none that is there fits."""
     return next(iter(_fitting(folder, graph, here, command, INT8_SUFFIX)), None)
 
 

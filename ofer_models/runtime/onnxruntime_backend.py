@@ -77,7 +77,7 @@ class OnnxRuntimeBackend:
 
     def __init__(self, threads: int = 1, providers: Sequence[str] | None = None, int8_from: Path | None = None) -> None:
         """threads per stage; providers in order of preference, by default those of PREFERRED that are installed.
-        int8_from: a bundle's folder, whose quantised graphs take the place of those they were made from, on the CPU.
+        int8_from: a bundle's folder, whose quantized graphs take the place of those they were made from, on the CPU.
         """
         self._threads = threads
         self.providers = tuple(providers or preferred_providers(onnxruntime.get_available_providers()))
@@ -85,7 +85,7 @@ class OnnxRuntimeBackend:
         self.name = "onnxruntime"
 
     def load(self, graph: GraphSpec) -> OnnxStage:
-        """The graph, ready to call. Raises StageError, also where its quantised form is stale."""
+        """The graph, ready to call. Raises StageError, also where its quantized form is stale."""
         path = graph.path
         if self._int8_from:
             folder = self._int8_from
@@ -103,7 +103,7 @@ class OnnxRuntimeBackend:
 
 
 def here() -> Runtime:
-    """This machine's ONNX Runtime and kind of processor, as far as quantised graphs depend on it."""
+    """This machine's ONNX Runtime and kind of processor, as far as quantized graphs depend on it."""
     return Runtime(engine_cache.ONNXRUNTIME, onnxruntime.__version__, (_processor(),))
 
 

@@ -71,7 +71,7 @@ class StageSet:
         self, bundle: Bundle, threads: int = 1, steps: int | None = None, backend: str | Backend = "auto"
     ) -> None:
         """threads per stage; steps overrides both samplers' step count; backend: a name for
-        `engines.backend.open_backend`, or one that is open already.
+        `runtime.backend.open_backend`, or one that is open already.
 
         Raises BundleError naming what fails.
         """

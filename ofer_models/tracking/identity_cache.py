@@ -51,7 +51,7 @@ class _Track:
 
 
 class IdentityCache:
-    """Identities by track id. One thread calls it; draws may be done on another (see `runner`)."""
+    """Identities by track id. One thread calls it; draws may be done on another (see `identity_draws`)."""
 
     def __init__(
         self,

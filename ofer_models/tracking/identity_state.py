@@ -4,7 +4,7 @@
                                                      └------(clearly better view)-----^
     any --(out of sight)--> LOST --(the same face is back)--> LOCKED, or GATHERING if it never was
 
-Times are stamps of frames in seconds. Who draws, and when the result comes back, is `cache.IdentityCache`'s part.
+Times are stamps of frames in seconds. Who draws, and when the result comes back, is `IdentityCache`'s part.
 """
 
 from __future__ import annotations

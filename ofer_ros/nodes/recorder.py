@@ -36,7 +36,7 @@ from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.publishers import FACES, LATCHED
 from ofer_ros.record.bag_writer import BagWriter
 from ofer_ros.record.observations import Observations, marker_difference
-from ofer_ros.record.run_sheet import Moment, choose_moments, contact_sheet
+from ofer_ros.record.run_sheet import Moment, choose_moments, draw_run_sheet
 from ofer_ros.record.video import TimedVideo
 from ofer_ros.work.diagnostics import values_of
 
@@ -197,7 +197,7 @@ class Recorder(Node):
             camera = camera or Intrinsics.from_field_of_view(width, height)
             label = f"{seconds(message.header.stamp) - start:.1f} s, {message.faces[0].id}"
             moments.append(Moment(np.ascontiguousarray(rgb), message.faces[0], camera, label))
-        cv2.imwrite(str(self._output / "contact_sheet.png"), contact_sheet(moments, self._decoder)[..., ::-1])
+        cv2.imwrite(str(self._output / "contact_sheet.png"), draw_run_sheet(moments, self._decoder)[..., ::-1])
 
 
 def _stamp(data: bytes) -> int:

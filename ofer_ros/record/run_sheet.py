@@ -43,7 +43,7 @@ def choose_moments(occlusions: Sequence[float], count: int) -> list[int]:
     return sorted(spread | set(others[: count - len(spread)]))
 
 
-def contact_sheet(moments: list[Moment], decoder: MeshDecoder) -> np.ndarray:
+def draw_run_sheet(moments: list[Moment], decoder: MeshDecoder) -> np.ndarray:
     """RGB picture: a line of titles and one row a moment. Raises ValueError without moments."""
     if not moments:
         raise ValueError("a contact sheet needs at least one moment with a face")

@@ -1,4 +1,4 @@
-"""`ofer build --backend onnxruntime --precision int8`: the encoders of a bundle quantised, where that is good and pays.
+"""`ofer build --backend onnxruntime --precision int8`: the encoders of a bundle quantized, where that is good and pays.
 
 Which faces the camera shows decides the ranges, so they come from pictures of the user's: half of the faces found give
 the ranges, the other half judge the result. What is not good or not faster is not kept.
@@ -19,7 +19,7 @@ from ofer_models.bundle.manifest import Bundle, sha256_of
 from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.runtime import engine_cache, onnxruntime_backend
 from ofer_models.runtime.engine_cache import EngineKey
-from ofer_models.workshop.compile.quantize import Arrays, Verdict, judge, quantised
+from ofer_models.workshop.compile.quantize import Arrays, Verdict, judge, quantized
 
 PRECISION = "int8"
 LEAST_FACES = 8
@@ -29,7 +29,7 @@ Progress = Callable[[str, str, float], None]  # graph, what is being done, share
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """One graph's outcome; path is None where the original is better, and the verdict says why."""
 
     graph: str
@@ -50,10 +50,10 @@ def encoder_graphs(bundle: Bundle) -> dict[str, GraphSpec]:
 
 def build(
     bundle: Bundle, pictures: Sequence[str], stages: Sequence[str] = (), progress: Progress = lambda *_: None
-) -> list[Quantised]:
-    """Quantise the encoders (those of `stages`, if any are named) with faces from pictures (files, folders, patterns).
+) -> list[Quantized]:
+    """Quantize the encoders (those of `stages`, if any are named) with faces from pictures (files, folders, patterns).
 
-    Raises StageError: a stage that is no encoder, too few faces, a graph that cannot be quantised.
+    Raises StageError: a stage that is no encoder, too few faces, a graph that cannot be quantized.
     """
     graphs = encoder_graphs(bundle)
     unknown = sorted(set(stages) - graphs.keys())
@@ -98,12 +98,12 @@ def find_faces(bundle: Bundle, pictures: Sequence[str], names: set[str]) -> list
     return faces
 
 
-def _build_one(bundle: Bundle, graph: GraphSpec, faces: Sequence[Arrays], progress: Progress) -> Quantised:
+def _build_one(bundle: Bundle, graph: GraphSpec, faces: Sequence[Arrays], progress: Progress) -> Quantized:
     started, folder, here = time.monotonic(), bundle.path, onnxruntime_backend.here()
     key = EngineKey(graph.path.name, sha256_of(graph.path), here.flavour, here.version, here.gpus, PRECISION, {})
     rows = [{name: face[name] for name in graph.inputs or ()} for face in faces]
-    progress(key.graph, "quantising", 0.0)
-    content = quantised(graph.path, rows[::2], onnxruntime_backend.sums_exactly())
+    progress(key.graph, "quantizing", 0.0)
+    content = quantized(graph.path, rows[::2], onnxruntime_backend.sums_exactly())
     progress(key.graph, "comparing with fp32", 0.5)
     with tempfile.TemporaryDirectory(prefix="ofer-int8-") as temporary:
         candidate = Path(temporary) / key.file_name
@@ -113,7 +113,7 @@ def _build_one(bundle: Bundle, graph: GraphSpec, faces: Sequence[Arrays], progre
     if verdict.refused:
         engine_cache.remove(folder, key)  # an earlier one, judged by other pictures
         progress(key.graph, "kept in fp32", 1.0)
-        return Quantised(key.graph, None, verdict, seconds, len(content))
+        return Quantized(key.graph, None, verdict, seconds, len(content))
     parts = {"inputs": graph.inputs or {}, "outputs": graph.outputs or {}}
     bindings = {
         kind: {name: [size if isinstance(size, int) else -1 for size in dims] for name, dims in part.items()}
@@ -124,4 +124,4 @@ def _build_one(bundle: Bundle, graph: GraphSpec, faces: Sequence[Arrays], progre
     except OSError as error:
         raise StageError(f"{folder}: engines cannot be stored here ({error.strerror})") from None
     progress(key.graph, f"{seconds:.1f} s", 1.0)
-    return Quantised(key.graph, path, verdict, seconds, len(content))
+    return Quantized(key.graph, path, verdict, seconds, len(content))

@@ -29,7 +29,7 @@ _REPEATS = 7
 
 @dataclass(frozen=True)
 class Verdict:
-    """A quantised graph against its original: `lost`, the share of what tells faces (or the samples that a graph ranks)
+    """A quantized graph against its original: `lost`, the share of what tells faces (or the samples that a graph ranks)
     apart that becomes noise, in the worst of its encoders; `cosine`, the lowest of a face's whole output; ms of
     processor time for one face on one thread.
     """
@@ -41,7 +41,7 @@ class Verdict:
 
     @property
     def refused(self) -> str:
-        """Why the original is kept; '' if the quantised graph is good and faster."""
+        """Why the original is kept; '' if the quantized graph is good and faster."""
         if not self.lost <= MOST_LOST:
             return f"int8 loses {self.lost:.1%} of what tells faces apart (at most {MOST_LOST:.0%})"
         if not self.ms >= LEAST_GAIN * self.ms_int8:
@@ -49,25 +49,25 @@ class Verdict:
         return ""
 
 
-def quantised(graph: Path, examples: Sequence[Arrays], exact: bool = True) -> bytes:
+def quantized(graph: Path, examples: Sequence[Arrays], exact: bool = True) -> bytes:
     """The graph with its products in 8 bits, as a file's content; inputs and outputs stay float32.
 
     examples: inputs of single faces, for the ranges of what enters convolutions. exact: whether the processor adds
     8-bit products without saturating; weights get 7 bits where it does not. Raises StageError for a file that is
-    no graph or has nothing to quantise.
+    no graph or has nothing to quantize.
     """
     try:
         import onnx
         from onnxruntime import quantization as q
     except ImportError as error:
-        raise StageError(f"quantising needs {error.name}: run `make train-env`") from None
+        raise StageError(f"quantizing needs {error.name}: run `make train-env`") from None
     try:
         model = onnx.load(graph)
     except Exception as error:  # the parser raises many types
         raise StageError(f"{graph.name}: cannot be read as ONNX ({str(error).splitlines()[0]})") from None
     kinds = {node.op_type for node in model.graph.node}
     if not kinds & {"Conv", "MatMul", "Gemm"}:
-        raise StageError(f"{graph.name}: has no products to quantise")
+        raise StageError(f"{graph.name}: has no products to quantize")
 
     class Reader(q.CalibrationDataReader):
         rows = iter(examples)
@@ -137,7 +137,7 @@ def _joined(graph: Path, output: str) -> list[int]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the quantiser's remarks."""
+    """Silence the quantizer's remarks."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -58,7 +58,7 @@ def cond_model(net: Denoiser) -> ModelProto:
 
 
 def step_model(net: Denoiser) -> ModelProto:
-    """One update of all samples, the solver's arithmetic included (see `diffusion.solvers` for the coefficients).
+    """One update of all samples, the solver's arithmetic included (see `runtime.solvers` for the coefficients).
 
     x (F, N, D), x0_prev (F, N, D), modulation (F, M), coefficients (5,) -> x_next (F, N, D), x0 (F, N, D).
     """

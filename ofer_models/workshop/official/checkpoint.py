@@ -129,7 +129,7 @@ class Checkpoint:
             net.load_official(state)
         except OfficialWeightsError as error:
             raise CheckpointError(f"{self.path.name}, entry '{entry}': {error}") from None
-        except RuntimeError as error:  # sparse, quantised or otherwise no plain numbers
+        except RuntimeError as error:  # sparse, quantized or otherwise no plain numbers
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{self.path.name}, entry '{entry}': a tensor cannot be read ({reason})") from None
 

@@ -28,7 +28,7 @@ class MovingLandmarks:
 
     @classmethod
     def of(cls, tables: Mapping[str, np.ndarray]) -> MovingLandmarks:
-        """From the file's tables by their names there, as `bundle.safe_pickle.read_object_npy` returns them."""
+        """From the file's tables by their names there, as `safe_pickle.read_object_npy` returns them."""
         return cls(
             *(
                 np.asarray(tables[f"{kind}_lmk_{part}"])

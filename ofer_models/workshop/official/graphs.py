@@ -14,7 +14,7 @@ from torch import nn
 from ofer_models.runtime.onnxruntime_backend import OnnxStage, StageError
 from ofer_models.runtime.sampler import Sampler
 from ofer_models.runtime.solvers import SolverTable
-from ofer_models.workshop import bundle_writer as export
+from ofer_models.workshop import bundle_writer
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.official_stages import JointContext, RankWithEncoders
 from ofer_models.workshop.networks.onnx_graph import Dims
@@ -30,7 +30,7 @@ class GraphError(ValueError):
     """A written graph does not give what its network gives."""
 
 
-class Sampling(NamedTuple):
+class SamplerSettings(NamedTuple):
     """Solver, spacing and number of steps, as in the manifest."""
 
     solver: str
@@ -41,7 +41,7 @@ class Sampling(NamedTuple):
 def write_encoder(context: nn.Module, path: Path, crops: dict[str, Dims]) -> tuple[dict[str, Any], float]:
     """Write a context encoder; returns its manifest entry and its relative difference from the network."""
     export_module(context, path, crops, ["context"])
-    return export.graph_entry(path), _compare(context, path, crops, "context")
+    return bundle_writer.graph_entry(path), _compare(context, path, crops, "context")
 
 
 def write_rank(
@@ -51,18 +51,18 @@ def write_rank(
     inputs = {"betas": ("F", "N", n_shape)} | crops
     module = RankWithEncoders(context, rank)
     export_module(module, path, inputs, ["score"])
-    return export.graph_entry(path), _compare(module, path, inputs, "score")
+    return bundle_writer.graph_entry(path), _compare(module, path, inputs, "score")
 
 
 def write_sampler(
-    net: Denoiser, folder: Path, name: str, sampling: Sampling, seed: int | None
+    net: Denoiser, folder: Path, name: str, sampling: SamplerSettings, seed: int | None
 ) -> tuple[dict[str, Any], float]:
     """Write a denoiser's two graphs, which draw plain coefficients, and with a seed the release's noise for it.
 
     Returns as `write_encoder`; the difference is that of the predicted noise.
     """
     size = net.n_coefficients
-    entry = export.write_sampler(
+    entry = bundle_writer.write_sampler(
         net, folder, name, **sampling._asdict(), mean=np.zeros(size), deviation=np.ones(size), half_weights=False
     )
     if seed is not None:
@@ -72,7 +72,7 @@ def write_sampler(
     return entry, _compare_denoiser(net, folder / f"{name}_cond.onnx", folder / f"{name}_step.onnx")
 
 
-def write_released_noise(path: Path, seed: int, size: int, sampling: Sampling, rows: int = 100) -> None:
+def write_released_noise(path: Path, seed: int, size: int, sampling: SamplerSettings, rows: int = 100) -> None:
     """The release's random numbers after seeding: the start (rows, D), then one draw a step of a solver that
     adds noise.
 

@@ -35,14 +35,16 @@ from ofer_models.workshop.official.checkpoint import (
     read_checkpoint,
 )
 from ofer_models.workshop.official.files import LICENCE_OF, LICENCES, OfficialFiles, OfficialImportError, flame_version
-from ofer_models.workshop.official.graphs import GraphError, Sampling, write_encoder, write_rank, write_sampler
+from ofer_models.workshop.official.graphs import GraphError, SamplerSettings, write_encoder, write_rank, write_sampler
 
 ROLES: tuple[Role, ...] = ("idgen", "idrank", "expgen")
 CANDIDATES, HYPOTHESES = 100, 15
 JAW_SCALE = 0.5  # the release halves the jaw rotation that ExpGen draws
 # Of plain DDIM, which promises least about networks that nobody here has seen; docs/sampling.md shows how far fewer go.
-FEW_STEPS = Sampling("ddim", "log_snr", 20)
-RELEASED = {"idgen": Sampling("released_ddim", "uniform", 251), "expgen": Sampling("ddpm", "uniform", 1000)}
+FEW_STEPS = SamplerSettings("ddim", "log_snr", 20)
+RELEASED = {
+    "idgen": SamplerSettings("released_ddim", "uniform", 251), "expgen": SamplerSettings("ddpm", "uniform", 1000),
+}  # fmt: skip
 RELEASED_SEEDS = {"idgen": 37, "expgen": 363}
 STEPS = 9  # calls of `step` in one import
 
@@ -210,7 +212,7 @@ class _Import:
         aligned, loose = networks.arcface.get("size", 112), networks.farl.get("size", 224)
         return dict([("crop112_bgr", ("F", 3, aligned, aligned)), ("crop224", ("F", 3, loose, loose))][:count])
 
-    def _sampling(self, name: str) -> tuple[Sampling, int | None]:
+    def _sampling(self, name: str) -> tuple[SamplerSettings, int | None]:
         """How a sampler is run, and the seed whose noise goes with the bundle."""
         return (RELEASED[name], RELEASED_SEEDS[name]) if self._quirks else (FEW_STEPS, None)
 

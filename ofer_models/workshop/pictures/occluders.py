@@ -1,7 +1,7 @@
 """Things in front of faces, as RGBA layers: hands, masks, glasses, objects, hair, blocks, hats.
 
-Hand sizes and angles follow the occlusion-robust regressor of the project's references (a hand covers a quarter to two
-thirds of the face each way); everything is placed by the face's own 68 landmarks.
+A hand covers a quarter to two thirds of the face each way, as in regressors trained for occluded faces; everything is
+placed by the face's own 68 landmarks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random paint for a head: skin, brows, lashes, lips, eyes, mouth, hair. Colours are RGB in 0..1 of linear-ish albedo.
 
-Landmark networks look at edges and colours that bare geometry lacks, so the paint carries those: `facts` of the
-prototype showed that brows and lids are not seen on an unpainted head.
+Landmark networks look at edges and colours that bare geometry lacks, so the paint carries those: on an unpainted head
+MediaPipe does not see brows and lids.
 """
 
 from __future__ import annotations

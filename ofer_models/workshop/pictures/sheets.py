@@ -18,7 +18,7 @@ _CAMERA = np.array([[600.0, 0, _TILE / 2], [0, 600.0, _TILE / 2], [0, 0, 1]])
 _GREY = 0.5
 
 
-def draw_contact_sheet(head_path: Path, out: Path, seed: int = 0) -> None:
+def draw_head_sheet(head_path: Path, out: Path, seed: int = 0) -> None:
     """Write a PNG: a row each of identities, jaw openings and turns, then one tile for each expression unit."""
     head = HeadModel.load(head_path)
     surface = describe_surface(head)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Machine:
-    """One process on the CPU: all that the loop asks of a machine, with torch alone.
+class Accelerator:
+    """One process on the CPU: all that the loop asks of an accelerator, with torch alone.
 
     rank of count processes; main: the one that validates, saves and speaks.
     """
@@ -36,13 +36,13 @@ class Machine:
         """Until all processes are here."""
 
 
-class AcceleratedMachine(Machine):
+class Distributed(Accelerator):
     """Through `accelerate`: the GPU where there is one, several GPUs or machines under `accelerate launch`."""
 
     def __init__(self) -> None:
-        from accelerate import Accelerator
+        import accelerate
 
-        self._accelerator = Accelerator()
+        self._accelerator = accelerate.Accelerator()
         self.device = self._accelerator.device
         self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
 

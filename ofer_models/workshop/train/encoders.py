@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.networks.open_context import CONTEXT, GIST, Branch, OpenContext, Pixels
 from ofer_models.workshop.pictures.dataset import PictureSet
-from ofer_models.workshop.train.accelerator import Machine
+from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.augmentation import augment, crop_input
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, train
 from ofer_models.workshop.train.mirror import Mirror
@@ -108,7 +108,7 @@ def train_contexts(
     *,
     seed: int,
     log: Callable[[str], None] = print,
-    machine: Machine | None = None,
+    accelerator: Accelerator | None = None,
     keeper: Keeper | None = None,
 ) -> tuple[Encoders, History]:
     """Train all encoders at once; the validation figure is the squared vertex distance relative to guessing the mean,
@@ -118,7 +118,7 @@ def train_contexts(
     network = Encoders({name: task.targets.shape[1] for name, task in tasks.items()})
     for trained in network.branches.values():
         trained.branch.fit_inputs(torch.from_numpy(training.landmarks[:: max(1, len(training) // 8000)]).float())
-    device = (machine or Machine()).device
+    device = (accelerator or Accelerator()).device
     losses = {name: _TaskLoss(task, device) for name, task in tasks.items()}
     truths = {name: torch.from_numpy(task.targets) for name, task in tasks.items()}
     hidden, occlusion = torch.from_numpy(region_hidden(head, training)), torch.from_numpy(training.occlusion)
@@ -150,8 +150,8 @@ def train_contexts(
         return float(np.mean(list(relative.values())))
 
     return train(
-        network, loss, len(training), schedule, validate=validate, name="context", seed=seed, log=log, machine=machine,
-        keeper=keeper,
+        network, loss, len(training), schedule, validate=validate, name="context", seed=seed, log=log,
+        accelerator=accelerator, keeper=keeper,
     )  # fmt: skip
 
 

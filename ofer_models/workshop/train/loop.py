@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ofer_models.workshop.train.accelerator import Machine
+from ofer_models.workshop.train.accelerator import Accelerator
 
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # network, indices (B,), noise -> loss
 
@@ -106,7 +106,7 @@ def train(
     name: str,
     seed: int = 0,
     log: Callable[[str], None] = print,
-    machine: Machine | None = None,
+    accelerator: Accelerator | None = None,
     keeper: Keeper | None = None,
 ) -> tuple[nn.Module, History]:
     """Minimise loss(network, indices into the training set, noise) over the network's weights; returns the averaged
@@ -117,9 +117,9 @@ def train(
 
     keeper: a training that was stopped goes on from there.
     """
-    machine = machine or Machine()
-    run = _Training(network, schedule, count, seed, machine)
-    plan = {"schedule": asdict(schedule), "count": count, "seed": seed, "processes": machine.count}
+    accelerator = accelerator or Accelerator()
+    run = _Training(network, schedule, count, seed, accelerator)
+    plan = {"schedule": asdict(schedule), "count": count, "seed": seed, "processes": accelerator.count}
     if keeper and (state := keeper.load(plan)):
         run.restore(state)
         log(f"{name}: goes on from step {run.step} of {schedule.steps}")
@@ -131,47 +131,47 @@ def train(
             done = (run.step - 1) % every + 1
             mean, held_out = run.running / done, run.check(validate)
             left = (time.monotonic() - started) / (run.step - first) * (schedule.steps - run.step)
-            if machine.main:
+            if accelerator.main:
                 log(
                     f"{name}: step {run.step}/{schedule.steps}, loss {mean:.4f}, held out {held_out:.4f}, "
                     f"{left:.0f} s left"
                 )
             run.history.rows.append((run.step, mean, held_out))
             run.running = 0.0
-            if keeper and machine.main:
+            if keeper and accelerator.main:
                 keeper.curves(run.history)
-        if keeper and machine.main and time.monotonic() - saved >= keeper.seconds:
+        if keeper and accelerator.main and time.monotonic() - saved >= keeper.seconds:
             keeper.save({"plan": plan, **run.state()})
             saved = time.monotonic()
-    machine.wait()
+    accelerator.wait()
     return run.best.cpu(), run.history
 
 
 class _Training:
     """All that changes while a network is trained."""
 
-    def __init__(self, network: nn.Module, schedule: Schedule, count: int, seed: int, machine: Machine) -> None:
-        self.schedule, self.machine, self.network = schedule, machine, network.to(machine.device)
+    def __init__(self, network: nn.Module, schedule: Schedule, count: int, seed: int, accelerator: Accelerator) -> None:
+        self.schedule, self.accelerator, self.network = schedule, accelerator, network.to(accelerator.device)
         optimiser = torch.optim.AdamW(network.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
         self.rate = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, schedule.rate, total_steps=schedule.steps, pct_start=0.1
         )
         self.average = copy.deepcopy(network).eval()
-        self.called, self.optimiser = machine.prepare(network, optimiser)
+        self.called, self.optimiser = accelerator.prepare(network, optimiser)
         self.history, self.running, self.step = History(), 0.0, 0
         self.best, self.best_loss = self.average, float("inf")
         network.train()
         self.batches = Batches(count, schedule.batch, torch.Generator().manual_seed(seed))
         # Processes see other samples and draw other noise for them.
-        self.noise = torch.Generator().manual_seed(seed + 100_003 * machine.rank)
+        self.noise = torch.Generator().manual_seed(seed + 100_003 * accelerator.rank)
 
     def advance(self, loss: Loss) -> None:
         """One step."""
-        index = next(self.batches)[self.machine.rank :: self.machine.count]
+        index = next(self.batches)[self.accelerator.rank :: self.accelerator.count]
         value = loss(self.called, index, self.noise)
         self.optimiser.zero_grad(set_to_none=True)
-        self.machine.backward(value)
-        self.machine.clip(self.called, 1.0)
+        self.accelerator.backward(value)
+        self.accelerator.clip(self.called, 1.0)
         self.optimiser.step()
         self.rate.step()
         self.step += 1
@@ -181,7 +181,7 @@ class _Training:
     @torch.no_grad()
     def check(self, validate: Callable[[nn.Module], float]) -> float:
         """The average's held-out figure; keeps the best average. Elsewhere than in the main process: NaN."""
-        if not self.machine.main:
+        if not self.accelerator.main:
             self.best = self.average
             return float("nan")
         held_out = validate(self.average)
@@ -210,7 +210,7 @@ class _Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.rate.load_state_dict(state["rate"])
         self.batches.restore(state["batches"])
-        if self.machine.rank == 0:
+        if self.accelerator.rank == 0:
             self.noise.set_state(state["noise"])
         else:  # noise of a step, not of a history: the main process alone keeps its own
             self.noise.manual_seed(self.noise.initial_seed() + self.step)

@@ -25,7 +25,7 @@ from ofer_models.workshop.networks.open_context import CONTEXT
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.workshop.networks.trace import export_module
 from ofer_models.workshop.pictures import dataset
-from ofer_models.workshop.train.accelerator import Machine
+from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.encoders import Encoders, predict, train_contexts
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, save_whole
 from ofer_models.workshop.train.mirror import Mirror
@@ -33,7 +33,7 @@ from ofer_models.workshop.train.rank import POSTERIOR, make_rank, train_rank
 from ofer_models.workshop.train.samplers import Objective, make_denoiser, train_denoiser
 from ofer_models.workshop.train.sources import Source
 from ofer_models.workshop.train.tasks import Normaliser, Task, make_tasks
-from ofer_models.workshop.train.training_curves import Curves
+from ofer_models.workshop.train.training_curves import TrainingCurves
 
 _ENCODER_SHARE = 0.75
 _VALIDATED = 1000  # pictures that a training is watched on
@@ -105,13 +105,13 @@ class OpenTraining:
         seed: int = 1,
         objective: Objective = "weighted",
         rank: str = POSTERIOR,
-        machine: Machine | None = None,
+        accelerator: Accelerator | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
         """objective is that of IdGen and ExpGen, see `train_denoiser`; rank IdRank's method, see `train_rank`."""
         self.head_path, self.work, self.plan, self.source, self.seed = head_path, work, plan, source, seed
-        self.objective, self.rank, self.machine = objective, rank, machine or Machine()
-        self.log = log if self.machine.main else lambda line: None
+        self.objective, self.rank, self.accelerator = objective, rank, accelerator or Accelerator()
+        self.log = log if self.accelerator.main else lambda line: None
         self.head = HeadModel.load(head_path)
         work.mkdir(parents=True, exist_ok=True)
 
@@ -123,11 +123,11 @@ class OpenTraining:
 
         again: what the part's last stage (all of them for `context` and `all`) and those after it left is set aside.
         """
-        if self.machine.main:
+        if self.accelerator.main:
             if again:
                 self._set_aside(part)
             self.source.prepare(progress)
-        self.machine.wait()
+        self.accelerator.wait()
         pictures = self.source.load()
         wanted, first = PARTS[part], int(len(pictures) * _ENCODER_SHARE)
         mirror = Mirror.of(self.head) if Mirror.knows(self.head) else None
@@ -148,9 +148,9 @@ class OpenTraining:
                 trained[name] = self._ranking(trained["idgen"], functools.partial(samples, "identity"))
             else:
                 trained[name] = self._sampler(name, functools.partial(samples, _DRAWS[name]))
-        if part == "all" and self.machine.main:
+        if part == "all" and self.accelerator.main:
             self._export(bundle, *(trained[name].cpu() for name in PARTS["all"]), normaliser)
-        self.machine.wait()
+        self.accelerator.wait()
 
     def _set_aside(self, part: str) -> None:
         """Rename what a part and all that builds on it have left, so that it is trained again."""
@@ -174,7 +174,7 @@ class OpenTraining:
             return train_contexts(
                 self.head, pictures[:first], pictures[watched], {name: task[:first] for name, task in tasks.items()},
                 {name: task[watched] for name, task in tasks.items()}, mirror, self.plan.context, seed=self.seed,
-                log=self.log, machine=self.machine, keeper=self._keeper("context"),
+                log=self.log, accelerator=self.accelerator, keeper=self._keeper("context"),
             )  # fmt: skip
 
         return self._stage("context", Encoders({name: task.targets.shape[1] for name, task in tasks.items()}), work)
@@ -189,7 +189,7 @@ class OpenTraining:
             watched = min(_VALIDATED, len(contexts) // 4)
             return train_denoiser(
                 contexts[watched:], targets[watched:], contexts[:watched], targets[:watched], schedule,
-                name=name, seed=self.seed, objective=self.objective, log=self.log, machine=self.machine,
+                name=name, seed=self.seed, objective=self.objective, log=self.log, accelerator=self.accelerator,
                 keeper=self._keeper(name),
             )  # fmt: skip
 
@@ -202,7 +202,8 @@ class OpenTraining:
             return train_rank(
                 self.head, idgen, contexts[watched:], betas[watched:], contexts[:ranked], betas[:ranked],
                 self.plan.idrank, faces=self.plan.rank_faces, temperature=_RANKED_TEMPERATURE,
-                method=self.rank, seed=self.seed, log=self.log, machine=self.machine, keeper=self._keeper("idrank"),
+                method=self.rank, seed=self.seed, log=self.log, accelerator=self.accelerator,
+                keeper=self._keeper("idrank"),
             )  # fmt: skip
 
         return self._stage("idrank", make_rank(self.head, CONTEXT, self.rank), work)
@@ -216,19 +217,19 @@ class OpenTraining:
             except RuntimeError:
                 raise DataError(f"{path} is another network than asked for; `--again` trains it anew") from None
             self.log(f"{name}: taken from {path}")
-            return network.eval().to(self.machine.device)
+            return network.eval().to(self.accelerator.device)
         network, history = work()
         _round_to_half(network)
-        if self.machine.main:
+        if self.accelerator.main:
             path.with_suffix(".json").write_text(json.dumps(history.rows))
             save_whole(network.state_dict(), path)
             self._keeper(name).clear()
-        self.machine.wait()
+        self.accelerator.wait()
         network.load_state_dict(torch.load(path, weights_only=True))  # other processes have not validated
-        return network.eval().to(self.machine.device)
+        return network.eval().to(self.accelerator.device)
 
     def _keeper(self, name: str) -> Keeper:
-        return Keeper(self.work / f"{name}.checkpoint", curves=Curves(self.work, name))
+        return Keeper(self.work / f"{name}.checkpoint", curves=TrainingCurves(self.work, name))
 
     def _export(
         self,

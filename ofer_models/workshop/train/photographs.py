@@ -1,7 +1,7 @@
 """Photographs with FLAME parameters as training pictures: three folder layouts, read into the shards of a picture set.
 
 Layouts (`--layout`), see `README.md` here: `ofer`, this project's own; `mica`, lists of actors as MICA and OFER keep
-them; `famos`, the same with one file of shape, expression and pose a frame. Their facts: the project's references.
+them; `famos`, the same with one file of shape, expression and pose a frame.
 """
 
 from __future__ import annotations

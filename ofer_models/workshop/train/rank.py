@@ -25,7 +25,7 @@ from ofer_models.workshop.networks.rank import (
     listnet_loss,
     pairwise_loss,
 )
-from ofer_models.workshop.train.accelerator import Machine
+from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, train
 from ofer_models.workshop.train.samplers import CONTEXT_NOISE, draw
 
@@ -71,7 +71,7 @@ def train_rank(
     method: str = "listnet",
     seed: int,
     log: Callable[[str], None] = print,
-    machine: Machine | None = None,
+    accelerator: Accelerator | None = None,
     keeper: Keeper | None = None,
 ) -> tuple[FoldedRank | PosteriorRank, History]:
     """Train one of METHODS; the validation figure is the mean error (mm) of the candidates it chooses.
@@ -96,7 +96,7 @@ def train_rank(
     test_errors = _errors(test_drawn, test_truth, basis)
     log(f"idrank: candidates average {test_errors.mean():.3f} mm, best {test_errors.min(1).values.mean():.3f} mm")
     network = make_rank(head, contexts.shape[1], method)
-    device = (machine or Machine()).device
+    device = (accelerator or Accelerator()).device
 
     def loss(net: nn.Module, index: Tensor, noise: torch.Generator) -> Tensor:
         some = torch.randint(candidates // 2, candidates + 1, (1,), generator=noise).item()
@@ -115,7 +115,8 @@ def train_rank(
 
     trained, history = train(
         _Likelihood(network) if method == POSTERIOR else network, likelihood if method == POSTERIOR else loss,
-        len(context), schedule, validate=validate, name="idrank", seed=seed, log=log, machine=machine, keeper=keeper,
+        len(context), schedule, validate=validate, name="idrank", seed=seed, log=log,
+        accelerator=accelerator, keeper=keeper,
     )  # fmt: skip
     return trained.rank if method == POSTERIOR else trained, history
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ofer_models.runtime.solvers import SolverTable
 from ofer_models.workshop.networks.denoiser import Denoiser
-from ofer_models.workshop.train.accelerator import Machine
+from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.diffusion_loss import ForwardProcess
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, train
 
@@ -41,7 +41,7 @@ def train_denoiser(
     seed: int,
     objective: Objective = "weighted",
     log: Callable[[str], None] = print,
-    machine: Machine | None = None,
+    accelerator: Accelerator | None = None,
     keeper: Keeper | None = None,
 ) -> tuple[Denoiser, History]:
     """Train on contexts (n, C) and normalised coefficients (n, D); the figures are mean squared errors of the noise.
@@ -52,7 +52,7 @@ def train_denoiser(
     objective: `weighted` as said; `mse` or `l1` count all steps alike, in the square or, as OFER does, absolutely.
     """
     torch.manual_seed(seed)
-    device = (machine or Machine()).device
+    device = (accelerator or Accelerator()).device
     network, process = make_denoiser(coefficients.shape[1], contexts.shape[1]), ForwardProcess()
     context, truth = torch.from_numpy(contexts), torch.from_numpy(coefficients)
     fixed = torch.Generator().manual_seed(seed + 1)
@@ -66,7 +66,7 @@ def train_denoiser(
     def noise_error(
         net: nn.Module, x0: Tensor, condition: Tensor, noise: Tensor, t: Tensor, absolute: bool = False
     ) -> Tensor:
-        """Mean error (B,) over coefficients; the noising runs on the CPU, the network on its machine."""
+        """Mean error (B,) over coefficients; the noising runs on the CPU, the network on its accelerator."""
         noisy = process.add_noise(x0, noise, t)
         error = net(noisy.to(device), t.to(device), condition.to(device)) - noise.to(device)
         return error.abs().mean(1) if absolute else (error**2).mean(1)
@@ -82,8 +82,8 @@ def train_denoiser(
         return float(noise_error(average, test_truth, test_context, test_noise, test_steps).mean())
 
     return train(
-        network, loss, len(contexts), schedule, validate=validate, name=name, seed=seed, log=log, machine=machine,
-        keeper=keeper,
+        network, loss, len(contexts), schedule, validate=validate, name=name, seed=seed, log=log,
+        accelerator=accelerator, keeper=keeper,
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def draw(
     steps = torch.from_numpy(table.timesteps.astype(np.float32)).to(device)
     modulation = network.modulation(contexts.to(device), steps)
     rows = table.coefficients.astype(np.float32).tolist()
-    # All randomness is drawn on the CPU, so that it does not depend on the machine.
+    # All randomness is drawn on the CPU, so that it does not depend on the accelerator.
     x = temperature * torch.randn((len(contexts), count, network.n_coefficients), generator=generator).to(device)
     previous = torch.zeros_like(x)
     for k, (of_x, of_noise, keep, to_clean, to_previous) in enumerate(rows):

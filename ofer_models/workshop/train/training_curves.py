@@ -8,7 +8,7 @@ from pathlib import Path
 from ofer_models.workshop.train.loop import History
 
 
-class Curves:
+class TrainingCurves:
     """Draws `<name>.png` in a folder and writes events to tensorboard/<name>, a point for each row of the history."""
 
     def __init__(self, folder: Path, name: str) -> None:

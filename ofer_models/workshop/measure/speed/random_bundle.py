@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ofer_models.bundle.manifest import HEAD, Bundle
-from ofer_models.workshop import bundle_writer as export
+from ofer_models.workshop import bundle_writer
 from ofer_models.workshop.measure.speed.bench import OFFICIAL
 from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.denoiser import Denoiser
@@ -38,17 +38,18 @@ def write_official_size(folder: Path, open_head: Path, seed: int = 0) -> Bundle:
     rank = RankNetwork(N_FRONTAL).eval().fold(frontal, torch.from_numpy(head["shapedirs"][:N_FRONTAL, :, :N_SHAPE]))
     ranked = {"betas": ("F", "N", N_SHAPE)} | _CROPS
     export_module(RankWithEncoders(JointContext(ArcFace(), Farl()), rank), files["idrank"], ranked, ["score"])
-    stages = {name: export.graph_entry(path) for name, path in files.items()}
+    stages = {name: bundle_writer.graph_entry(path) for name, path in files.items()}
     for name, steps in (("idgen", 10), ("expgen", 8)):  # as the open bundle
         size = OFFICIAL[name]
-        stages[name] = export.write_sampler(
+        stages[name] = bundle_writer.write_sampler(
             Denoiser(size.coefficients, size.widths, size.context).eval(), folder, name, solver="dpmpp_2m",
             spacing="uniform", steps=steps, mean=np.zeros(size.coefficients), deviation=np.ones(size.coefficients),
             half_weights=False,
         )  # fmt: skip
     header = {"name": "random", "version": "official-size", "n_shape": N_SHAPE, "n_expression": 50,
               "candidates": OFFICIAL["idgen"].samples, "hypotheses": OFFICIAL["expgen"].samples}  # fmt: skip
-    export.write_manifest(folder, header, stages, {"*": export.Provenance("random numbers", "none", True)})
+    provenance = bundle_writer.Provenance("random numbers", "none", True)
+    bundle_writer.write_manifest(folder, header, stages, {"*": provenance})
     return Bundle.load(folder)
 
 

@@ -90,7 +90,7 @@ class PlainDenoiser:
 def sample(net: PlainDenoiser, context: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Ancestral sampling over all 1000 steps: context (C,), noise (N, D) -> samples (N, D), float32.
 
-    `rng` draws (1, N, D) normal numbers at every step but the last, as `engines.sampler` does.
+    `rng` draws (1, N, D) normal numbers at every step but the last, as `runtime.sampler` does.
     """
     schedule = NoiseSchedule()
     alpha_bar = schedule.alpha_bar

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.workshop.measure.speed.bench import describe_host
-from ofer_models.workshop.measure.speed.step_curve import ERROR_LIMIT, SOLVERS, SPACINGS, SPREAD_LIMIT, Curve, Point
+from ofer_models.workshop.measure.speed.step_curve import ERROR_LIMIT, SOLVERS, SPACINGS, SPREAD_LIMIT, Point, StepCurve
 
 
-def write_report(curves: list[Curve], bundle: Bundle, folder: Path, command: str) -> list[Path]:
+def write_report(curves: list[StepCurve], bundle: Bundle, folder: Path, command: str) -> list[Path]:
     """Write sampling.md with its plot and the figures as JSON into a folder; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     text, plot, figures = (folder / f"sampling.{ending}" for ending in ("md", "png", "json"))
@@ -41,7 +41,7 @@ def write_report(curves: list[Curve], bundle: Bundle, folder: Path, command: str
     return [text, plot, figures]
 
 
-def _section(curve: Curve, bundle: Bundle) -> list[str]:
+def _section(curve: StepCurve, bundle: Bundle) -> list[str]:
     names = {"expgen": "ExpGen: expressions, true identity given", "idgen": "IdGen: head shapes"}
     lines = [f"## {names[curve.stage]}", "", *_verdict(curve, bundle), ""]
     reference = curve.reference
@@ -78,12 +78,12 @@ def _section(curve: Curve, bundle: Bundle) -> list[str]:
     return lines
 
 
-def _changes(curve: Curve, point: Point) -> str:
+def _changes(curve: StepCurve, point: Point) -> str:
     error, closest, spread = curve.losses(point)
     return f"error {error:+.1%}, closest {closest:+.1%}, spread {spread:+.1%}"
 
 
-def _verdict(curve: Curve, bundle: Bundle) -> list[str]:
+def _verdict(curve: StepCurve, bundle: Bundle) -> list[str]:
     """What the measurement says of the default."""
 
     def named(point: Point | None) -> str:
@@ -127,7 +127,7 @@ def _machine_lines() -> list[str]:
     return [f"{here['processor']}, {here['cores']} cores, ONNX Runtime {here['onnxruntime']}, Python {here['python']}."]
 
 
-def _plot(curves: list[Curve], path: Path) -> None:
+def _plot(curves: list[StepCurve], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")

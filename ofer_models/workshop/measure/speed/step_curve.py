@@ -58,7 +58,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Curve:
+class StepCurve:
     """All samplers of one stage; reference is 1000-step DDPM, repeat the same with other noise: the floor of what this
     many pictures tell. limit is 1000-step DDIM; warmer: the cheapest ones that equal it, at other temperatures.
     """
@@ -111,7 +111,7 @@ def measure(
     reference_steps: int = 1000,
     threads: int = 1,
     progress: Progress = lambda iterable, text, total: iterable,
-) -> Curve:
+) -> StepCurve:
     """Measure `expgen` or `idgen` with so many samples a picture, at temperature 1 whatever the bundle draws with."""
     backend = OnnxRuntimeBackend(threads)
     context_stage = "expression_context" if stage == "expgen" else "identity_context"
@@ -144,7 +144,7 @@ def measure(
     work = [(REFERENCE, "uniform", reference_steps, 0, False), (REFERENCE, "uniform", reference_steps, 1, False),
             ("ddim", "uniform", reference_steps, 0, False), *((*item, 0, True) for item in plan)]  # fmt: skip
     measured = [point(*item) for item in progress(work, stage, len(work))]
-    curve = Curve(stage, len(pictures), samples, *measured[:3], measured[3:], [])
+    curve = StepCurve(stage, len(pictures), samples, *measured[:3], measured[3:], [])
     usable = [found for solver in (None, "ddim") if (found := curve.cheapest(solver, curve.limit))]
     kinds = dict.fromkeys((found.solver, found.spacing, found.steps) for found in usable)
     warmer = [point(*kind, 0, True, temperature) for kind in kinds for temperature in TEMPERATURES]
