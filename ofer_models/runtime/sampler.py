@@ -21,7 +21,7 @@ class Stage(Protocol):
 
 
 class Sampler:
-    """Draws coefficients for faces from contexts: `cond` and `step` are the stages that `workshop.networks.export` writes."""
+    """Draws coefficients for faces from contexts: `cond` and `step` are what `workshop.networks.export` writes."""
 
     def __init__(self, cond: Stage, step: Stage) -> None:
         """Raises StageError when the two do not belong together."""

@@ -5,17 +5,16 @@ Structure: Deng et al. 2019 and the insightface iresnet; sizes as in OFER's rele
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofer_models.workshop.networks.official_weights import (
+    OfficialNetwork,
     Slot,
     Slots,
-    dump_slots,
     linear_slots,
-    load_slots,
     norm_slots,
     plain_slot,
 )
@@ -53,7 +52,7 @@ class IResidual(nn.Module):
         yield from norm_slots(f"{name}.bn3", self.norm_out)
 
 
-class ArcFace(nn.Module):
+class ArcFace(OfficialNetwork):
     """Aligned face crops to identity features.
 
     depths, widths: blocks and channels of the stages, each of which halves the resolution; the defaults are iresnet100.
@@ -102,19 +101,7 @@ class ArcFace(nn.Module):
         """
         return F.normalize(self.embed(images), dim=-1, eps=1e-12)
 
-    def load_official(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Load tensors under their official names. Returns the known extras found and ignored.
-
-        Raises OfficialWeightsError naming every misfit.
-        """
-        return load_slots(self.official_slots(), state, self.KNOWN_EXTRAS)
-
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """The weights under their official names: the inverse of `load_official`."""
-        return dump_slots(self.official_slots())
-
     def official_slots(self) -> Slots:
-        """Official name -> place in this module, in the release's order of construction."""
         conv, norm, activation = self.stem
         slots: Slots = {"conv1.weight": plain_slot(conv.weight)}
         slots.update(norm_slots("bn1", norm))

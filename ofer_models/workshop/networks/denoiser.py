@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofer_models.workshop.networks.official_weights import (
+    OfficialNetwork,
     Slot,
     Slots,
-    dump_slots,
     linear_slots,
     load_slots,
     norm_slots,
@@ -126,7 +126,7 @@ class UpLevel(nn.Module):
         self.attention = MapAttention(width, *attention)
 
 
-class Denoiser(nn.Module):
+class Denoiser(OfficialNetwork):
     """Predicts the noise in coefficients x at step t, given a context vector.
 
     n_coefficients: D, 300 for the official IdGen, 53 (50 expression, 3 jaw) for ExpGen.
@@ -230,13 +230,8 @@ class Denoiser(nn.Module):
         hint = "" if has_maps else "Released files lack the to_qkv maps: `ofer import` replays them"
         return load_slots(self.official_slots(), state, self.KNOWN_EXTRAS, hint)
 
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """The weights under their official names, maps included: the inverse of `load_official`."""
-        return dump_slots(self.official_slots())
-
     @torch.no_grad()
     def official_slots(self) -> Slots:
-        """Official name -> place in this module, in the order in which the release draws the layers' first values."""
         names = [name for name, _ in self.blocks()]
         weights = dict(zip(names, self.scale_shift.weight.split(self.modulation_sizes), strict=True))
         biases = dict(zip(names, self.scale_shift.bias.split(self.modulation_sizes), strict=True))

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofer_models.workshop.networks.official_weights import (
+    OfficialNetwork,
     Slot,
     Slots,
-    dump_slots,
     linear_slots,
-    load_slots,
     norm_slots,
     plain_slot,
 )
@@ -56,7 +55,7 @@ class EncoderBlock(nn.Module):
         yield from norm_slots(f"{name}.ln_2", self.norm_mlp)
 
 
-class Farl(nn.Module):
+class Farl(OfficialNetwork):
     """Loose face crops to features. The defaults are CLIP ViT-B/16.
 
     size: pixels of the square input; patch: of one token; features: length of the output.
@@ -94,20 +93,12 @@ class Farl(nn.Module):
         return self.norm_out(self.blocks(self.norm_in(tokens))[:, 0]) @ self.projection
 
     def load_official(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Load a complete CLIP state dict, or its image tower's alone (names with or without `visual.`).
-
-        Returns the known extras found and ignored. Raises OfficialWeightsError naming every misfit.
-        """
+        """Also from a complete CLIP state dict, or its image tower's alone, with or without `visual.`."""
         if not any(key.startswith("visual.") for key in state):
             state = {f"visual.{key}": tensor for key, tensor in state.items()}
-        return load_slots(self.official_slots(), state, self.KNOWN_EXTRAS)
-
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """The image tower's weights under their official names: the inverse of `load_official`."""
-        return dump_slots(self.official_slots())
+        return super().load_official(state)
 
     def official_slots(self) -> Slots:
-        """Official name -> place in this module."""
         slots: Slots = {
             "visual.class_embedding": plain_slot(self.class_token),
             "visual.positional_embedding": plain_slot(self.positions),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,27 @@ class Slot:
 
 
 Slots = dict[str, Slot]
+
+
+class OfficialNetwork(nn.Module):
+    """A network that released files fit: it says by `official_slots` which of its parameters have which names there."""
+
+    KNOWN_EXTRAS: ClassVar[tuple[str, ...]] = ()  # regular expressions of names that files may hold besides
+
+    def official_slots(self) -> Slots:
+        """Official name -> place in this module, in the order in which the release draws the layers' first values."""
+        raise NotImplementedError
+
+    def load_official(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Load tensors under their official names. Returns the known extras found and ignored.
+
+        Raises OfficialWeightsError naming every misfit.
+        """
+        return load_slots(self.official_slots(), state, self.KNOWN_EXTRAS)
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """The weights under their official names: the inverse of `load_official`."""
+        return dump_slots(self.official_slots())
 
 
 def linear_slots(name: str, linear: nn.Linear, trailing: int = 0) -> Iterator[tuple[str, Slot]]:

@@ -6,14 +6,14 @@ Shapes: F faces, N candidates of a face, V frontal vertices, S shape coefficient
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ofer_models.workshop.networks.official_weights import Slots, dump_slots, linear_slots, load_slots, norm_slots
+from ofer_models.workshop.networks.official_weights import OfficialNetwork, Slots, linear_slots, norm_slots
 
 WIDTHS = (4096, 1024, 256, 64, 1)
 MILLIMETRES = 1000.0
@@ -74,7 +74,7 @@ class CandidateScorer(nn.Module):
         return self.score(mean, inputs - mean, context)
 
 
-class RankNetwork(CandidateScorer):
+class RankNetwork(CandidateScorer, OfficialNetwork):
     """IdRank as released, on meshes. A higher score is better; softmax over N gives the release's probabilities.
 
     n_vertices: V, 1785 in the release. context: C, 1024 (FaRL then normalised ArcFace) in the release.
@@ -122,16 +122,7 @@ class RankNetwork(CandidateScorer):
         folded.conditionings.load_state_dict(self.conditionings.state_dict())
         return folded
 
-    def load_official(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Load tensors under their official names. Raises OfficialWeightsError naming every misfit."""
-        return load_slots(self.official_slots(), state)
-
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """The weights under their official names: the inverse of `load_official`."""
-        return dump_slots(self.official_slots())
-
     def official_slots(self) -> Slots:
-        """Official name -> place in this module, in the release's order of construction."""
         slots: Slots = {}
         for i, (linear, conditioning) in enumerate(zip(self.linears, self.conditionings, strict=True)):
             slots.update(linear_slots(f"ranklayers.{i}.mlp", linear))
