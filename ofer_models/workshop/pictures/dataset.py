@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ofer_models.workshop.progress import Progress, silent
 
 SHARD = 1000
 HELD_OUT_SEED = 777  # never trained on
@@ -57,7 +58,7 @@ def generate(
     workers: int = 2,
     occluded_share: float = 0.6,
     wide: bool = False,
-    progress: Callable = lambda iterable, text, total: iterable,
+    progress: Progress = silent,
 ) -> None:
     """Draw samples 0..count-1 of `seed` into folder; shards that are there already stay. wide: see `PictureSource`."""
     folder.mkdir(parents=True, exist_ok=True)

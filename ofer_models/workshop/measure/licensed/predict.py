@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from ofer_models.pipeline import Face, FacePipeline
 from ofer_models.reconstruction.mesh_files import write_mesh
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.licensed.runners import PICTURES, now_images
+from ofer_models.workshop.progress import Progress
 
-Progress = Callable[[Iterable, str, int], Iterable]
 NOW_PICTURES = Path("NoW_Dataset/final_release_version/iphone_pictures")
 
 

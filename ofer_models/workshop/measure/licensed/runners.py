@@ -5,7 +5,6 @@ Each takes the folder of a set and a folder of predictions; images without a pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.metrics import hypotheses as metrics
 from ofer_models.workshop.measure.metrics.nme import by_yaw, landmark_errors
 from ofer_models.workshop.measure.metrics.now import pool, scan_distances
+from ofer_models.workshop.progress import Progress
 
-Progress = Callable[[Iterable, str, int], Iterable]
 MESHES, POINTS, PICTURES = (".obj", ".ply"), (".npy", ".txt"), (".jpg", ".png", ".jpeg")
 _FLOOR = 0.05  # mm: deviations below this are none
 

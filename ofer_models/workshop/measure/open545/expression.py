@@ -6,7 +6,6 @@ only expression and jaw are judged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +20,8 @@ from ofer_models.workshop.measure.open545.held_out import MOVED, encoder_arrays,
 from ofer_models.workshop.measure.open545.regressor import Regressor
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.pictures.population import Population
+from ofer_models.workshop.progress import Progress
 
-Progress = Callable[[Iterable, str, int], Iterable]
 MANY = 100  # hypotheses that spread and coverage are measured with
 SHARES = (0.5, 0.7, 0.8, 0.9, 0.95)
 METHODS = ("hypotheses", "regressor", "random faces", "neutral face")

@@ -5,7 +5,6 @@ Errors in mm at every third frontal vertex, mean-aligned: where a head stands is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +22,8 @@ from ofer_models.workshop.measure.open545.held_out import encoder_arrays
 from ofer_models.workshop.measure.open545.ranking import RankFigures, nearest_to_mean, picked_errors, rank_figures
 from ofer_models.workshop.measure.open545.regressor import Regressor
 from ofer_models.workshop.pictures.dataset import PictureSet
+from ofer_models.workshop.progress import Progress
 
-Progress = Callable[[Iterable, str, int], Iterable]
 RANDOM = 1000  # random heads, the same for all pictures
 _EVERY = 3
 _BATCH = 20

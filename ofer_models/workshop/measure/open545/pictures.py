@@ -11,7 +11,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 from ofer_models.bundle.manifest import sha256_of
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.pictures.dataset import PictureSet
+from ofer_models.workshop.progress import Progress, silent
 
 SEED, PEOPLE, PICTURES = 545, 11, 545
 GROUPS = ("hand", "object", "random")
@@ -67,7 +67,7 @@ def generate(
     *,
     count: int = PICTURES,
     workers: int = 2,
-    progress: Callable = lambda iterable, text, total: iterable,
+    progress: Progress = silent,
 ) -> None:
     """Draw the parts of the set that are not in `folder` yet."""
     folder.mkdir(parents=True, exist_ok=True)

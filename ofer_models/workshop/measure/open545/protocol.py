@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +23,8 @@ from ofer_models.workshop.measure.open545.pooling import by_count, by_frames
 from ofer_models.workshop.measure.open545.ranking import RankFigures, summary
 from ofer_models.workshop.measure.open545.regressor import Regressor
 from ofer_models.workshop.measure.open545.steps import StepLoss, step_loss
+from ofer_models.workshop.progress import Progress, silent
 
-Progress = Callable[[Iterable, str, int], Iterable]
 STEP_PICTURES = 30
 _SWEPT = 40  # pictures that other numbers of candidates are tried on
 
@@ -57,7 +56,7 @@ def measure(
     seed: int = 0,
     landmarks: bool = True,
     threads: int = 1,
-    progress: Progress = lambda iterable, text, total: iterable,
+    progress: Progress = silent,
 ) -> Results:
     """Run the bundle's own graphs, as the node does, on both halves of the set.
 

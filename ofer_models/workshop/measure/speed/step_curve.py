@@ -27,6 +27,7 @@ from ofer_models.runtime.solvers import SolverTable, solver_table
 from ofer_models.workshop.measure.open545.held_out import encoder_arrays
 from ofer_models.workshop.measure.speed.bench import median_ms
 from ofer_models.workshop.pictures.dataset import PictureSet
+from ofer_models.workshop.progress import Progress, silent
 
 STEPS = (3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 50)
 SOLVERS = ("ddim", "dpmpp_2m")
@@ -37,7 +38,6 @@ REFERENCE = "ddpm"
 _ROWS = 450  # samples that go through the network at once
 _VERTICES = 500
 
-Progress = Callable[[Iterable, str, int], Iterable]
 Distances = Callable[[int, np.ndarray], np.ndarray]
 
 
@@ -110,7 +110,7 @@ def measure(
     steps: Iterable[int] = STEPS,
     reference_steps: int = 1000,
     threads: int = 1,
-    progress: Progress = lambda iterable, text, total: iterable,
+    progress: Progress = silent,
 ) -> StepCurve:
     """Measure `expgen` or `idgen` with so many samples a picture, at temperature 1 whatever the bundle draws with."""
     backend = OnnxRuntimeBackend(threads)
