@@ -6,7 +6,7 @@ OUT ?= out/demo
 ARGS ?=
 ENV = . .venv/ofer_env.sh
 
-.PHONY: demo view test soak lint docs train-env clean
+.PHONY: demo view test soak lint generate train-env clean
 .DEFAULT_GOAL := demo
 
 # make demo [SOURCE=folder|video|0|bag] [OUT=folder]
@@ -34,10 +34,10 @@ lint:
 	@$(PYTHON) tools/setup_env.py test
 	@$(ENV) && ruff check . && lint-imports
 
-# docs/parameters.md from the parameter declarations.
-docs:
+# docs/parameters.md from the parameter declarations, requirements/*.txt from pyproject.toml.
+generate:
 	@$(PYTHON) tools/setup_env.py test
-	@$(ENV) && python -m tools.parameters_page
+	@$(ENV) && python -m tools.parameters_page && python -m tools.requirement_files
 
 # What `ofer build-head` and `ofer train` need on top (gigabytes).
 train-env:

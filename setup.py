@@ -1,7 +1,12 @@
-"""ROS 2 package `ofer_ros` (ament_python): the nodes, and the ROS-free `ofer_models` they are built on."""
+"""ROS 2 package `ofer_ros` (ament_python): the nodes, and the ROS-free `ofer_models` they are built on.
+
+The version is package.xml's, dependencies and extras are pyproject.toml's. The rest is here and not there, because
+colcon calls this file and the setuptools of ROS 2 Humble (59) does not read pyproject.toml's project table.
+"""
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -21,13 +26,9 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=NAME,
-    version="0.1.0",
-    description="Several 3D reconstructions of an occluded face from a camera stream, for ROS 2",
-    license="Apache-2.0",
-    python_requires=">=3.10",
+    version=ET.parse("package.xml").getroot().findtext("version"),
     packages=find_packages(include=["ofer_ros", "ofer_ros.*", "ofer_models", "ofer_models.*"]),
     package_data={"": ["*.md", "*.npz", "*.json"], "ofer_ros": ["web/page/*"]},
-    install_requires=["setuptools"],
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (SHARE, ["package.xml"]),

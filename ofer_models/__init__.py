@@ -1,7 +1,5 @@
 """OFER without ROS: several plausible 3D heads for every face in view (CVPR 2025), in real time."""
 
-__version__ = "0.1.0"
-
 __all__ = ["Bundle", "Face", "FacePipeline", "HeadModel", "Intrinsics", "PipelineSettings"]
 
 _HOMES = {
@@ -16,6 +14,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """Import the public names when they are asked for: `ofer --help` and the head model do without MediaPipe."""
+    if name == "__version__":
+        from ofer_models.bundle.share import version
+
+        return version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

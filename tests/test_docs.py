@@ -1,4 +1,4 @@
-"""Pages that users read: what is written from code is current, every command is told, every link leads somewhere."""
+"""What users read: what is written from code is current, every command is told, every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from ofer_models.cli.main import app
+from tools.requirement_files import requirement_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("ofer_*/**/*.md"))]
@@ -37,7 +38,12 @@ def test_the_page_of_parameters_is_current():
     pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
     from tools.parameters_page import PAGE, page
 
-    assert PAGE.read_text() == page(), "run `make docs`"
+    assert PAGE.read_text() == page(), "run `make generate`"
+
+
+@pytest.mark.parametrize("path", requirement_files(), ids=lambda path: path.name)
+def test_requirement_files_are_those_of_the_project(path):
+    assert path.read_text() == requirement_files()[path], "run `make generate`"
 
 
 def test_the_page_of_commands_names_them_all_and_no_other():

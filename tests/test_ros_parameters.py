@@ -17,11 +17,12 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_support import free_domain
 
-from ofer_ros.base.package_files import config_file
+from ofer_models.bundle.share import share_folder
 from ofer_ros.base.parameters import NODES as SECTIONS
 from ofer_ros.base.parameters import CameraSettings, OferSettings, declare, read
 
 pytestmark = pytest.mark.ros
+CONFIG = share_folder() / "config" / "ofer.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def make(context):
 
 
 def test_the_file_has_every_parameter_and_no_other():
-    content = yaml.safe_load(config_file().read_text())
+    content = yaml.safe_load(CONFIG.read_text())
     assert content.keys() == {f"/**/{section}" for section in SECTIONS}
     for section, settings in SECTIONS.items():
         parameters = content[f"/**/{section}"]["ros__parameters"]
@@ -78,7 +79,7 @@ def test_descriptors_tell_meaning_and_range_and_defaults_lie_inside(make, sectio
 
 def test_defaults_are_those_of_the_file(make):
     settings = read(make(), OferSettings)
-    content = yaml.safe_load(config_file().read_text())["/**/ofer_node"]["ros__parameters"]
+    content = yaml.safe_load(CONFIG.read_text())["/**/ofer_node"]["ros__parameters"]
     assert vars(settings) == content
 
 

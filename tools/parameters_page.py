@@ -1,6 +1,6 @@
 """Write docs/parameters.md from the declarations in ofer_ros/base/parameters.py and the defaults in config/ofer.yaml.
 
-    python -m tools.parameters_page        # `make docs`
+    python -m tools.parameters_page        # `make generate`
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "parameters.md"
 HEAD = """\
 # Parameters
 
-Written by `make docs` from [`ofer_ros/base/parameters.py`](../ofer_ros/base/parameters.py) and
+Written by `make generate` from [`ofer_ros/base/parameters.py`](../ofer_ros/base/parameters.py) and
 [`config/ofer.yaml`](../config/ofer.yaml), where every default lives; `ros2 param describe` tells the same.
 
 Parameters marked *live* change at once, also at work. The others are refused while the node is active, with the command

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ofer_models.bundle.share import share_folder
 from ofer_models.head.model import HeadModel, HeadModelError
 
 MANIFEST = "manifest.yaml"
@@ -152,18 +153,9 @@ class Bundle:
 
 
 def default_bundle() -> Path:
-    """The bundle the project ships: $OFER_BUNDLE, engines/open of the checkout, or of the package's share folder."""
-    if "OFER_BUNDLE" in os.environ:
-        return Path(os.environ["OFER_BUNDLE"])
-    checkout = Path(__file__).resolve().parents[2] / "engines" / "open"
-    if checkout.is_dir():
-        return checkout
-    try:
-        from ament_index_python.packages import get_package_share_directory
-
-        return Path(get_package_share_directory("ofer_ros")) / "engines" / "open"
-    except (ImportError, LookupError):
-        return checkout
+    """The bundle the project ships: $OFER_BUNDLE, else engines/open of the checkout or the installed share folder."""
+    chosen = os.environ.get("OFER_BUNDLE")
+    return Path(chosen) if chosen is not None else share_folder() / "engines" / "open"
 
 
 def sha256_of(path: Path) -> str:

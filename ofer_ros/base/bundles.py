@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ofer_models.bundle import Bundle, default_bundle
-from ofer_ros.base.package_files import share
+from ofer_models.bundle.share import share_folder
 
 
 def bundle_folder(name: str) -> Path:
@@ -13,7 +13,7 @@ def bundle_folder(name: str) -> Path:
     if name == "open":
         return default_bundle()
     given = Path(name).expanduser()
-    return given if len(given.parts) != 1 or given.is_dir() else share() / "engines" / name
+    return given if len(given.parts) != 1 or given.is_dir() else share_folder() / "engines" / name
 
 
 def load_bundle(name: str) -> Bundle:

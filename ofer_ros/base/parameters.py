@@ -1,7 +1,7 @@
 """Parameters of every node: one typed dataclass a node, defaults from config/ofer.yaml alone.
 
 A field carries what its descriptor says: `setting(description, low, high, choices, unit, live)`. `declare` declares
-them all on a node, `read` gives them back as an instance, and `make docs` writes docs/parameters.md from them.
+them all on a node, `read` gives them back as an instance, and `make generate` writes docs/parameters.md from them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ofer_models.bundle.share import share_folder
 from ofer_models.pipeline_settings import PipelineSettings
-from ofer_ros.base.package_files import config_file
 
 Settings = TypeVar("Settings")
 
@@ -211,7 +211,7 @@ NODES: dict[str, type] = {
 @cache
 def defaults(section: str) -> dict[str, Any]:
     """ros__parameters of `section` in config/ofer.yaml."""
-    content = yaml.safe_load(config_file().read_text())
+    content = yaml.safe_load((share_folder() / "config" / "ofer.yaml").read_text())
     return content[f"/**/{section}"]["ros__parameters"]
 
 

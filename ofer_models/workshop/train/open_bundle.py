@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ofer_models.bundle.manifest import HEAD
+from ofer_models.bundle.share import version
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance, graph_entry, write_manifest, write_rank, write_sampler
 from ofer_models.workshop.errors import DataError
@@ -269,7 +270,7 @@ class OpenTraining:
         }
         arkit = self.head.jaw_open_angle is not None  # the open head: its coefficients are strengths in 0..1
         header = {
-            "name": "open" if arkit else folder.resolve().name, "version": "0.3.0",
+            "name": "open" if arkit else folder.resolve().name, "version": version(),
             "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
             "candidates": 100, "hypotheses": 15, **({"expression_range": [0.0, 1.0]} if arkit else {}),
         }  # fmt: skip
