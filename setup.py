@@ -1,7 +1,8 @@
 """ROS 2 package `ofer_ros` (ament_python): the nodes, and the ROS-free `ofer_models` they are built on.
 
 The version is package.xml's, dependencies and extras are pyproject.toml's. The rest is here and not there, because
-colcon calls this file and the setuptools of ROS 2 Humble (59) does not read pyproject.toml's project table.
+colcon calls this file: the setuptools of ROS 2 Humble (59) does not read pyproject.toml's project table, colcon cannot
+parse what setuptools makes of `requires-python` there, and the two ways to state a licence there each fail somewhere.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 setup(
     name=NAME,
     version=ET.parse("package.xml").getroot().findtext("version"),
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
     packages=find_packages(include=["ofer_ros", "ofer_ros.*", "ofer_models", "ofer_models.*"]),
     package_data={"": ["*.md", "*.npz", "*.json"], "ofer_ros": ["web/page/*"]},
     data_files=[
