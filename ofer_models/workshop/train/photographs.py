@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ofer_models.head.model import HeadModel
+from ofer_models.perception.pictures import SUFFIXES
 from ofer_models.workshop.bundle_writer import Provenance
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.official.pickle_standins import UnsafePickleError, numbers
@@ -24,7 +25,6 @@ from ofer_models.workshop.pictures import dataset
 from ofer_models.workshop.pictures.dataset import PictureSet
 
 LAYOUTS = ("ofer", "mica", "famos")
-_ENDINGS = (".jpg", ".png", ".jpeg")
 _JAW = {
     15: slice(6, 9),
     12: slice(3, 6),
@@ -157,7 +157,7 @@ def _stacked(rows: list[dict[str, Any]], head: HeadModel, number: int) -> dict[s
 def _own(root: Path) -> Iterator[Item]:
     """images/<actor>/<name>.jpg with parameters/<actor>/<name>.npz."""
     for picture in sorted((root / "images").rglob("*")):
-        if picture.suffix.lower() in _ENDINGS:
+        if picture.suffix.lower() in SUFFIXES:
             part = picture.relative_to(root / "images").with_suffix(".npz")
             if not (root / "parameters" / part).is_file():
                 raise DataError(f"{picture} has no {root / 'parameters' / part}")
@@ -191,9 +191,9 @@ def _parameter_file(base: Path, name: str) -> Path:
 
 
 def _picture(folder: Path, name: str) -> Path:
-    for ending in (Path(name).suffix, *_ENDINGS):
+    for ending in (Path(name).suffix, *SUFFIXES):
         path = (folder / name).with_suffix(ending)
-        if ending.lower() in _ENDINGS and path.is_file():
+        if ending.lower() in SUFFIXES and path.is_file():
             return path
     raise DataError(f"{folder} holds no picture {name}")
 

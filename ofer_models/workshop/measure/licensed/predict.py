@@ -8,11 +8,11 @@ import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.perception.intrinsics import Intrinsics, project
-from ofer_models.perception.pictures import PictureError, read_picture
+from ofer_models.perception.pictures import SUFFIXES, PictureError, read_picture
 from ofer_models.pipeline import Face, FacePipeline
 from ofer_models.reconstruction.mesh_files import write_mesh
 from ofer_models.workshop.errors import EvaluationError
-from ofer_models.workshop.measure.licensed.runners import PICTURES, now_images
+from ofer_models.workshop.measure.licensed.runners import now_images
 from ofer_models.workshop.progress import Progress
 
 NOW_PICTURES = Path("NoW_Dataset/final_release_version/iphone_pictures")
@@ -66,8 +66,8 @@ def predict_aflw2000(bundle: Bundle, data: Path, out: Path, progress: Progress) 
 def _existing(folder: Path, image: str) -> Path:
     """The picture of this name, with any of the usual endings."""
     places = [folder / image, folder / NOW_PICTURES / image]
-    tried = [place if place.suffix in PICTURES else place.with_name(place.name + end)
-             for place in places for end in PICTURES]  # fmt: skip
+    tried = [place if place.suffix in SUFFIXES else place.with_name(place.name + end)
+             for place in places for end in SUFFIXES]  # fmt: skip
     for path in tried:
         if path.is_file():
             return path

@@ -18,7 +18,7 @@ from ofer_models.workshop.measure.metrics.nme import by_yaw, landmark_errors
 from ofer_models.workshop.measure.metrics.now import pool, scan_distances
 from ofer_models.workshop.progress import Progress
 
-MESHES, POINTS, PICTURES = (".obj", ".ply"), (".npy", ".txt"), (".jpg", ".png", ".jpeg")
+MESHES, POINTS = (".obj", ".ply"), (".npy", ".txt")
 _FLOOR = 0.05  # mm: deviations below this are none
 
 
