@@ -11,7 +11,6 @@ import asyncio
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import struct
@@ -25,7 +24,6 @@ from pathlib import Path
 import aiohttp
 import cv2
 import numpy as np
-import yaml
 from browser import Browser, chromium
 from rclpy.parameter import Parameter
 from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, image_message, synthetic_head
@@ -337,17 +335,6 @@ def test_the_page_in_a_browser():
         assert "waiting for faces" in browser.value("document.querySelector('#state').innerText")
         assert browser.problems == []
     assert harness.escaped == []
-
-
-def test_the_table_in_the_docs_is_that_of_the_node():
-    defaults = yaml.safe_load((ROOT / "config" / "ofer.yaml").read_text())["/**/view_node"]["ros__parameters"]
-    described = {}
-    for line in (ROOT / "docs" / "view.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        names = re.findall(r"`(\w+)`", cells[0])
-        if line.startswith("| `"):
-            described |= dict(zip(names, cells[1].split(", "), strict=True))
-    assert described == {name: str(value) for name, value in defaults.items()}
 
 
 def test_what_cannot_be_viewed_is_said_at_once_in_one_line(capsys):
