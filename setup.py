@@ -47,6 +47,8 @@ setup(
             "camera_node = ofer_ros.nodes.camera_node:main",
             "recorder = ofer_ros.nodes.recorder:main",
             "view_node = ofer_ros.nodes.view_node:main",
+            "vmc_node = ofer_ros.nodes.vmc_node:main",
+            "live_link_node = ofer_ros.nodes.live_link_node:main",
         ],
     },
     zip_safe=False,

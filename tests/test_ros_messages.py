@@ -19,9 +19,10 @@ from std_msgs.msg import Header
 from ofer_models.drawing.overlay import draw_label, draw_landmarks, draw_mesh
 from ofer_models.drawing.shading import Shader
 from ofer_models.head.model import rotation_matrices
+from ofer_models.head.rotations import matrix_from_quaternion, quaternion_from_matrix
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import FaceArray
-from ofer_ros.base.geometry import matrix_from_quaternion, pose_arrays, pose_message, quaternion_from_matrix
+from ofer_ros.base.geometry import pose_arrays, pose_message
 from ofer_ros.output import messages, transforms
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.messages import coefficients, face_array_message, face_message, head_model_message, selected_only

@@ -40,6 +40,8 @@ STARTERS = {
     "camera_node": "ofer_ros.nodes.camera_node",
     "recorder": "ofer_ros.nodes.recorder",
     "view_node": "ofer_ros.nodes.view_node",
+    "vmc_node": "ofer_ros.nodes.vmc_node",
+    "live_link_node": "ofer_ros.nodes.live_link_node",
 }
 
 # The wheels' CMake files name the folders of the machine that built them.

@@ -15,7 +15,7 @@ from ofer_models.cli.evaluate import evaluate
 from ofer_models.cli.import_official import import_official
 from ofer_models.cli.pictures import pictures
 from ofer_models.cli.reconstruct import reconstruct
-from ofer_models.cli.ros import demo, view
+from ofer_models.cli.ros import animate, demo, view
 from ofer_models.cli.sampling import sampling
 from ofer_models.cli.train import train
 
@@ -28,7 +28,7 @@ for command in (doctor, reconstruct, build, bench, sampling, evaluate, train, pi
     app.command()(command)
 app.command("import")(import_official)
 app.command("build-head")(build_head)
-for command in (demo, view):  # whose options ofer_ros knows
+for command in (demo, view, animate):  # whose options ofer_ros knows
     app.command(
         add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
     )(command)

@@ -1,4 +1,4 @@
-"""`ofer demo` and `ofer view`: commands of the package ofer_ros, looked up by name, so that nothing here needs ROS."""
+"""`ofer demo`, `view` and `animate`: commands of ofer_ros, looked up by name, so that nothing here needs ROS."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def demo(context: typer.Context) -> None:
 def view(context: typer.Context) -> None:
     """Camera, face node and a local page that shows what they find, until Ctrl-C."""
     _run("view", context.args)
+
+
+def animate(context: typer.Context) -> None:
+    """One face of a video, a folder of pictures or a bag as an animated head: a GLB with ARKit's morph targets."""
+    _run("animate", context.args)
 
 
 def _run(name: str, arguments: list[str]) -> None:

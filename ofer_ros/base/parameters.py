@@ -198,6 +198,30 @@ class ViewSettings:
     )
 
 
+@dataclass(frozen=True)
+class AvatarSettings:
+    """Parameters of every node that drives an avatar."""
+
+    bundle: str = setting("bundle whose head model made the coefficients: a name in engines/ or a folder")
+    node: str = setting("name of the ofer_node whose faces are sent")
+    host: str = setting("where the avatar's program listens")
+    port: int = setting("its UDP port", 1, 65535)
+    face: str = setting("id of the face to send; '': the largest, and then the same one until it is lost")
+    hypothesis: str = setting("which expression is sent: selected, mean, or the number of a hypothesis")
+
+
+@dataclass(frozen=True)
+class VmcSettings(AvatarSettings):
+    """Parameters of vmc_node."""
+
+
+@dataclass(frozen=True)
+class LiveLinkSettings(AvatarSettings):
+    """Parameters of live_link_node."""
+
+    subject: str = setting("name of the subject in Unreal Engine's Live Link")
+
+
 # The section of config/ofer.yaml, which is the node's name, and what it declares.
 NODES: dict[str, type] = {
     "ofer_node": OferSettings,
@@ -205,6 +229,8 @@ NODES: dict[str, type] = {
     "camera_node": CameraSettings,
     "recorder": RecorderSettings,
     "view_node": ViewSettings,
+    "vmc_node": VmcSettings,
+    "live_link_node": LiveLinkSettings,
 }
 
 

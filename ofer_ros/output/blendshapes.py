@@ -6,22 +6,19 @@ from array import array
 
 import numpy as np
 
-from ofer_models.bundle import default_bundle
+from ofer_models.avatar.arkit_map import arkit_map
 from ofer_models.head import HeadModel
-from ofer_models.head.arkit import ARKIT_NAMES, ArkitExact, ArkitFit, has_units
+from ofer_models.head.arkit import ARKIT_NAMES
 from ofer_msgs.msg import Blendshapes, BlendshapesArray, FaceArray
 from ofer_ros.output.messages import coefficients
 
 
 class BlendshapeMaker:
-    """BlendshapesArray of a FaceArray. For a head without ARKit's units, the open bundle's head tells what they do."""
+    """BlendshapesArray of a FaceArray."""
 
     def __init__(self, head: HeadModel) -> None:
         """Raises ValueError, in one line, when this head's expressions cannot be translated."""
-        if has_units(head):
-            self._map = ArkitExact(head)
-        else:
-            self._map = ArkitFit(head, HeadModel.load(default_bundle() / "head.npz"))
+        self._map = arkit_map(head)
 
     def message(self, faces: FaceArray) -> BlendshapesArray:
         """One entry a face, from what is shown of it."""

@@ -13,8 +13,9 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
 
 from ofer_models.head import HeadModel
+from ofer_models.head.rotations import quaternion_from_matrix
 from ofer_msgs.msg import Face, FaceArray
-from ofer_ros.base.geometry import pose_arrays, pose_message, quaternion_from_matrix
+from ofer_ros.base.geometry import pose_arrays, pose_message
 from ofer_ros.output.face_meshes import FaceLandmarks
 
 try:

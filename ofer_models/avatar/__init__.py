@@ -1,0 +1,1 @@
+"""Faces as avatars are driven by them: ARKit weights, head and eye rotations, and the formats that rigs speak."""

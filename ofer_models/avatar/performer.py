@@ -1,0 +1,61 @@
+"""One face followed from frame to frame, its weights steady: from what was seen of all faces to a `Performance`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ofer_models.avatar.performance import SELECTED, Performance, WeightMap, performance
+from ofer_models.avatar.weight_filter import WeightFilter
+
+
+@dataclass(frozen=True)
+class SeenFace:
+    """What is needed of a face in one frame: its id and area in px^2, expressions (H, E), jaws (H, 3) rad, scores (H,),
+    the selected row, and the head's rotation (3, 3) and translation (3,) m in the optical frame."""
+
+    id: str
+    area: float
+    expressions: np.ndarray
+    jaws: np.ndarray
+    scores: np.ndarray
+    selected: int
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
+class Performer:
+    """performer(faces, stamp) -> Performance, or None while the face that it follows is not there.
+
+    followed: its id, '' for none.
+    """
+
+    def __init__(self, to_weights: WeightMap, face: str = "", hypothesis: str = SELECTED) -> None:
+        """to_weights: `arkit_map` of the head. face: an id; '': the largest, and then the same one until it is lost.
+        hypothesis: as `performance` has it."""
+        self._to_weights, self._face, self._hypothesis = to_weights, face, hypothesis
+        self.followed = ""
+        self._steady = WeightFilter()
+
+    def __call__(self, faces: Sequence[SeenFace], stamp: float) -> Performance | None:
+        """stamp: seconds. Raises ValueError for a hypothesis that the face does not have."""
+        face = self._choose(faces)
+        if face is None:
+            self.followed = ""
+            return None
+        if face.id != self.followed:
+            self.followed, self._steady = face.id, WeightFilter()
+        acted = performance(
+            self._to_weights, face.expressions, face.jaws, face.scores, face.selected, face.rotation, face.translation,
+            stamp, self._hypothesis,
+        )  # fmt: skip
+        return replace(acted, weights=self._steady(acted.weights, stamp).astype(np.float32))
+
+    def _choose(self, faces: Sequence[SeenFace]) -> SeenFace | None:
+        wanted = self._face or self.followed
+        for face in faces:
+            if face.id == wanted:
+                return face
+        return None if self._face else max(faces, key=lambda face: face.area, default=None)
