@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from ofer_models.bundle import Bundle, BundleError, default_bundle
-from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, SAME_FACE, STAGES, sha256_of
+from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, SAME_FACE, STAGES
+from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime.stages import StageSet
 
 N_SHAPE, N_EXPRESSION, CONTEXT = 3, 2, 4
@@ -289,3 +291,70 @@ def test_a_temperature_for_all_samples_or_from_the_first_to_the_last(folder):
     np.testing.assert_allclose(bundle.stages["idgen"].scales(5)[:, 0], [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(bundle.stages["expgen"].scales(3)[:, 0], 0.5)
     assert bundle.stages["idgen"].scales(1).shape == (1, 1)
+
+
+def test_an_installed_bundle_of_links_is_read_and_one_link_elsewhere_is_not(folder, tmp_path):
+    installed = tmp_path / "share"
+    installed.mkdir()
+    for path in folder.iterdir():
+        (installed / path.name).symlink_to(path)
+    assert Bundle.load(installed).name == "tiny"
+    (tmp_path / "elsewhere.onnx").write_bytes((folder / "idrank.onnx").read_bytes())
+    (installed / "idrank.onnx").unlink()
+    (installed / "idrank.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    assert "idrank.onnx leads out of the bundle's folder" in refusal(lambda: Bundle.load(installed))
+
+
+def external_graph(folder: Path) -> None:
+    """Write weights.bin and a graph that takes its numbers from there."""
+    onnx = pytest.importorskip("onnx")
+    weights = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.append(onnx.StringStringEntryProto(key="location", value="weights.bin"))
+    (folder / "weights.bin").write_bytes(np.float32([3, 4]).tobytes())
+    made = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [],
+        [onnx.helper.make_tensor_value_info("y", 1, [2])], [weights],
+    )  # fmt: skip
+    model = onnx.helper.make_model(made, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    (folder / "idrank.onnx").write_bytes(model.SerializeToString())
+
+
+def test_weights_beside_a_graph_must_be_listed_with_their_hash(folder):
+    external_graph(folder)
+
+    def record(document: dict[str, Any]) -> None:
+        for name in ("idrank.onnx", "weights.bin"):
+            document["files"][name] = document["files"]["idgen_cond.onnx"] | {"sha256": sha256_of(folder / name)}
+
+    change(folder, lambda document: document["files"]["idrank.onnx"].update(sha256=sha256_of(folder / "idrank.onnx")))
+    assert "lists no hash for weights.bin" in refusal(lambda: Bundle.load(folder))
+    change(folder, record)
+    bundle = Bundle.load(folder)
+    from ofer_models.runtime.onnxruntime_backend import OnnxStage
+
+    np.testing.assert_array_equal(OnnxStage(bundle.stages["idrank"].files["graph"])()["y"], [3, 4])
+    (folder / "weights.bin").write_bytes(np.float32([3, 5]).tobytes())
+    assert "weights.bin is damaged or changed" in refusal(lambda: Bundle.load(folder))
+
+
+def test_files_that_change_while_a_bundle_is_loaded_are_seen(folder):
+    bundle = Bundle.load(folder)
+    bundle.check_unchanged()
+    (folder / "idrank.onnx").write_bytes((folder / "idrank.onnx").read_bytes())
+    assert "idrank.onnx changed while the bundle was being loaded" in refusal(bundle.check_unchanged)
+
+
+def test_a_file_that_nothing_reads_is_named(folder, caplog):
+    (folder / "notes.txt").write_text("mine")
+    (folder / "idrank.0123456789ab.engine").write_bytes(b"x")
+    assert Bundle.load(folder).unlisted() == ["notes.txt"]
+    assert "also holds notes.txt" in caplog.text
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("candidates", -3), ("candidates", 10**9), ("hypotheses", float("inf")), ("n_shape", "3"), ("rank_alone", 1),
+    ("expression_range", [0]), ("jaw_scale", float("nan")),
+])  # fmt: skip
+def test_a_field_that_says_what_it_cannot_is_named(folder, field, value):
+    write(folder, read(folder) | {field: value})
+    assert re.search(rf"says {field}\S*: .*, should be ", refusal(lambda: Bundle.load(folder)))

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from ofer_models.bundle.manifest import sha256_of
 from ofer_models.bundle.tensors import StageError
+from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import EngineKey, Runtime
 

@@ -13,8 +13,9 @@ import pytest
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from ofer_models.bundle.manifest import Bundle, BundleError, sha256_of
+from ofer_models.bundle.manifest import Bundle, BundleError
 from ofer_models.bundle.tensors import GraphSpec, StageError
+from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.backend import open_backend
 from ofer_models.runtime.engine_cache import Runtime

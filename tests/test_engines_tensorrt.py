@@ -15,8 +15,9 @@ import pytest
 import torch
 from recipe import recipe_state, relative_error
 
-from ofer_models.bundle.manifest import BundleError, sha256_of
+from ofer_models.bundle.manifest import BundleError
 from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
+from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import backend as choice
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import EngineKey, Runtime

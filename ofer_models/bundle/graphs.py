@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from ofer_models.bundle.manifest import StageSpec
-from ofer_models.bundle.tensors import ANY, GraphSpec
+from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
 
 
 def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
     """The graphs of a stage by part (`graph`, or `cond` and `step`) with the tensors that the manifest promises.
 
-    A sampler's manifest entry states contexts (F, C) and noise (F, N, D); the tensors of its two graphs follow.
+    A sampler's manifest entry states contexts (F, C) and noise (F, N, D); the tensors of its two graphs follow. Raises
+    StageError where it does not.
     """
     if stage.kind == "graph":
         return {"graph": GraphSpec(stage.files["graph"], stage.inputs, stage.outputs)}
+    if not {"noise", "context"} <= stage.inputs.keys():
+        raise StageError(f"the manifest lacks the inputs context and noise of stage {stage.name}")
     samples, context = stage.inputs["noise"], stage.inputs["context"]
     cond = GraphSpec(stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)})
     step = GraphSpec(

@@ -6,17 +6,23 @@ and for each file its sha256, origin and licence.
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
-from dataclasses import dataclass
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from ofer_models.bundle.manifest_schema import manifest_schema
+from ofer_models.bundle.onnx_header import external_files
 from ofer_models.bundle.share import share_folder
+from ofer_models.files.documents import read_yaml
+from ofer_models.files.hashing import sha256_of_open
+from ofer_models.files.refusal import FileRefused, one_line
 from ofer_models.head.model import HeadModel, HeadModelError
 
 MANIFEST = "manifest.yaml"
@@ -26,6 +32,10 @@ STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")
 # For contexts of the open encoder. Ten photographs of ten people, each turned, scaled, brightened and blurred: of one
 # person 90 % are above the first and all above the second, of two people 0.7 % are above the first.
 SAME_FACE = (0.99, 0.96)
+MOST_BYTES = 256 << 10
+_SCHEMA = manifest_schema(STAGES)
+_COMPILED = re.compile(r"\.(engine|int8)(\.json)?$|\.timing$")  # beside the bundle's own files
+_log = logging.getLogger(__name__)
 _PARTS = {"graph": ("graph",), "sampler": ("cond", "step")}
 
 
@@ -96,30 +106,27 @@ class Bundle:
     files: dict[str, FileRecord]
     rank_alone: bool = False
     same_face: tuple[float, float] = SAME_FACE
+    _seen: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> Bundle:
         """Read the manifest and check that every file is there with its hash. Raises BundleError of one clear line."""
         folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         try:
-            files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
             stages = {name: _stage(name, manifest["stages"][name], folder) for name in STAGES}
-            bounds = manifest.get("expression_range")
-            same, other = manifest.get("same_face", SAME_FACE)
-            bundle = cls(
-                path=folder, name=str(manifest["name"]), version=str(manifest["version"]),
-                n_shape=int(manifest["n_shape"]), n_expression=int(manifest["n_expression"]),
-                candidates=int(manifest["candidates"]), hypotheses=int(manifest["hypotheses"]),
-                expression_range=(float(bounds[0]), float(bounds[1])) if bounds else None,
-                jaw_scale=float(manifest.get("jaw_scale", 1.0)), stages=stages, files=files,
-                rank_alone=bool(manifest.get("rank_alone", False)),
-                same_face=(float(same), float(other)),
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise BundleError(
-                f"{folder / MANIFEST} is not a complete manifest ({error!r}); restore the bundle"
-            ) from None
+        except FileRefused as error:
+            raise _incomplete(folder, error) from None
+        bounds = manifest.get("expression_range")
+        same, other = manifest.get("same_face", SAME_FACE)
+        bundle = cls(
+            path=folder, name=manifest["name"], version=str(manifest["version"]), n_shape=manifest["n_shape"],
+            n_expression=manifest["n_expression"], candidates=manifest["candidates"],
+            hypotheses=manifest["hypotheses"], expression_range=(bounds[0], bounds[1]) if bounds else None,
+            jaw_scale=manifest.get("jaw_scale", 1.0), stages=stages,
+            files={name: FileRecord(**record) for name, record in manifest["files"].items()},
+            rank_alone=manifest.get("rank_alone", False), same_face=(same, other),
+        )  # fmt: skip
         bundle._check_files()
         return bundle
 
@@ -128,6 +135,7 @@ class Bundle:
         """The head model; raises BundleError when it disagrees with the manifest's dimensions."""
         try:
             head = HeadModel.load(self.path / HEAD)
+            self.check_unchanged()
         except HeadModelError as error:
             raise BundleError(str(error)) from None
         if (head.n_shape, head.n_expression) != (self.n_shape, self.n_expression):
@@ -137,19 +145,46 @@ class Bundle:
             )
         return head
 
+    def unlisted(self) -> list[str]:
+        """Files in the folder that the manifest does not list and nothing reads; compiled engines are told apart by
+        their names.
+        """
+        names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+        return sorted(name for name in names - self.files.keys() - {MANIFEST} if not _COMPILED.search(name))
+
+    def check_unchanged(self) -> None:
+        """Refuse files that are not those whose hashes were compared (BundleError): to call after they were opened."""
+        for name, seen in self._seen.items():
+            if _signature(os.stat(self.path / name)) != seen:
+                raise BundleError(f"{self.path / name} changed while the bundle was being loaded; start again")
+
     def _check_files(self) -> None:
         wanted = {HEAD} | {path.name for stage in self.stages.values() for path in stage.files.values()}
+        for name in sorted(wanted):
+            if name.endswith(".onnx") and (self.path / name).is_file():
+                with suppress(FileRefused):  # no graph at all: whatever loads it says so
+                    wanted |= external_files(self.path / name)
         unlisted = sorted(wanted - self.files.keys())
         if unlisted:
-            raise BundleError(f"{self.path / MANIFEST} lists no hash for {', '.join(unlisted)}; restore the bundle")
+            listed = one_line(", ".join(unlisted))
+            raise BundleError(f"{self.path / MANIFEST} lists no hash for {listed}; restore the bundle")
+        root = Path(os.path.realpath(self.path / MANIFEST)).parent  # an installed bundle may be links to a checkout
         for name, record in self.files.items():
             file = self.path / name
             if not file.is_file():
                 raise BundleError(
                     f"{file} is missing; restore the bundle (`git checkout {self.path}` or `ofer import`)"
                 )
-            if sha256_of(file) != record.sha256:
+            if Path(os.path.realpath(file)).parent != root:
+                raise BundleError(f"{file} leads out of the bundle's folder; put the file itself there")
+            with file.open("rb") as opened:
+                self._seen[name] = _signature(os.fstat(opened.fileno()))
+                right = sha256_of_open(opened) == record.sha256
+            if not right:
                 raise BundleError(f"{file} is damaged or changed: its sha256 is not the manifest's; restore the bundle")
+        if extra := self.unlisted():
+            _log.warning("%s also holds %s, which its manifest does not list and nothing reads", self.path,
+                         one_line(", ".join(extra)))  # fmt: skip
 
 
 def default_bundle() -> Path:
@@ -158,53 +193,55 @@ def default_bundle() -> Path:
     return Path(chosen) if chosen is not None else share_folder() / "engines" / "open"
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle, every field checked by its schema. Raises BundleError with one line that names it."""
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(
             f"no bundle at {folder}: {MANIFEST} is missing; give the folder of a bundle, such as engines/open"
         )
     try:
-        manifest = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is not readable YAML ({str(error).splitlines()[0]}); restore the bundle") from None
+        manifest = read_yaml(path, MOST_BYTES)
+    except (FileRefused, OSError) as error:
+        raise BundleError(f"{path} {one_line(error)}; restore the bundle") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{path} is not a bundle manifest of format {FORMAT}; this version of ofer cannot read it")
-    return manifest
+    try:
+        return _SCHEMA(manifest, "")
+    except FileRefused as error:
+        raise _incomplete(folder, error) from None
+
+
+def _incomplete(folder: Path, error: FileRefused) -> BundleError:
+    return BundleError(f"{folder / MANIFEST} is not a complete manifest: it {error}; restore the bundle")
+
+
+def _signature(stat: os.stat_result) -> tuple[int, ...]:
+    """What tells one state of a file from any other."""
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
-    kind = entry["kind"]
-    parts = tuple(part for part in entry["files"] if (kind, part) != ("sampler", "noise"))
-    if parts != _PARTS[kind]:
-        raise ValueError(f"stage {name} of kind {kind} needs the files {', '.join(_PARTS[kind])}")
+    kind, field = entry["kind"], f"stages.{name}"
+    parts = {part for part in entry["files"] if (kind, part) != ("sampler", "noise")}
+    if parts != set(_PARTS[kind]):
+        raise FileRefused(f"says {field}.files: a stage of kind {kind} has the files {', '.join(_PARTS[kind])}")
     sampler = {}
     if kind == "sampler":
-        coefficients = entry["coefficients"]
+        for needed in ("solver", "spacing", "steps", "coefficients"):
+            if needed not in entry:
+                raise FileRefused(f"lacks {field}.{needed}")
+        mean, deviation = (np.array(entry["coefficients"][part], np.float32) for part in ("mean", "deviation"))
+        if mean.shape != deviation.shape:
+            raise FileRefused(f"says {field}.coefficients: {len(mean)} means and {len(deviation)} deviations")
+        temperature = entry.get("temperature", 1.0)
         sampler = {
-            "solver": entry["solver"], "spacing": entry["spacing"], "steps": int(entry["steps"]),
-            "temperature": _pair(entry.get("temperature", 1.0)),
-            "mean": np.array(coefficients["mean"], np.float32),
-            "deviation": np.array(coefficients["deviation"], np.float32),
+            "solver": entry["solver"], "spacing": entry["spacing"], "steps": entry["steps"],
+            "temperature": tuple(temperature) if isinstance(temperature, list) else (temperature, temperature),
+            "mean": mean, "deviation": deviation,
         }  # fmt: skip
-        if sampler["mean"].ndim != 1 or sampler["mean"].shape != sampler["deviation"].shape:
-            raise ValueError(f"stage {name} needs as many means as deviations")
     return StageSpec(
         name, kind, {part: folder / file for part, file in entry["files"].items()},
         {key: tuple(value) for key, value in entry["inputs"].items()},
         {key: tuple(value) for key, value in entry["outputs"].items()}, **sampler,
     )  # fmt: skip
-
-
-def _pair(value: float | list[float]) -> tuple[float, float]:
-    first, last = value if isinstance(value, list) else (value, value)
-    return float(first), float(last)

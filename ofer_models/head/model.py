@@ -9,11 +9,14 @@ Formulas: Li et al., "Learning a model of facial shape and expression from 4D sc
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ofer_models.files.arrays import read_open_npz
+from ofer_models.files.hashing import sha256_of_open
+from ofer_models.files.refusal import FileRefused, one_line
 
 NECK, JAW, LEFT_EYE, RIGHT_EYE = 1, 2, 3, 4
 
@@ -28,6 +31,9 @@ _REQUIRED = {
     "faces": 2,
     "expression_names": 1,
 }
+_OPTIONAL = ("jaw_open_angle", "landmark_spread_mm")
+_OF_MASKS, _OF_LANDMARKS = "mask_", ("_triangle", "_bary", "_points")
+_LARGEST = 1 << 30  # bytes of all arrays
 
 
 class HeadModelError(ValueError):
@@ -87,6 +93,7 @@ class HeadModel:
                 raise HeadModelError(
                     f"head model: {name} has shape {shape}, expected {dimensions} dimensions and none of them empty"
                 )
+        _check_numbers(arrays)
         self.sha256 = sha256
         self.v_template = np.ascontiguousarray(arrays["v_template"], np.float32)
         self.shapedirs = np.ascontiguousarray(arrays["shapedirs"], np.float32)
@@ -120,17 +127,17 @@ class HeadModel:
 
     @classmethod
     def load(cls, path: str | Path) -> HeadModel:
-        """Read `head.npz`. Raises HeadModelError when the file is missing, truncated or lacks an array."""
+        """Read `head.npz`. Raises HeadModelError when it is missing, truncated, lacks an array or has one too many."""
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            with path.open("rb") as file:
+                return cls(read_open_npz(file, _known, _LARGEST), sha256_of_open(file))
         except FileNotFoundError:
             raise HeadModelError(f"{path} does not exist; `ofer build-head` makes the open head") from None
-        except Exception as error:  # numpy and zipfile raise many types for a damaged archive
-            raise HeadModelError(f"{path} cannot be read as an .npz archive ({error}); restore or rebuild it") from None
-        try:
-            return cls(arrays, hashlib.sha256(path.read_bytes()).hexdigest())
+        except OSError as error:
+            raise HeadModelError(f"{path} cannot be read ({one_line(error)})") from None
+        except FileRefused as error:
+            raise HeadModelError(f"{path} {error}; restore or rebuild it") from None
         except HeadModelError as error:
             raise HeadModelError(f"{path}: {error}") from None
 
@@ -250,3 +257,25 @@ class HeadModel:
 
 def _rotate(rotation: np.ndarray, points: np.ndarray) -> np.ndarray:
     return (rotation @ points[..., None])[..., 0]
+
+
+def _known(name: str) -> bool:
+    """Whether a head model may have an array of that name."""
+    return name in _REQUIRED or name in _OPTIONAL or name.startswith(_OF_MASKS) or name.endswith(_OF_LANDMARKS)
+
+
+def _check_numbers(arrays: dict[str, np.ndarray]) -> None:
+    """Names must be text, places whole numbers, and everything else finite numbers."""
+    for name, array in arrays.items():
+        kind = np.asarray(array).dtype.kind
+        wanted = "US" if name == "expression_names" else "iu" if _names_places(name) else "biuf"
+        if kind not in wanted:
+            raise HeadModelError(f"head model: {name} holds {np.asarray(array).dtype}, which it should not")
+        if kind == "f" and not np.isfinite(array).all():
+            raise HeadModelError(f"head model: {name} holds numbers that are not finite")
+        if name in _OPTIONAL and np.ndim(array):
+            raise HeadModelError(f"head model: {name} should be one number")
+
+
+def _names_places(name: str) -> bool:
+    return name.startswith(_OF_MASKS) or name.endswith(("_triangle", "_points")) or name in ("faces", "kintree_table")

@@ -21,12 +21,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ofer_models.bundle.manifest import sha256_of
 from ofer_models.bundle.tensors import StageError
+from ofer_models.files import schema
+from ofer_models.files.documents import read_json
+from ofer_models.files.hashing import sha256_of
+from ofer_models.files.refusal import FileRefused, one_line
 
 SUFFIX, INT8_SUFFIX = ".engine", ".int8"
 ONNXRUNTIME = "onnxruntime"  # the flavour of quantized graphs
-_FORMAT = 1
+_FORMAT, _MOST_RECORD = 1, 256 << 10
+_TEXT, _HASH = schema.text(most=200), schema.text(r"[0-9a-f]{64}", 64, "64 hexadecimal digits")
+_KEY = schema.record(
+    {
+        "graph": schema.text(r"[A-Za-z0-9_][A-Za-z0-9._-]*", 128, "the plain name of a file in the bundle's folder"),
+        "graph_sha256": _TEXT, "flavour": _TEXT, "version": _TEXT, "precision": _TEXT,
+        "gpus": schema.sequence(_TEXT, 0, 32),
+        "profile": schema.mapping(_TEXT, schema.sequence(schema.integer(0, 1 << 20), 3, 3), 16),
+    }
+)  # fmt: skip
+_SHAPES = schema.mapping(_TEXT, schema.sequence(schema.integer(-1, 1 << 24), 0, 8), 64)
+_RECORD = schema.record(
+    {
+        "format": schema.integer(_FORMAT, _FORMAT), "key": _KEY,
+        "bindings": schema.mapping(schema.choice("inputs", "outputs"), _SHAPES, 2),
+        "sha256": _HASH, "size": schema.integer(0, 1 << 40), "seconds": schema.number(0, 1e9),
+    }
+)  # fmt: skip
 PREFERRED = "fp16"  # whoever built half precision wants it used
 
 
@@ -53,10 +73,10 @@ class EngineKey:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> EngineKey:
-        """From a record; raises KeyError, TypeError or ValueError when it is incomplete."""
-        profile = {str(name): tuple(int(v) for v in sizes) for name, sizes in content["profile"].items()}
-        texts = {name: str(content[name]) for name in ("graph", "graph_sha256", "flavour", "version", "precision")}
-        return cls(**texts, gpus=tuple(content["gpus"]), profile=profile)
+        """From a record; raises FileRefused when it is incomplete or says what no key can."""
+        fields = _KEY(content, "key")
+        profile = {name: tuple(sizes) for name, sizes in fields["profile"].items()}
+        return cls(**fields | {"gpus": tuple(fields["gpus"]), "profile": profile})
 
 
 @dataclass(frozen=True)
@@ -89,6 +109,8 @@ class Entry:
         """Why this engine must not run `graph` on `here` (leave out where only the files matter); '' if it may."""
         if self.problem or self.key is None:
             return self.problem
+        if not self.path.is_file():
+            return "is no file"
         size = self.path.stat().st_size
         if size != self.size:
             return f"is cut short or changed: {size} bytes, its record says {self.size}"
@@ -198,13 +220,11 @@ def _entry(path: Path) -> Entry:
     if not record.is_file():
         return Entry(path, problem=f"was renamed or left unfinished: {record.name} is missing")
     try:
-        content = json.loads(record.read_text())
+        content = _RECORD(read_json(record, _MOST_RECORD), "")
         key = EngineKey.from_json(content["key"])
-        stored = {name: content[name] for name in ("bindings", "sha256", "size", "seconds")}
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Entry(path, problem=f"has a damaged record ({error!r})")
+    except (FileRefused, OSError) as error:
+        return Entry(path, problem=f"has a damaged record (it {one_line(error)})")
+    stored = {name: content[name] for name in ("bindings", "sha256", "size", "seconds")}
     if key.file_name != path.name:
         return Entry(path, key, problem=f"was renamed: its record says it is {key.file_name}, made of {key.graph}")
     return Entry(path, key, **stored)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from ofer_models.bundle.onnx_header import external_files
 from ofer_models.bundle.tensors import Dims, GraphSpec, StageError, check_call
+from ofer_models.files.refusal import FileRefused, one_line
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import Runtime
 from ofer_models.runtime.sampler import Sampler
@@ -48,10 +50,14 @@ class OnnxStage:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
+            outside = [name for name in external_files(self.path) if Path(name).name != name or name in ("", "..")]
+            if outside:
+                raise FileRefused(f"takes weights from outside of its folder ({one_line(outside[0])})")
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=list(providers))
+        except (FileRefused, OSError) as error:
+            raise StageError(f"{self.path.name}: ONNX Runtime cannot load it: it {one_line(error)}") from None
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise StageError(f"{self.path.name}: ONNX Runtime cannot load it: {reason}") from error
+            raise StageError(f"{self.path.name}: ONNX Runtime cannot load it: {one_line(error)}") from error
         self.inputs = self._tensors(self._session.get_inputs())
         self.outputs = self._tensors(self._session.get_outputs())
         self._output_names = list(self.outputs)

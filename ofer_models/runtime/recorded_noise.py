@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ofer_models.files.arrays import read_npz
+
 
 class RecordedNoise:
     """Starting noise (R, D) and what a stochastic solver adds at its steps (K, R, D), the same for every face.
@@ -15,8 +17,10 @@ class RecordedNoise:
 
     def __init__(self, path: Path) -> None:
         """Read arrays `start` and `added` of an .npz; raises ValueError when they do not belong together."""
-        with np.load(path, allow_pickle=False) as arrays:
-            self._start, self._added = arrays["start"], arrays["added"]
+        arrays = read_npz(path, {"start", "added"}.__contains__)
+        if set(arrays) != {"start", "added"} or any(array.dtype.kind != "f" for array in arrays.values()):
+            raise ValueError(f"{path.name} should hold the numbers `start` and `added`, and nothing else")
+        self._start, self._added = arrays["start"], arrays["added"]
         if self._start.ndim != 2 or self._added.shape[1:] != self._start.shape:
             raise ValueError(f"{path.name}: starting and added noise have the shapes "
                              f"{self._start.shape} and {self._added.shape}")  # fmt: skip

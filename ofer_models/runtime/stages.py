@@ -81,6 +81,7 @@ class StageSet:
             loaded = {name: runtime.load(graph_specs(spec)["graph"]) for name, spec in graphs.items()}
             self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps)
             self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps)
+            bundle.check_unchanged()
         except ValueError as error:  # a StageError, or a solver, spacing or step count that does not exist
             raise BundleError(f"bundle {bundle.name} at {bundle.path}: {error}") from None
         wanted = {"idgen": bundle.n_shape, "expgen": bundle.n_expression + 3}

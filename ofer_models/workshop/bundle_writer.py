@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import yaml
 
-from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, FileRecord, sha256_of
+from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, FileRecord
+from ofer_models.files.hashing import sha256_of
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.export import export_rank, export_sampler
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank

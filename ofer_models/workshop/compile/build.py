@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ofer_models.bundle.graphs import graph_specs
-from ofer_models.bundle.manifest import Bundle, sha256_of
+from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import GraphSpec, StageError
+from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import EngineKey
 from ofer_models.runtime.tensorrt import api as tensorrt_api
@@ -81,8 +82,16 @@ def build(order: Order, progress: Progress = lambda *_: None) -> list[Built]:
         unexpected = [failure for failure in failures if not isinstance(failure, StageError)]
         if unexpected:
             raise unexpected[0]
-        raise StageError("; ".join(map(str, failures)))
+        raise StageError("; ".join(_once(map(str, failures))))
     return [outcome for outcome in outcomes if isinstance(outcome, Built)]
+
+
+def _once(messages: Iterable[str]) -> list[str]:
+    """Messages without those that say of another graph what was said of one."""
+    said: dict[str, str] = {}
+    for message in messages:
+        said.setdefault(message.partition(": ")[2] or message, message)
+    return list(said.values())
 
 
 def key_of(order: Order, graph: GraphSpec, stage: str, flavour: str, version: str, gpus: tuple[str, ...]) -> EngineKey:

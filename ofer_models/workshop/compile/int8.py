@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.bundle.graphs import graph_specs
-from ofer_models.bundle.manifest import Bundle, sha256_of
+from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import GraphSpec, StageError
+from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache, onnxruntime_backend
 from ofer_models.runtime.engine_cache import EngineKey
 from ofer_models.workshop.compile.quantize import Arrays, Verdict, judge, quantized

@@ -23,6 +23,7 @@ from ofer_models.runtime.tensorrt import api as tensorrt_api
 
 PRECISIONS = ("fp16", "fp32")
 CURRENT = "current"
+_MOST_TIMING = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,12 @@ def _timing_cache(trt: Any, config: Any, path: Path) -> bool:
     """Whether a timing cache is in use: measured kernels are not measured again in the next build."""
     if targets(trt):  # TensorRT-RTX times nothing at build, its cache is empty and deprecated
         return False
-    stored = path.read_bytes() if path.is_file() else b""
-    return bool(config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False))
+    stored = path.read_bytes() if path.is_file() and path.stat().st_size <= _MOST_TIMING else b""
+    for content in (stored, b""):  # a damaged one is begun anew
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return True
+    return False
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.bundle.manifest import sha256_of
+from ofer_models.files.hashing import sha256_of
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.progress import Progress, silent

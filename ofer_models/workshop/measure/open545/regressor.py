@@ -63,7 +63,7 @@ def get(
             if regressor.fits(bundle):
                 return regressor
     folder = work / "pictures" / "train"
-    if not list(folder.glob("[0-9]*.npz")):
+    if not any(folder.glob("[0-9]*.npz")):
         dataset.generate(bundle.path / HEAD, folder, _SHARDS * dataset.SHARD, seed=1, workers=workers,
                          progress=progress)  # fmt: skip
     # The last ones: a context promises less of pictures that its encoder was not trained on, as in ExpGen's training.
