@@ -69,9 +69,10 @@ def test_an_unknown_scenario_is_refused(ofer, tmp_path):
 
 
 @pytest.mark.parametrize("options, expected", [
-    ((), {"qkv": None, "released_quirks": False}),
-    (("--qkv", "demo"), {"qkv": "demo", "released_quirks": False}),
-    (("--released-quirks",), {"qkv": None, "released_quirks": True}),
+    ((), {"qkv": None, "released_quirks": False, "strict": False}),
+    (("--qkv", "demo"), {"qkv": "demo", "released_quirks": False, "strict": False}),
+    (("--released-quirks",), {"qkv": None, "released_quirks": True, "strict": False}),
+    (("--strict",), {"qkv": None, "released_quirks": False, "strict": True}),
 ])  # fmt: skip
 def test_options_are_passed_on(ofer, files, tmp_path, monkeypatch, options, expected):
     asked = {}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from ofer_models.bundle.manifest import HEAD, MANIFEST, sha256_of
+from ofer_models.bundle.manifest import HEAD, MANIFEST
+from ofer_models.files.hashing import sha256_of
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.pipeline import FacePipeline
 

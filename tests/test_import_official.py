@@ -35,6 +35,7 @@ from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.farl import Farl
 from ofer_models.workshop.networks.rank import RankNetwork
+from ofer_models.workshop.official import importer
 from ofer_models.workshop.official.checkpoint import CheckpointError, NetworkSizes, find_maps, read_checkpoint
 from ofer_models.workshop.official.files import OfficialFiles, OfficialImportError, flame_version
 from ofer_models.workshop.official.importer import STEPS, import_official
@@ -321,11 +322,11 @@ DAMAGED = {
         changed("idrank", lambda c: c["farl"].update({"visual.proj": torch.zeros(3, 4)})),
         r"'farl'.*1 mis-shaped: visual\.proj is 3x4, should be 24x10"),
     "a name that speaks to the terminal": (
-        changed("idgen", lambda c: c["net"].update({"sur\n\x1b[2Jprise": torch.zeros(1)})),
+        changed("idgen", lambda c: c["arcface"].update({"sur\n\x1b[2Jprise": torch.zeros(1)})),
         r"unknown: sur\?\?\[2Jprise"),
     "a sparse tensor": (
         changed("idgen", lambda c: c["net"].update({"time_mlp.1.weight": torch.eye(512).to_sparse()})),
-        "'net': a tensor cannot be read"),
+        r"refused: it asks for torch\._utils\._rebuild_sparse_tensor"),
     "names that are numbers": (
         changed("expgen", lambda c: c["farl"].update({3: torch.zeros(1)})), "no state dict 'farl'"),
     "a missing entry": (
@@ -348,7 +349,7 @@ DAMAGED = {
         "'net': init_conv.bias holds complex numbers"),
     "hostile landmarks": (hostile_landmarks, r"landmarks\.npy refused: it asks for \w+\.system"),
     "hostile masks": (hostile_masks, r"masks\.pkl refused: it asks for \w+\.system"),
-    "hostile MediaPipe landmarks": (hostile_mediapipe, r"mp\.npz cannot be read as an \.npz of numbers"),
+    "hostile MediaPipe landmarks": (hostile_mediapipe, r"mp\.npz refused: 'lmk_face_idx' holds Python objects"),
     "joints in a circle": (joints_in_a_circle, r"joints\.pkl and the files for it make no head: .*kintree_table"),
 }  # fmt: skip
 
@@ -444,3 +445,60 @@ def test_without_a_matching_scenario_the_evidence_and_the_override_are_named(rel
     checkpoint.states["net"] = net | {left_over[0]: torch.zeros(3, 3)}
     with pytest.raises(CheckpointError, match=r"qkv\.weight is \(3, 3\), should be \(384, "):
         find_maps(checkpoint, sizes, None)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_is_read_as_torch_reads_it(tmp_path, zipped):
+    """Both of torch's formats, every type, views of one storage, strides and empty tensors."""
+    base = torch.arange(24.0)
+    state = {
+        "view": base[4:12].reshape(2, 4), "turned": base.reshape(4, 6).t(), "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(3), "half": torch.ones(3).half(), "short": torch.ones(3).bfloat16(),
+        "flags": torch.tensor([True, False]), "parameter": torch.nn.Parameter(torch.ones(2)),
+    }  # fmt: skip
+    torch.save({"net": state, "loss": np.float64(0.5)}, tmp_path / "a.tar", _use_new_zipfile_serialization=zipped)
+    from ofer_models.workshop.official.torch_tensors import load_torch
+
+    read = load_torch(tmp_path / "a.tar")
+    assert read["loss"] == 0.5 and read["net"].keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(read["net"][name], tensor) and read["net"][name].dtype == tensor.dtype, name
+
+
+def test_an_unknown_tensor_of_a_denoiser_is_skipped_with_a_remark_unless_strict(files, tmp_path):
+    given = changed("idgen", lambda c: c["net"].update(surprise=torch.zeros(1)))(files, tmp_path)
+    checkpoint = read_checkpoint(given.idgen, "idgen", SMALL.networks)
+    checkpoint.check(SMALL.networks)
+    assert "skipped as the release does, unknown to its network: surprise" in checkpoint.remarks[0]
+    with pytest.raises(CheckpointError, match="1 unknown: surprise"):
+        read_checkpoint(given.idgen, "idgen", SMALL.networks, strict=True).check(SMALL.networks)
+
+
+def test_names_of_several_gpus_are_read_without_their_prefix(files, tmp_path):
+    def wrap(content: dict) -> None:
+        content["net"] = {f"module.{name}": tensor for name, tensor in content["net"].items()}
+
+    given = changed("expgen", wrap)(files, tmp_path)
+    checkpoint = read_checkpoint(given.expgen, "expgen", SMALL.networks)
+    checkpoint.check(SMALL.networks)
+    assert "all names begin with 'module.'" in checkpoint.remarks[0]
+
+
+def test_another_flame_is_told_by_its_folder(files, tmp_path):
+    (tmp_path / "FLAME2019").mkdir()
+    older = Path(shutil.copy(files.flame, tmp_path / "FLAME2019"))
+    paths = {"idgen": files.idgen, "idrank": files.idrank, "expgen": files.expgen, "flame": older}
+    with pytest.raises(OfficialImportError, match=r"generic_model\.pkl is flame2019"):
+        flame_version(paths)
+
+
+def test_what_a_killed_import_left_is_swept_and_what_it_moved_aside_comes_back(tmp_path):
+    out = tmp_path / "official"
+    for name in (".official-import-abc", ".official-import-abc-old", ".other-import-x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    with importer._work_folder(out) as work:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".other-import-x", "official", work.name])
+        with importer._work_folder(out):  # a second import leaves the first's folder alone
+            assert work.is_dir()
+    assert (out / "file").read_text() == ".official-import-abc-old"

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import math
 import re
-import tarfile
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofer_models.files.refusal import one_line
 from ofer_models.workshop.networks import replay
 from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.farl import Farl
 from ofer_models.workshop.networks.official_weights import OfficialWeightsError
 from ofer_models.workshop.networks.rank import RankNetwork
-from ofer_models.workshop.official.pickle_standins import UnsafePickleError
-from ofer_models.workshop.official.safe_pickle import read_pickle, refused_name
+from ofer_models.workshop.official.pickle_machine import UnsafePickleError
+from ofer_models.workshop.official.pickle_standins import StoredTensor
+from ofer_models.workshop.official.torch_file import read_torch
+from ofer_models.workshop.official.torch_tensors import tensor_of
 
 Role = Literal["idgen", "idrank", "expgen"]
 ENTRIES: dict[Role, tuple[str, ...]] = {
@@ -41,6 +40,7 @@ _LEFT_OVER, _LAST_MAP = (
     ".fn.fn.qkv.weight",
     ".fn.fn.to_qkv.15.weight",
 )  # the release leaves the one as a copy of the other
+_WRAPPED = "module."  # what torch's wrappers for several GPUs put before every name
 _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
 _State = Mapping[str, Tensor]
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -65,11 +65,12 @@ class NetworkSizes:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state dicts of one released file, by entry."""
+    """The state dicts of one released file, by entry; remarks on what was read in another way than it is stored."""
 
     path: Path
     role: Role
     states: dict[str, _State]
+    remarks: tuple[str, ...] = ()
 
     def check(self, sizes: NetworkSizes) -> None:
         """Compare every tensor's name and shape with the networks, without copying any. Raises CheckpointError."""
@@ -129,9 +130,6 @@ class Checkpoint:
             net.load_official(state)
         except OfficialWeightsError as error:
             raise CheckpointError(f"{self.path.name}, entry '{entry}': {error}") from None
-        except RuntimeError as error:  # sparse, quantized or otherwise no plain numbers
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{self.path.name}, entry '{entry}': a tensor cannot be read ({reason})") from None
 
 
 @dataclass(frozen=True)
@@ -143,30 +141,38 @@ class Maps:
     tensors: dict[str, Tensor]
 
 
-def read_checkpoint(path: str | Path, role: Role, sizes: NetworkSizes) -> Checkpoint:
-    """Read the entries that a role needs, mapped from the file where its format allows it.
+def read_checkpoint(path: str | Path, role: Role, sizes: NetworkSizes, strict: bool = False) -> Checkpoint:
+    """Read the entries that a role needs, mapped from the file.
 
-    Raises CheckpointError with one line: no such file, a web page, cut short, a name torch refuses, an entry missing,
-    or a checkpoint of another role.
+    strict: tensors that the denoisers do not know are left in, and refused when the networks are compared; otherwise
+    they are skipped with a remark, as the release skips them.
+
+    Raises CheckpointError with one line: no such file, a web page, cut short, a name that no checkpoint needs, an entry
+    missing, or a checkpoint of another role.
     """
     path = Path(path)
-    content = _torch_load(path)
+    content = _content(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}, not a checkpoint's dictionary")
     states: dict[str, _State] = {}
+    remarks: list[str] = []
     for entry in ENTRIES[role]:
-        state = content.get(entry)
-        if entry == "net" and isinstance(state, Mapping):
-            _check_role(path, role, state, sizes)
-        if not isinstance(state, Mapping) or not all(
-            isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+        stored = content.get(entry)
+        if not isinstance(stored, dict) or not all(
+            isinstance(name, str) and isinstance(tensor, StoredTensor) for name, tensor in stored.items()
         ):
             found = ", ".join(map(str, content)) or "nothing"
             raise CheckpointError(
-                f"{path.name} has no state dict '{entry}', which {_NAMES[role]} needs (it has: {found})"
+                one_line(f"{path.name} has no state dict '{entry}', which {_NAMES[role]} needs (it has: {found})")
             )
-        states[entry] = dict(state)
-    return Checkpoint(path, role, states)
+        states[entry], said = _named(stored, path.name, entry)
+        remarks += said
+        if entry == "net":
+            _check_role(path, role, states[entry], sizes)
+            if role != "idrank" and not strict:
+                states[entry], said = _known_only(states[entry], role, sizes, path.name)
+                remarks += said
+    return Checkpoint(path, role, states, tuple(remarks))
 
 
 def find_maps(checkpoint: Checkpoint, sizes: NetworkSizes, wanted: replay.Scenario | None) -> Maps:
@@ -209,7 +215,7 @@ def _difference(value: float) -> str:
     return "equal" if value == 0 else f"differs by up to {value:.3g}"
 
 
-def _torch_load(path: Path) -> Any:
+def _content(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     with path.open("rb") as file:
@@ -218,32 +224,31 @@ def _torch_load(path: Path) -> Any:
         raise CheckpointError(
             f"{path.name} is a web page, not a checkpoint: download it again from the OFER page's link"
         )
-    # A trainer's loss may be a numpy number; these names only make numbers.
-    numbers = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        numbers.append((np.core.multiarray.scalar, f"{module}.scalar"))
     try:
-        with torch.serialization.safe_globals(numbers), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, which are the sender's choice
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # torch raises many types for a damaged file
-        name = "an archive, not torch's format" if tarfile.is_tarfile(path) else refused_name(error)
-        asked = name if "GLOBAL" in str(error) else _asked_for(path)
-        if asked:
-            reason = f"refused: it asks for {asked}, which no checkpoint needs; nothing of it was run"
-        else:
-            reason = f"is damaged or cut short, or no checkpoint ({name[:120]}); download it again"
-        raise CheckpointError(f"{path.name} {reason}") from None
-
-
-def _asked_for(path: Path) -> str:
-    """What a pickle that torch cannot even read would have called, if it is a pickle at all."""
-    try:
-        read_pickle(path)
+        return read_torch(path)
     except UnsafePickleError as error:
-        found = re.search(r"it asks for (\S+),", str(error))
-        return found.group(1) if found else ""
-    return ""
+        raise CheckpointError(str(error)) from None
+
+
+def _named(state: Mapping[str, Any], file: str, entry: str) -> tuple[_State, list[str]]:
+    """A state dict's tensors by the names that the release gives them, and remarks on what had to be changed."""
+    tensors = {name: tensor_of(stored) for name, stored in state.items()}
+    if not tensors or not all(name.startswith(_WRAPPED) for name in tensors):
+        return tensors, []
+    remark = f"{file}, entry '{entry}': all names begin with '{_WRAPPED}' (saved from several GPUs); read without it"
+    return {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}, [remark]
+
+
+def _known_only(state: _State, role: Role, sizes: NetworkSizes, file: str) -> tuple[_State, list[str]]:
+    """A denoiser's state without tensors that it does not know: the release skips them too (`strict=False`)."""
+    with torch.device("meta"):
+        net = Denoiser(*getattr(sizes, role))
+    known = net.official_slots().keys()
+    extra = [
+        name for name in state if name not in known and not any(re.fullmatch(p, name) for p in net.KNOWN_EXTRAS)
+    ]
+    remark = f"{file}, entry 'net': skipped as the release does, unknown to its network: {', '.join(extra[:12])}"
+    return {name: tensor for name, tensor in state.items() if name not in extra}, [remark] * bool(extra)
 
 
 def _check_role(path: Path, role: Role, net: _State, sizes: NetworkSizes) -> None:

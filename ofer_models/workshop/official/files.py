@@ -24,7 +24,7 @@ LICENCE_OF = dict.fromkeys(("idgen", "idrank", "expgen"), LICENCES["checkpoint"]
     "flame": LICENCES["flame"], "front_indices": LICENCES["release"], "landmarks": LICENCES["flame"],
     "mediapipe": LICENCES["flame"], "masks": LICENCES["flame"],
 }  # fmt: skip
-_FLAME_VERSION = re.compile(r"flame[ _-]?(?:20)?(20|23)(?!\d)", re.IGNORECASE)
+_FLAME_VERSION = re.compile(r"flame[ _-]?(?:20)?(17|19|20|23)(?!\d)", re.IGNORECASE)
 
 
 class OfficialImportError(BundleError):
@@ -58,7 +58,7 @@ class OfficialFiles:
         if "front_indices" not in given:
             raise OfficialImportError(
                 "IdRank scores the vertices listed in the OFER release's frontindices.npy, and cannot be used without: "
-                "give --front-indices (the file lies in the release's data folder)"
+                "give --front-indices (the file lies in the release's folder pretrained/)"
             )
         return given
 
@@ -66,15 +66,10 @@ class OfficialFiles:
 def flame_version(files: dict[str, Path]) -> str | None:
     """`flame2020` or `flame2023` as the files' names tell it, None if none does.
 
-    A checkpoint's or pickle's content does not. Raises OfficialImportError when two names disagree.
+    A checkpoint's or pickle's content does not: all versions have the same shapes. Raises OfficialImportError when two
+    names disagree.
     """
-    told = {}
-    for role in ("idgen", "idrank", "expgen", "flame"):
-        path = files[role].resolve()
-        names = (path.name, path.parent.name) if role == "flame" else (path.name,)
-        found = next(filter(None, map(_FLAME_VERSION.search, names)), None)
-        if found:
-            told[role] = f"flame20{found.group(1)}"
+    told = {role: version for role in ("idgen", "idrank", "expgen", "flame") if (version := named_version(files, role))}
     if len(set(told.values())) > 1:
         listed = ", ".join(f"{files[role].name} is {version}" for role, version in told.items())
         raise OfficialImportError(
@@ -82,3 +77,11 @@ def flame_version(files: dict[str, Path]) -> str | None:
             "take the checkpoints and the head model of one version"
         )
     return next(iter(told.values()), None)
+
+
+def named_version(files: dict[str, Path], role: str) -> str | None:
+    """The FLAME version that one file's name tells, or for FLAME itself its folder's (all are `generic_model.pkl`)."""
+    path = files[role].resolve()
+    names = (path.name, path.parent.name) if role == "flame" else (path.name,)
+    found = next(filter(None, map(_FLAME_VERSION.search, names)), None)
+    return f"flame20{found.group(1)}" if found else None

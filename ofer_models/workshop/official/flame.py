@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ofer_models.files.arrays import read_npz
+from ofer_models.files.refusal import FileRefused
 from ofer_models.head.landmark_sets import LANDMARKS68
-from ofer_models.workshop.official.pickle_standins import UnsafePickleError, numbers
+from ofer_models.workshop.official.pickle_machine import UnsafePickleError
+from ofer_models.workshop.official.pickle_numbers import numbers
 from ofer_models.workshop.official.safe_pickle import read_object_npy, read_pickle
 
 N_JOINTS = 5
@@ -64,7 +67,7 @@ def read_model(path: str | Path, sizes: HeadSizes = HeadSizes()) -> dict[str, np
         arrays = {name: numbers(fields[name], name) for name in _FIELDS}
     except UnsafePickleError as error:
         raise FlameError(f"{path.name} is not a usable FLAME model: {error}") from None
-    vertices = len(arrays["v_template"])
+    vertices, triangles = (arrays[name].shape[0] if arrays[name].ndim else 0 for name in ("v_template", "f"))
     expected = {
         "v_template": (vertices, 3),
         "shapedirs": (vertices, 3, sizes.n_directions),
@@ -72,7 +75,7 @@ def read_model(path: str | Path, sizes: HeadSizes = HeadSizes()) -> dict[str, np
         "J_regressor": (N_JOINTS, vertices),
         "kintree_table": (2, N_JOINTS),
         "weights": (vertices, N_JOINTS),
-        "f": (len(arrays["f"]), 3),
+        "f": (triangles, 3),
     }
     for name, shape in expected.items():
         if arrays[name].shape != shape:
@@ -126,11 +129,7 @@ def read_landmarks(path: str | Path, n_faces: int) -> dict[str, np.ndarray]:
 def read_mediapipe(path: str | Path, n_faces: int) -> dict[str, np.ndarray]:
     """The embedding of some of MediaPipe's points, from the FLAME site's `mediapipe_landmark_embedding.npz`."""
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            table = dict(archive)
-    except Exception as error:  # a damaged archive can raise nearly every type
-        raise FlameError(f"{path} cannot be read as an .npz of numbers ({_line(error)}); download it again") from None
+    table = _read(read_npz, path)
     triangle, bary, points = (
         _field(table, name, path) for name in ("lmk_face_idx", "lmk_b_coords", "landmark_indices")
     )
@@ -195,6 +194,8 @@ def _read(reader: Any, path: Path) -> Any:
         return reader(path)
     except UnsafePickleError as error:
         raise FlameError(str(error)) from None
+    except FileRefused as error:
+        raise FlameError(f"{error}; download it again") from None
 
 
 def _field(table: dict[str, Any], name: str, path: Path) -> np.ndarray:
@@ -213,7 +214,3 @@ def _check_embedding(path: Path, triangle: np.ndarray, bary: np.ndarray, n_faces
         )
     if not np.allclose(bary.sum(-1), 1, atol=1e-3):
         raise FlameError(f"{path.name}: barycentric weights do not sum to one; download it again")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

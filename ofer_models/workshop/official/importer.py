@@ -8,7 +8,10 @@ so a failure leaves nothing behind.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,13 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ofer_models.bundle.manifest import HEAD, MANIFEST, Bundle, sha256_of
+from ofer_models.bundle.manifest import HEAD, MANIFEST, Bundle
+from ofer_models.files.hashing import sha256_of
+from ofer_models.files.refusal import one_line
 from ofer_models.head.model import HeadModel, HeadModelError
 from ofer_models.workshop.bundle_writer import Provenance, write_manifest
 from ofer_models.workshop.networks.official_stages import IdentityContext, JointContext
 from ofer_models.workshop.networks.replay import Scenario
 from ofer_models.workshop.official import flame
 from ofer_models.workshop.official.checkpoint import (
+    Checkpoint,
     CheckpointError,
     Maps,
     NetworkSizes,
@@ -34,7 +40,14 @@ from ofer_models.workshop.official.checkpoint import (
     find_maps,
     read_checkpoint,
 )
-from ofer_models.workshop.official.files import LICENCE_OF, LICENCES, OfficialFiles, OfficialImportError, flame_version
+from ofer_models.workshop.official.files import (
+    LICENCE_OF,
+    LICENCES,
+    OfficialFiles,
+    OfficialImportError,
+    flame_version,
+    named_version,
+)
 from ofer_models.workshop.official.graphs import GraphError, SamplerSettings, write_encoder, write_rank, write_sampler
 
 ROLES: tuple[Role, ...] = ("idgen", "idrank", "expgen")
@@ -46,6 +59,7 @@ RELEASED = {
     "idgen": SamplerSettings("released_ddim", "uniform", 251), "expgen": SamplerSettings("ddpm", "uniform", 1000),
 }  # fmt: skip
 RELEASED_SEEDS = {"idgen": 37, "expgen": 363}
+_OLD = "-old"
 STEPS = 9  # calls of `step` in one import
 
 
@@ -73,6 +87,7 @@ def import_official(
     *,
     qkv: Scenario | None = None,
     released_quirks: bool = False,
+    strict: bool = False,
     step: Callable[[str], None] = lambda text: None,
     sizes: OfficialSizes | None = None,
 ) -> ImportReport:
@@ -80,6 +95,7 @@ def import_official(
 
     qkv: the scenario of the query/key/value maps, told from the files by default (with released_quirks: the demo's).
     released_quirks: repeat the release's output, its sampler, noise and unnormalised ArcFace of IdRank included.
+    strict: refuse tensors that the denoisers do not know, which are skipped with a remark otherwise.
     step: called with a line at the start of each of the STEPS steps. Raises OfficialImportError with one line; `out` is
     then as it was before.
     """
@@ -88,14 +104,14 @@ def import_official(
     try:
         present = files.present()
         with _work_folder(out) as work:
-            report = _Import(present, work, qkv, released_quirks, step, sizes or OfficialSizes()).run()
+            report = _Import(present, work, qkv, released_quirks, strict, step, sizes or OfficialSizes()).run()
             _ = Bundle.load(work).head  # nothing takes its place that the run time would refuse
             _replace(out, work)
     except (CheckpointError, flame.FlameError, GraphError) as error:
         # Names out of a hostile file must not reach a terminal as line ends or control codes.
         raise OfficialImportError("".join(c if c.isprintable() else "?" for c in str(error))) from None
     except OSError as error:
-        raise OfficialImportError(f"import stopped: {error}") from None
+        raise OfficialImportError(f"import stopped: {one_line(error)}") from None
     return ImportReport(out, *report)
 
 
@@ -108,10 +124,12 @@ class _Import:
         folder: Path,
         qkv: Scenario | None,
         quirks: bool,
+        strict: bool,
         step: Callable[[str], None],
         sizes: OfficialSizes,
     ) -> None:
         self._files, self._folder, self._quirks, self._step, self._sizes = files, folder, quirks, step, sizes
+        self._strict = strict
         self._qkv: Scenario | None = qkv or ("demo" if quirks else None)
         self._maps: dict[str, Maps] = {}
         self._differences: dict[str, float] = {}
@@ -121,6 +139,12 @@ class _Import:
     def run(self) -> tuple[dict[str, Maps], dict[str, float], list[str]]:
         """Write everything; returns maps, differences and remarks."""
         version = flame_version(self._files)
+        if not named_version(self._files, "flame"):
+            taken = f"taken for {version}, as the checkpoints' names tell" if version else "nor do the checkpoints'"
+            self._remarks.append(
+                f"neither its name nor its folder's tells which FLAME {self._files['flame'].name} is ({taken}); "
+                "coefficients of one version mean nothing to another"
+            )
         self._step("hashing the official files")
         inputs = {role: {"file": path.name, "sha256": sha256_of(path), "licence": LICENCE_OF[role],
                          "commercial_use": False} for role, path in self._files.items()}  # fmt: skip
@@ -129,8 +153,9 @@ class _Import:
         self._step("checking the checkpoints")  # all of them first: exporting takes minutes
         networks = self._sizes.networks
         for role in ROLES:
-            checkpoint = read_checkpoint(self._files[role], role, networks)
+            checkpoint = self._checkpoint(role)
             checkpoint.check(networks)
+            self._remarks += checkpoint.remarks
             if role != "idrank":
                 self._maps[role] = find_maps(checkpoint, networks, self._qkv)
         self._idgen()
@@ -146,6 +171,9 @@ class _Import:
         }  # fmt: skip
         write_manifest(self._folder, header, self._stages, self._provenance())
         return self._maps, self._differences, self._remarks
+
+    def _checkpoint(self, role: Role) -> Checkpoint:
+        return read_checkpoint(self._files[role], role, self._sizes.networks, self._strict)
 
     def _head(self) -> dict[str, np.ndarray]:
         sizes = self._sizes.head
@@ -165,7 +193,10 @@ class _Import:
         if "landmarks" in self._files:
             arrays |= flame.read_landmarks(self._files["landmarks"], n_faces)
         else:
-            self._remarks.append("without landmark_embedding.npy (--landmarks) heads cannot be placed before a camera")
+            self._remarks.append(
+                "without landmark_embedding.npy (--landmarks; in the release's folder data/FLAME2023/) heads cannot be "
+                "placed before a camera"
+            )
         if "mediapipe" in self._files:
             arrays |= flame.read_mediapipe(self._files["mediapipe"], n_faces)
         try:
@@ -177,7 +208,7 @@ class _Import:
 
     def _idgen(self) -> None:
         self._step("IdGen: encoder")
-        checkpoint = read_checkpoint(self._files["idgen"], "idgen", self._sizes.networks)
+        checkpoint = self._checkpoint("idgen")
         context = IdentityContext(checkpoint.arcface(self._sizes.networks))
         self._add("identity_context", write_encoder(context, self._folder / "identity_context.onnx", self._crops(1)))
         self._step("IdGen: denoiser")
@@ -186,7 +217,7 @@ class _Import:
 
     def _expgen(self) -> None:
         self._step("ExpGen: encoders")
-        checkpoint = read_checkpoint(self._files["expgen"], "expgen", self._sizes.networks)
+        checkpoint = self._checkpoint("expgen")
         context = JointContext(checkpoint.arcface(self._sizes.networks), checkpoint.farl(self._sizes.networks))
         path = self._folder / "expression_context.onnx"
         self._add("expression_context", write_encoder(context, path, self._crops(2)))
@@ -196,7 +227,7 @@ class _Import:
 
     def _idrank(self, head: dict[str, np.ndarray]) -> None:
         self._step("IdRank with its encoders")
-        checkpoint = read_checkpoint(self._files["idrank"], "idrank", self._sizes.networks)
+        checkpoint = self._checkpoint("idrank")
         arcface = checkpoint.arcface(self._sizes.networks)
         if self._quirks:
             arcface.norm_features = torch.nn.Identity()  # the release leaves it out for its batch of one image
@@ -246,22 +277,49 @@ def _check_destination(out: Path) -> None:
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out`; it and whatever had to be made for it are gone afterwards, unless `out` came to be."""
+    """A folder beside `out`; it and whatever had to be made for it are gone afterwards, unless `out` came to be.
+
+    What a killed import has left is removed first: its folder is not held any more.
+    """
     made = [folder for folder in out.parents if not folder.exists()]  # the innermost first
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-import-", dir=out.parent))
+    _sweep(out)
+    work = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+    held = os.open(work, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
     try:
         yield work
     finally:
+        os.close(held)
         shutil.rmtree(work, ignore_errors=True)
         with suppress(OSError):  # not empty: the bundle is there
             for folder in made:
                 folder.rmdir()
 
 
+def _prefix(out: Path) -> str:
+    return f".{out.name}-import-"
+
+
+def _sweep(out: Path) -> None:
+    """Remove what killed imports left beside `out`; a bundle that one had only moved aside comes back first."""
+    for left in sorted(out.parent.glob(f"{glob.escape(_prefix(out))}*")):
+        held = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # an import that is still running
+            continue
+        finally:
+            os.close(held)
+        if left.name.endswith(_OLD) and not out.exists():
+            left.rename(out)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _replace(out: Path, work: Path) -> None:
     work.chmod(0o755)  # mkdtemp makes it private
-    old = work.with_name(f"{work.name}-old")
+    old = work.with_name(f"{work.name}{_OLD}")
     if out.exists():
         out.rename(old)
     try:

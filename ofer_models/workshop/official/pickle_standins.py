@@ -1,181 +1,168 @@
-"""What a restricted pickle reader puts in the place of numpy's, scipy's and chumpy's own classes: they check,
-keep numbers, and run nothing.
+"""What the pickle machine makes in the place of numpy's, scipy's, chumpy's and torch's own objects: they check, keep
+numbers, and run nothing. `numbers` turns them into arrays.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-_NUMBER_OR_TEXT = re.compile(r"[<>=|]?[biufc]\d{1,2}|[<>=|]?[SU]\d{1,4}|\?|[bBhHiIlLqQfd]")
-_OBJECTS = re.compile(r"[<>=|]?O\d*")
-_MAX_NESTING = 8  # of selections inside selections
-_MAX_DENSE = 1 << 28  # numbers in a sparse matrix written out
+from ofer_models.files.refusal import one_line
+from ofer_models.workshop.official.pickle_machine import Budget, Record, UnsafePickleError
+
+_NUMBER_OR_TEXT = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,3})|\?|[bBhHiIlLqQfd]")
+_OBJECTS = re.compile(r"[<>=|]?O\d{0,2}")
+_MOST_DIMENSIONS, _LONGEST_SIDE = 8, 1 << 32
+# torch's names for the types of a storage's numbers, and numpy's types for them (it has no bfloat16).
+NUMPY_TYPES = {
+    "DoubleStorage": np.dtype("<f8"), "FloatStorage": np.dtype("<f4"), "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"), "IntStorage": np.dtype("<i4"), "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"), "ByteStorage": np.dtype("u1"), "BoolStorage": np.dtype("?"),
+    "ComplexFloatStorage": np.dtype("<c8"), "ComplexDoubleStorage": np.dtype("<c16"), "BFloat16Storage": None,
+}  # fmt: skip
 
 
-class UnsafePickleError(ValueError):
-    """A pickle is damaged or asks for something outside the table; the message names it."""
+class Stored(Record):
+    """An object whose state is a dictionary of fields."""
 
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
 
-class Sealed(type):
-    """Classes that a pickle can make objects of but not change."""
-
-    def __setattr__(cls, name: str, value: Any) -> None:
-        raise UnsafePickleError(f"tries to set '{name}' of a class")
-
-
-class Record(metaclass=Sealed):
-    """Stand-in for a class of another package: keeps the state that was stored for it and runs nothing."""
-
-    state: dict[str, Any]
-
-    def __new__(cls) -> Record:
-        record = super().__new__(cls)
-        record.state = {}  # here, because pickles may make objects without initialising them
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, dict):
+    def set_state(self, state: Any, budget: Budget) -> None:
+        if type(state) is not dict:
             raise UnsafePickleError(f"stores a {type(state).__name__} as the state of a {type(self).__name__}")
         self.state = state
 
 
-class ChumpyArray(Record):
-    """Stand-in for chumpy.ch.Ch: its array is the field `x`."""
-
-    def array(self, depth: int = 0) -> np.ndarray:
-        """The numbers; raises UnsafePickleError when the state holds none."""
-        return numbers(self.state.get("x"), "chumpy field 'x'", depth)
+class Chumpy(Stored):
+    """chumpy.ch.Ch: its array is the field `x`."""
 
 
-class ChumpySelect(ChumpyArray):
-    """Stand-in for chumpy.reordering.Select: entries `idxs` of the flattened array `a`, in `preferred_shape` if
-    it has one.
-    """
-
-    def array(self, depth: int = 0) -> np.ndarray:
-        source = numbers(self.state.get("a"), "chumpy field 'a'", depth + 1).ravel()
-        indices = numbers(self.state.get("idxs"), "chumpy field 'idxs'", depth + 1)
-        if indices.dtype.kind not in "iu" or (indices.size and not 0 <= indices.min() <= indices.max() < source.size):
-            raise UnsafePickleError("a chumpy selection points outside its array")
-        chosen = source[indices.ravel()]
-        shape = self.state.get("preferred_shape")
-        try:
-            return chosen if shape is None else chosen.reshape(tuple(int(n) for n in shape))
-        except (TypeError, ValueError):
-            raise UnsafePickleError(f"a chumpy selection of {chosen.size} numbers has the shape {shape!r}") from None
+class ChumpySelect(Stored):
+    """chumpy.reordering.Select: entries `idxs` of the flattened array `a`, in `preferred_shape` if it has one."""
 
 
-class SparseMatrix(Record):
-    """Stand-in for scipy.sparse matrices in compressed-column, compressed-row and coordinate form."""
+class ChumpyReshape(Stored):
+    """chumpy.reordering.Reshape: the array `a` in the shape `newshape`."""
 
-    def array(self) -> np.ndarray:
-        """The dense matrix; entries stored twice add up, as in scipy."""
-        shape = self.state.get("_shape", self.state.get("shape"))
-        if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape)):
-            raise UnsafePickleError(f"a sparse matrix has the shape {shape!r}")
-        if math.prod(shape) > _MAX_DENSE:
-            raise UnsafePickleError(f"a sparse matrix of {shape[0]} x {shape[1]} is too large for a head model")
-        data = self._part("data")
-        rows, columns = self._places(shape, len(data))
-        if not len(rows) == len(columns) == len(data):
-            raise UnsafePickleError("a sparse matrix has unequal numbers of places and values")
-        for places, size in ((rows, shape[0]), (columns, shape[1])):
-            if len(places) and not 0 <= places.min() <= places.max() < size:
-                raise UnsafePickleError("a sparse matrix has entries outside its shape")
-        dense = np.zeros(shape, data.dtype)
-        np.add.at(dense, (rows, columns), data)
-        return dense
 
-    def _part(self, name: str) -> np.ndarray:
-        return numbers(self.state.get(name), f"sparse field '{name}'").ravel()
+class ChumpyTranspose(Stored):
+    """chumpy.reordering.transpose, swapaxes and rollaxis: the array `a` with its axes in another order."""
 
-    def _places(self, shape: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row and column of every stored value."""
-        if "row" in self.state:
-            return self._part("row"), self._part("col")
-        if "coords" in self.state:
-            rows, columns = (numbers(part, "sparse field 'coords'").ravel() for part in self.state["coords"])
-            return rows, columns
-        minor, starts = self._part("indices"), self._part("indptr").astype(np.int64)
-        by_row = self.by_row
-        if len(starts) != shape[0 if by_row else 1] + 1 or (np.diff(starts) < 0).any() or starts[-1] != count:
-            raise UnsafePickleError("a sparse matrix has inconsistent index pointers")
-        major = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        return (major, minor) if by_row else (minor, major)
 
-    by_row = False
+class ChumpyConcatenate(Stored):
+    """chumpy.reordering.Concatenate: the fields that `dterms` names, joined along `axis`."""
+
+
+class SparseMatrix(Stored):
+    """scipy.sparse in compressed-column and coordinate form."""
 
 
 class SparseRows(SparseMatrix):
-    by_row = True
+    """scipy.sparse in compressed-row form."""
 
 
-class Dtype(metaclass=Sealed):
-    """Stand-in for numpy.dtype: a plain number or string type, never a structure."""
+class Dtype(Record):
+    """numpy.dtype: a plain number or string type, never a structure; `real` is None for Python objects."""
 
     def __init__(self, spec: Any, *_: Any) -> None:
-        if isinstance(spec, str) and _OBJECTS.fullmatch(spec):
-            self.real = np.dtype("O")
-        elif isinstance(spec, str) and _NUMBER_OR_TEXT.fullmatch(spec):
+        self.real: np.dtype | None = None
+        if not isinstance(spec, str) or not (_OBJECTS.fullmatch(spec) or _NUMBER_OR_TEXT.fullmatch(spec)):
+            raise UnsafePickleError(f"stores an array of type {one_line(repr(spec)[:100])}")
+        if not _OBJECTS.fullmatch(spec):
             self.real = np.dtype(spec)
-        else:
-            raise UnsafePickleError(f"stores an array of type {spec!r}")
 
-    def __setstate__(self, state: Any) -> None:
-        if not (isinstance(state, tuple) and len(state) >= 5 and state[2:5] == (None, None, None)):
+    def set_state(self, state: Any, budget: Budget) -> None:
+        """numpy's own state is not given to numpy: only its byte order is taken."""
+        if not (type(state) is tuple and len(state) >= 5 and state[2:5] == (None, None, None)):
             raise UnsafePickleError("stores an array of a structured type")
-        if state[1] in ("<", ">"):
+        if self.real is not None and state[1] in ("<", ">"):
             self.real = self.real.newbyteorder(state[1])
 
 
-class CheckedArray(np.ndarray):
-    """An array that checks the state a pickle gives it before numpy sees it."""
+class StoredArray(Record):
+    """numpy.ndarray and numpy.matrix: `value` is a view of the stored bytes, made anew, never numpy's own state.
 
-    objects_allowed = False
-
-    def __setstate__(self, state: Any) -> None:
-        if not (isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], Dtype)):
-            raise UnsafePickleError("stores an array in an unknown form")
-        version, shape, dtype, fortran, raw = state
-        check_shape(shape)
-        if dtype.real.kind == "O":
-            if not self.objects_allowed or shape != () or not (isinstance(raw, list) and len(raw) == 1):
-                raise UnsafePickleError("stores a numpy array of Python objects")
-        else:
-            raw = raw.encode("latin1") if isinstance(raw, str) else raw
-            if not isinstance(raw, bytes) or len(raw) != math.prod(shape) * dtype.real.itemsize:
-                raise UnsafePickleError(f"stores an array of shape {shape} with the wrong number of bytes")
-        super().__setstate__((version, shape, dtype.real, bool(fortran), raw))
-
-
-class ObjectArray(CheckedArray):
-    objects_allowed = True
-
-
-def check_shape(shape: Any) -> None:
-    if not (isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)):
-        raise UnsafePickleError(f"stores an array of shape {shape!r}")
-
-
-def numbers(value: Any, what: str, depth: int = 0) -> np.ndarray:
-    """The array of numbers that one stored field holds, stand-ins resolved. Raises UnsafePickleError naming the
-    field `what`.
+    objects: whether it may be one Python object without a shape (as `np.save` stores a dictionary), which is `value`.
     """
-    if depth > _MAX_NESTING:
-        raise UnsafePickleError(f"{what} is nested too deeply")
-    if isinstance(value, ChumpyArray):
-        value = value.array(depth)
-    elif isinstance(value, SparseMatrix):
-        value = value.array()
-    elif isinstance(value, (list, tuple, int, float)):
-        try:
-            value = np.asarray(value)
-        except ValueError:
-            raise UnsafePickleError(f"{what} is not an array") from None
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-        raise UnsafePickleError(f"{what} holds no numbers")
-    return np.asarray(value)
+
+    def __init__(self, objects: bool) -> None:
+        self._objects = objects
+        self.value: Any = np.zeros(0, np.int8)
+
+    def __array__(self, *arguments: Any, **options: Any) -> np.ndarray:
+        return np.asarray(self.value, *arguments)
+
+    def set_state(self, state: Any, budget: Budget) -> None:
+        if not (type(state) is tuple and len(state) == 5 and isinstance(state[2], Dtype)):
+            raise UnsafePickleError("stores an array in an unknown form")
+        _, shape, dtype, fortran, raw = state
+        if dtype.real is None:
+            if not self._objects or shape != () or not (type(raw) is list and len(raw) == 1):
+                raise UnsafePickleError("stores a numpy array of Python objects")
+            self.value = raw[0]
+        else:
+            self.value = array_of(raw, dtype, shape, "F" if fortran else "C", budget)
+
+
+@dataclass
+class Storage:
+    """A torch storage: torch's name for the type of its numbers, how many there are, and their bytes in the file, which
+    the old format tells last.
+    """
+
+    kind: str
+    count: int
+    raw: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        dtype = NUMPY_TYPES[self.kind]
+        return self.count * (dtype.itemsize if dtype else 2)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A torch tensor: part of a storage, offset and stride in numbers."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        """A view of the numbers. Raises UnsafePickleError for a type that numpy does not have."""
+        dtype, raw = NUMPY_TYPES[self.storage.kind], self.storage.raw
+        if dtype is None or raw is None:
+            raise UnsafePickleError(f"stores a tensor of type {self.storage.kind}")
+        flat = np.frombuffer(raw.data, dtype) if raw.size else np.zeros(0, dtype)
+        stride = tuple(step * dtype.itemsize for step in self.stride)
+        return np.lib.stride_tricks.as_strided(flat[self.offset :], self.size, stride, writeable=False)
+
+
+def shape_of(shape: Any) -> tuple[int, ...]:
+    """A stored shape as plain numbers. Raises UnsafePickleError."""
+    if not (type(shape) is tuple and len(shape) <= _MOST_DIMENSIONS
+            and all(isinstance(n, (Integral, np.integer)) and 0 <= n < _LONGEST_SIDE for n in shape)):  # fmt: skip
+        raise UnsafePickleError(f"stores an array of a shape that is none ({type(shape).__name__})")
+    return tuple(int(n) for n in shape)
+
+
+def array_of(raw: Any, dtype: Dtype, shape: Any, order: Any, budget: Budget) -> np.ndarray:
+    """The array in stored bytes, as a view of them. Raises UnsafePickleError when the two do not fit."""
+    shape = shape_of(shape)
+    if isinstance(raw, str):
+        budget.make(len(raw))
+        raw = raw.encode("latin1")
+    if dtype.real is None or not isinstance(raw, bytes) or len(raw) != math.prod(shape) * dtype.real.itemsize:
+        raise UnsafePickleError(f"stores an array of shape {shape} with the wrong number of bytes")
+    if not raw:
+        return np.zeros(shape, dtype.real)
+    return np.frombuffer(raw, dtype.real).reshape(shape, order="F" if order == "F" else "C")
+
