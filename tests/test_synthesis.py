@@ -14,6 +14,7 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 from conftest import OPEN
 
 from ofer_models.head import HeadModel
+from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures import dataset
 from ofer_models.workshop.pictures.occluders import _hat
 from ofer_models.workshop.pictures.pictures import SIZE, WIDE, PictureSource, Sample
@@ -343,3 +344,68 @@ def test_teeth_show_between_open_lips_only(gap):
     touched = np.max(with_teeth, axis=(0, 3)) > 2
     rows, columns = np.nonzero(touched)
     assert rows.min() >= 86 and rows.max() <= 102 and columns.min() >= 37 and columns.max() <= 75
+
+
+def test_a_part_of_a_shard_is_drawn_anew_and_another_seed_is_refused(tmp_path, monkeypatch):
+    head_path, folder, drawn = OPEN / "head.npz", tmp_path / "pictures", []
+
+    def draw(job: tuple) -> int:
+        drawn.append(job[1:4])
+        _write_shard(job[1], size=job[3])
+        return 0
+
+    monkeypatch.setattr(dataset, "_draw_shard", draw)
+    monkeypatch.setattr(dataset.multiprocessing, "get_context", lambda kind: InThisProcess())
+    dataset.generate(head_path, folder, 500, seed=1)
+    dataset.generate(head_path, folder, 500, seed=1)
+    assert drawn == [(folder / "0000000.npz", 0, 500)]
+    dataset.generate(head_path, folder, 1000, seed=1)
+    assert drawn[1:] == [(folder / "0000000.npz", 0, 1000)]
+    dataset.generate(head_path, folder, 700, seed=1)
+    assert len(drawn) == 2
+    with pytest.raises(DataError, match="was made with seed 1, asked for is seed 2"):
+        dataset.generate(head_path, folder, 1000, seed=2)
+    with pytest.raises(DataError, match="was made with wide False, asked for is wide True"):
+        dataset.generate(head_path, folder, 1000, seed=1, wide=True)
+
+
+class InThisProcess:
+    """In the place of a pool of processes."""
+
+    def Pool(self, workers: int) -> InThisProcess:
+        return self
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def imap_unordered(self, function, jobs):
+        return map(function, jobs)
+
+
+def _write_shard(path, size: int, rows: int = 2) -> None:
+    np.savez(
+        path, index=np.arange(rows), drawn=np.int64(size), landmarks=np.zeros((rows, 478, 6), np.float16),
+        crop=np.zeros((rows, 112, 112, 3), np.uint8), betas=np.zeros((rows, 3)), expression=np.zeros((rows, 2)),
+        jaw=np.zeros((rows, 3)), occlusion=np.zeros(rows), visible=np.zeros((rows, 1), np.uint8),
+        covered=np.zeros((rows, 1), np.uint8),
+    )  # fmt: skip
+
+
+def test_a_shard_without_any_face_is_a_shard_of_no_rows(tmp_path, monkeypatch):
+    class Nobody:
+        def __init__(self, head, *_) -> None:
+            self.head = head
+
+        def sample(self, index: int) -> None:
+            return None
+
+    monkeypatch.setattr("ofer_models.workshop.pictures.pictures.PictureSource", Nobody)
+    monkeypatch.setattr(dataset, "_sources", {})
+    dataset._draw_shard((OPEN / "head.npz", tmp_path / "0000000.npz", 0, 5, 1, 0.6, False))
+    with np.load(tmp_path / "0000000.npz") as shard:
+        assert shard["crop"].shape == (0, 112, 112, 3) and shard["drawn"] == 5
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        dataset.load(tmp_path)

@@ -13,6 +13,7 @@ from ofer_models.head import HeadModel
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.runtime.sampler import Sampler
 from ofer_models.runtime.solvers import solver_table
+from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.export import export_sampler
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.train.augmentation import augment, crop_input
@@ -270,10 +271,11 @@ def test_a_stop_after_an_old_checkpoint_loses_only_time(tmp_path, monkeypatch):
     assert same_weights(again, learn(None)[0])
 
 
-def test_a_checkpoint_of_another_plan_is_left_alone(tmp_path):
+def test_a_checkpoint_of_another_plan_is_refused_with_both_values(tmp_path):
     with pytest.raises(Stopped):
         learn(tmp_path / "net.checkpoint", stop_at=9)
-    assert len(learn(tmp_path / "net.checkpoint", steps=12)[2]) == 12
+    with pytest.raises(DataError, match="was made with steps 30, asked for is steps 12; `--again` sets it aside"):
+        learn(tmp_path / "net.checkpoint", steps=12)
 
 
 def test_curves_are_drawn_and_logged(tmp_path):

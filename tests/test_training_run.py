@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,7 @@ import torch
 from conftest import ROOT
 from test_training import HEAD, NAMES, SHAPES, Stopped, quiet, random_pictures, same_weights, symmetric_head
 
+from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures.dataset import PictureSet
@@ -281,3 +282,33 @@ def test_a_face_in_a_photograph_is_found(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((200, 200, 3), np.uint8))
     item = photographs.Item("a", tmp_path / "a.png", tmp_path / "a.npz")
     assert photographs.observe(item, HEAD, FaceFrontend(1)) is None
+
+
+def test_what_was_made_of_something_else_is_not_taken(head_path, tmp_path):
+    run(head_path, tmp_path / "a", "context")
+    other = OpenTraining(head_path, tmp_path / "a", TINY, Arrays(), seed=7, log=quiet)
+    with pytest.raises(DataError, match=r"context\.pt was made with seed 1, asked for is seed 7; `--again`"):
+        other.run(lambda iterable, text, total: iterable, tmp_path / "bundle", "context")
+    longer = OpenTraining(head_path, tmp_path / "a", replace(TINY, context=Schedule(5, 16, 1e-3)), Arrays(), log=quiet)
+    with pytest.raises(DataError, match="was made with steps 4, asked for is steps 5"):
+        longer.run(lambda iterable, text, total: iterable, tmp_path / "bundle", "context")
+    (tmp_path / "a" / "context.pt").write_bytes(b"garbage")
+    with pytest.raises(DataError, match=r"context\.pt is damaged or cut short, or no checkpoint.*`--again`"):
+        run(head_path, tmp_path / "a", "context")
+
+
+def test_photographs_of_another_folder_are_not_taken(tmp_path, head_path):
+    root, folder = tmp_path / "own", tmp_path / "cache"
+    for name in ("a", "b"):
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        (root / "parameters").mkdir(exist_ok=True)
+        cv2.imwrite(str(root / "images" / f"{name}.png"), np.zeros((8, 8, 3), np.uint8))
+        np.savez(root / "parameters" / f"{name}.npz", shape=np.zeros(400))
+    source = Photographs(HeadModel.load(head_path), root, "ofer", folder)
+    source.prepare(lambda iterable, text, total: [])
+    source.prepare(lambda iterable, text, total: [])
+    with pytest.raises(DataError, match="no face was found in the photographs"):
+        source.load()
+    (root / "images" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"cache was made with pictures \w+, asked for is pictures \w+; give another"):
+        source.prepare(lambda iterable, text, total: [])

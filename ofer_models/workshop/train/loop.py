@@ -18,8 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ofer_models.files.refusal import one_line
+from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.made_of import refuse_other
+from ofer_models.workshop.official.pickle_machine import UnsafePickleError
+from ofer_models.workshop.official.torch_tensors import load_torch
 from ofer_models.workshop.train.accelerator import Accelerator
 
+_BEGIN_ANEW = "`--again` sets it aside and begins anew"
+_PARTS = {"plan", "step", "running", "best_loss", "rows", "network", "average", "best", "optimiser", "rate", "batches",
+          "noise", "torch", "cuda"}  # fmt: skip
 Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # network, indices (B,), noise -> loss
 
 
@@ -44,19 +52,29 @@ class History:
 @dataclass(frozen=True)
 class Keeper:
     """Where a training's checkpoint lies, how many seconds apart it is written, and what shows the history's curves
-    whenever it has grown.
+    whenever it has grown. made_of: what else a checkpoint must have been made of to go on from it.
     """
 
     path: Path
     seconds: float = 60.0
     curves: Callable[[History], None] = lambda history: None
+    made_of: dict[str, Any] = field(default_factory=dict)
 
     def load(self, plan: dict[str, Any]) -> dict[str, Any] | None:
-        """The state of a training of the same plan, if there is one."""
+        """The state of a training of the same plan, if there is one.
+
+        Raises DataError with one line for a checkpoint of another plan (with both values), or that is none.
+        """
         if not self.path.is_file():
             return None
-        state = torch.load(self.path, weights_only=True, map_location="cpu")
-        return state if state["plan"] == plan else None
+        try:
+            state = load_torch(self.path)
+        except UnsafePickleError as error:
+            raise DataError(f"{self.path.parent}: {error}; {_BEGIN_ANEW}") from None
+        if not isinstance(state, dict) or _PARTS - state.keys():
+            raise DataError(f"{self.path} is no checkpoint of a training; {_BEGIN_ANEW}")
+        refuse_other(self.path, state["plan"], plan, _BEGIN_ANEW)
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a state so that a stop at any moment leaves the old or the new one whole."""
@@ -120,8 +138,12 @@ def train(
     accelerator = accelerator or Accelerator()
     run = _Training(network, schedule, count, seed, accelerator)
     plan = {"schedule": asdict(schedule), "count": count, "seed": seed, "processes": accelerator.count}
+    plan |= keeper.made_of if keeper else {}
     if keeper and (state := keeper.load(plan)):
-        run.restore(state)
+        try:
+            run.restore(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise DataError(f"{keeper.path} does not fit this training ({one_line(error)}); {_BEGIN_ANEW}") from None
         log(f"{name}: goes on from step {run.step} of {schedule.steps}")
     every, started, first = max(1, schedule.steps // 10), time.monotonic(), run.step
     saved = started

@@ -10,8 +10,9 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,16 @@ from torch import nn
 
 from ofer_models.bundle.manifest import HEAD
 from ofer_models.bundle.share import version
+from ofer_models.files.hashing import sha256_of
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance, graph_entry, write_manifest, write_rank, write_sampler
 from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.made_of import check_record, write_record
 from ofer_models.workshop.networks.open_context import CONTEXT
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.workshop.networks.trace import export_module
+from ofer_models.workshop.official.pickle_machine import UnsafePickleError
+from ofer_models.workshop.official.torch_tensors import load_torch
 from ofer_models.workshop.pictures import dataset
 from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.encoders import Encoders, predict, train_contexts
@@ -37,6 +42,8 @@ from ofer_models.workshop.train.tasks import Normaliser, Task, make_tasks
 from ofer_models.workshop.train.training_curves import TrainingCurves
 
 _ENCODER_SHARE = 0.75
+_HASH = 16  # digits of a hash that are kept
+_TRAIN_ANEW = "`--again` trains it anew"
 _VALIDATED = 1000  # pictures that a training is watched on
 _RANKED = 300  # the same for the ranking, where drawing candidates is what costs
 # IdGen's candidates go from the middle of what the picture allows (starting noise times 0), where the expected error is
@@ -130,6 +137,7 @@ class OpenTraining:
             self.source.prepare(progress)
         self.accelerator.wait()
         pictures = self.source.load()
+        self._pictures = pictures.digest()[:_HASH]
         wanted, first = PARTS[part], int(len(pictures) * _ENCODER_SHARE)
         mirror = Mirror.of(self.head) if Mirror.knows(self.head) else None
         normaliser = Normaliser.fit(pictures.coefficients)
@@ -160,10 +168,11 @@ class OpenTraining:
             if stale.isdisjoint((name, *needed)):
                 continue
             stale.add(name)
-            path = self.work / f"{name}.pt"
-            if path.exists():
-                path.replace(path.with_suffix(".before.pt"))
-                self.log(f"{name}: {path.name} set aside as {path.with_suffix('.before.pt').name}")
+            for path in (self.work / f"{name}.pt", self.work / f"{name}.checkpoint"):
+                if path.exists():
+                    aside = path.with_suffix(f".before{path.suffix}")
+                    path.replace(aside)
+                    self.log(f"{name}: {path.name} set aside as {aside.name}")
 
     def _encoders(
         self, tasks: dict[str, Task], pictures: dataset.PictureSet, first: int, mirror: Mirror | None
@@ -213,24 +222,43 @@ class OpenTraining:
         """The trained network: loaded when an earlier run saved it, else trained and saved with its history."""
         path = self.work / f"{name}.pt"
         if path.exists():
-            try:
-                network.load_state_dict(torch.load(path, weights_only=True))
-            except RuntimeError:
-                raise DataError(f"{path} is another network than asked for; `--again` trains it anew") from None
-            self.log(f"{name}: taken from {path}")
+            told = check_record(path, self._made_of(name), _TRAIN_ANEW)
+            self._load(network, path)
+            self.log(f"{name}: taken from {path}" + ("" if told else ", which does not tell what it was made of"))
             return network.eval().to(self.accelerator.device)
         network, history = work()
         _round_to_half(network)
         if self.accelerator.main:
             path.with_suffix(".json").write_text(json.dumps(history.rows))
+            write_record(path, self._made_of(name))
             save_whole(network.state_dict(), path)
             self._keeper(name).clear()
         self.accelerator.wait()
-        network.load_state_dict(torch.load(path, weights_only=True))  # other processes have not validated
+        self._load(network, path)  # other processes have not validated
         return network.eval().to(self.accelerator.device)
 
+    @staticmethod
+    def _load(network: nn.Module, path: Path) -> None:
+        try:
+            network.load_state_dict(load_torch(path))
+        except UnsafePickleError as error:
+            raise DataError(f"{path.parent}: {error}; {_TRAIN_ANEW}") from None
+        except (RuntimeError, TypeError, AttributeError):  # other names or shapes, or no state dict at all
+            raise DataError(f"{path} is another network than asked for; {_TRAIN_ANEW}") from None
+
+    def _made_of(self, name: str) -> dict[str, Any]:
+        """What a stage's network depends on, as its record and its checkpoint tell it."""
+        options = {"idgen": {"objective": self.objective}, "expgen": {"objective": self.objective},
+                   "idrank": {"rank": self.rank, "rank_faces": self.plan.rank_faces}}  # fmt: skip
+        networks = {needed: sha256_of(self.work / f"{needed}.pt")[:_HASH] for needed in _NEEDS[name]}
+        return {
+            "head": self.head.sha256[:_HASH], "pictures": self._pictures, "seed": self.seed,
+            "schedule": asdict(getattr(self.plan, name)), **options.get(name, {}), **networks,
+        }  # fmt: skip
+
     def _keeper(self, name: str) -> Keeper:
-        return Keeper(self.work / f"{name}.checkpoint", curves=TrainingCurves(self.work, name))
+        keeper = Keeper(self.work / f"{name}.checkpoint", curves=TrainingCurves(self.work, name))
+        return replace(keeper, made_of=self._made_of(name))
 
     def _export(
         self,

@@ -6,6 +6,7 @@ them; `famos`, the same with one file of shape, expression and pose a frame.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from ofer_models.files.arrays import read_npz
+from ofer_models.files.refusal import FileRefused, one_line
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.pictures import SUFFIXES
 from ofer_models.workshop.bundle_writer import Provenance
 from ofer_models.workshop.errors import DataError
-from ofer_models.workshop.official.pickle_standins import UnsafePickleError, numbers
+from ofer_models.workshop.made_of import check_record, write_record
+from ofer_models.workshop.official.pickle_machine import UnsafePickleError
+from ofer_models.workshop.official.pickle_numbers import numbers
+from ofer_models.workshop.official.pickle_standins import StoredArray
 from ofer_models.workshop.official.safe_pickle import read_object_npy
 from ofer_models.workshop.pictures import dataset
 from ofer_models.workshop.pictures.dataset import PictureSet
@@ -62,6 +68,9 @@ class Photographs:
         items = find(self.root, self.layout)
         actors = [list(group) for _, group in groupby(sorted(items, key=lambda item: item.actor),
                                                       key=lambda item: item.actor)]  # fmt: skip
+        made_of = {"head": self.head.sha256[:16], "pictures": _digest(items, self.root), "layout": self.layout}
+        if not check_record(self.folder, made_of, "give another --work, or remove that folder"):
+            write_record(self.folder, made_of)
         finder = None
         for number, group in enumerate(progress(actors, "reading photographs", len(actors))):
             where = "held_out" if number % _HELD_OUT == _HELD_OUT - 1 else "train"
@@ -79,17 +88,17 @@ class Photographs:
             os.replace(partial, path)
 
     def load(self) -> PictureSet:
-        pictures = dataset.load(self.folder / "train")
-        if not len(pictures):
-            raise DataError(f"no face was found in the photographs of {self.root}")
-        return pictures
+        try:
+            return dataset.load(self.folder / "train")
+        except FileNotFoundError:
+            raise DataError(f"no face was found in the photographs of {self.root}") from None
 
 
 def find(root: Path, layout: str) -> list[Item]:
     """All photographs of a folder in one of LAYOUTS. Raises DataError when there are none, or files are missing."""
     items = list(_own(root) if layout == "ofer" else _listed(root))
     if not items:
-        raise DataError(f"{root} holds no pictures in the layout {layout!r}; see ofer_models/workshop/train/README.md")
+        raise DataError(f"{root} holds no pictures in the layout {layout!r}; `ofer train --help` names the layouts")
     return items
 
 
@@ -116,7 +125,10 @@ def read_parameters(path: Path, n_shape: int, n_expression: int) -> tuple[np.nda
         if len(pose) not in _JAW:
             raise DataError(f"{path}: a pose of {len(pose)} numbers; known are {', '.join(map(str, _JAW))}")
         jaw = pose[_JAW[len(pose)]]
-    return betas[:n_shape], expression, np.zeros(3, np.float32) if jaw is None else jaw[:3]
+    jaw = np.zeros(3, np.float32) if jaw is None else jaw[:3]
+    if len(jaw) != 3 or not all(np.isfinite(part).all() for part in (betas, expression, jaw)):
+        raise DataError(f"{path} holds numbers that are not finite, or a jaw that is no rotation")
+    return betas[:n_shape], expression, jaw
 
 
 def observe(item: Item, head: HeadModel, finder: Callable) -> dict[str, Any] | None:
@@ -171,14 +183,44 @@ def _listed(root: Path) -> Iterator[Item]:
             actors = read_object_npy(listing)
         except UnsafePickleError as error:
             raise DataError(f"{listing}: {error}") from None
-        if not isinstance(actors, Mapping):
-            raise DataError(f"{listing} is no dictionary of actors")
         base = root / listing.stem
-        for actor, (first, second) in sorted(actors.items()):
-            file, pictures = (first, second) if isinstance(first, str) else (second, first)
+        for actor, file, pictures in _actors(listing, actors):
             parameters = _parameter_file(base, file)
             for name in pictures:
                 yield Item(f"{listing.stem}/{actor}", _picture(base / "arcface_input", name), parameters)
+
+
+def _actors(listing: Path, actors: Any) -> Iterator[tuple[str, str, list[str]]]:
+    """Actor, name of the parameter file and names of the pictures, in the order of the actors."""
+    if not isinstance(actors, Mapping) or not all(isinstance(actor, str) for actor in actors):
+        raise DataError(f"{listing} is no dictionary of actors")
+    for actor, entry in sorted(actors.items()):
+        pair = [_strings(part) for part in entry] if isinstance(entry, (list, tuple)) and len(entry) == 2 else [None]
+        if None in pair:
+            raise DataError(f"{listing}: {one_line(actor)!r} has no pair of a parameter file and pictures")
+        file, pictures = pair if isinstance(entry[0], str) else reversed(pair)
+        for name in (*file, *pictures):
+            if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
+                raise DataError(f"{listing}: {one_line(actor)!r} names a file outside of its folder")
+        yield actor, file[0], pictures
+
+
+def _strings(value: Any) -> list[str] | None:
+    """A text, or the texts of a list or array; None for anything else."""
+    if isinstance(value, StoredArray):
+        value = value.value
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        value = value.ravel().tolist()
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else None
+    return texts if texts and all(isinstance(text, str) for text in texts) else None
+
+
+def _digest(items: list[Item], root: Path) -> str:
+    """A hash of which photographs and parameter files a folder has, and of their sizes."""
+    digest = hashlib.sha256()
+    for path in (path for item in items for path in (item.picture, item.parameters)):
+        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _parameter_file(base: Path, name: str) -> Path:
@@ -202,17 +244,14 @@ def _content(path: Path) -> Mapping[str, Any]:
     """Arrays of an .npz, whatever its ending, or of a pickled dictionary, by name."""
     with path.open("rb") as file:
         archive = file.read(2) == b"PK"
-    if archive:
-        with np.load(path) as arrays:
-            return {name: arrays[name] for name in arrays.files}
     try:
-        content = read_object_npy(path)
-    except UnsafePickleError as error:
-        raise DataError(f"{path}: {error}") from None
-    if not isinstance(content, Mapping):
-        raise DataError(f"{path} is no dictionary of parameters")
-    return {name: numbers(content[name], name) for name in _NAMES if name in content}
+        content = read_npz(path) if archive else read_object_npy(path)
+        if not isinstance(content, Mapping):
+            raise DataError(f"{path} is no dictionary of parameters")
+        return {name: numbers(content[name], name) for name in _NAMES if name in content}
+    except (UnsafePickleError, FileRefused) as error:
+        raise DataError(f"{path.parent}: {error}") from None
 
 
-def _vector(values: Any) -> np.ndarray | None:
-    return None if values is None else np.asarray(values, np.float32).reshape(-1)
+def _vector(values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else values.astype(np.float32).reshape(-1)

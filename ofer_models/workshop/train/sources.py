@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ofer_models.workshop.bundle_writer import Provenance
+from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures import dataset
 from ofer_models.workshop.pictures.dataset import PictureSet
 
@@ -53,4 +54,7 @@ class Rendered:
             )  # fmt: skip
 
     def load(self) -> PictureSet:
-        return dataset.load(self.folder / "train", self.count)
+        try:
+            return dataset.load(self.folder / "train", self.count)
+        except FileNotFoundError as error:
+            raise DataError(f"{error}; `ofer train` draws them first") from None
