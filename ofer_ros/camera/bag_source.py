@@ -6,7 +6,6 @@ Needs the package `rosbags` and no ROS installation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ofer_ros.camera.bag_reader import reading
 from ofer_ros.camera.source_frame import Recorded, SourceError, SourceFrame, bag_path
 from ofer_ros.input.images import ImageError, to_rgb
 
@@ -44,7 +44,7 @@ def inspect_bag(source: str) -> BagContents:
     Raises SourceError when the bag cannot be read or shows no picture.
     """
     path, wanted = bag_path(source), source.partition("#")[2]
-    with _reading(path) as (reader, typestore):
+    with reading(path, (IMAGE, COMPRESSED)) as (reader, typestore):
         kinds = {name: topic.msgtype for name, topic in reader.topics.items()}
         counts = {name: topic.msgcount for name, topic in reader.topics.items()}
         images = [name for name, kind in kinds.items() if kind in (IMAGE, COMPRESSED) and counts[name]]
@@ -76,7 +76,7 @@ def bag_frames(source: str) -> Iterator[SourceFrame]:
 
 
 def _frames(bag: BagContents) -> Iterator[SourceFrame]:
-    with _reading(bag.path) as (reader, typestore):
+    with reading(bag.path, (IMAGE, COMPRESSED)) as (reader, typestore):
         wanted = [one for one in reader.connections if one.topic in (bag.topic, bag.info_topic)]
         records = ((one.msgtype, time, data) for one, time, data in reader.messages(wanted))
         for number, (kind, time, data, info) in enumerate(_paired(records)):
@@ -152,27 +152,3 @@ def _storage(path: Path) -> str:
     files = list(path.iterdir()) if path.is_dir() else [path]
     return "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
 
-
-@contextmanager
-def _reading(path: Path):
-    """An open rosbags Reader and a typestore; what is wrong with the bag comes as SourceError in one line."""
-    if path.suffix == ".bag":
-        raise SourceError(f"{path} is a ROS 1 bag: convert it with rosbags-convert --src {path} --dst {path.stem}")
-    if path.is_dir() and not (path / "metadata.yaml").exists():
-        raise SourceError(f"{path} holds bag files but no metadata.yaml: give one of its files, or ros2 bag reindex it")
-    try:
-        from rosbags.rosbag2 import Reader, ReaderError
-        from rosbags.serde import SerdeError
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise SourceError("playing a bag needs the package rosbags: pip install rosbags") from None
-    try:
-        with Reader(path) as reader:
-            yield reader, get_typestore(Stores.ROS2_JAZZY)
-    except SourceError:
-        raise
-    except (ReaderError, SerdeError, OSError) as error:
-        raise SourceError(
-            f"the bag {path} cannot be read: {' '.join(str(error).split())} "
-            "(cut off while recording? `mcap recover` or `ros2 bag reindex` mends it)"
-        ) from None
