@@ -13,11 +13,12 @@ import pytest
 from official_inputs import SMALL, flame_arrays, write_flame
 from typer.testing import CliRunner
 
-from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES, sha256_of
+from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES
 from ofer_models.cli import host
 from ofer_models.cli.doctor import show
 from ofer_models.cli.examination import examine, report_on
 from ofer_models.cli.main import app
+from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import EngineKey
 from ofer_models.workshop.bundle_writer import Provenance, write_manifest

@@ -56,13 +56,17 @@ def build(
 
     loaded = Bundle.load(bundle or default_bundle())
     int8 = (backend, precision) == ("onnxruntime", "int8")
+    if precision == "int8" and backend == "tensorrt":
+        raise StageError("--precision int8 needs --backend onnxruntime and --pictures FOLDER; tensorrt: fp16, fp32")
     if backend != "tensorrt" and not int8:
         raise StageError(f"backend {backend!r} needs no building, but for --backend onnxruntime --precision int8")
     if prune:
         _prune(loaded)
-    elif show:
+    if show:
         _list(loaded, json_file)
-    elif int8:
+    if prune or show:
+        return
+    if int8:
         _quantize(loaded, pictures or [], stage or [], json_file)
     else:
         _compile(loaded, precision, batch, gpu, stage or [], all_stages, jobs, json_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,10 +17,23 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from ofer_models.files.refusal import one_line
+
 console = Console(highlight=False)
 
 BundleOption = Annotated[Path | None, typer.Option(help="Folder of the bundle; the shipped one by default.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+
+def _writable(file: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before the work of which it tells."""
+    if file and (file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK)):
+        raise typer.BadParameter(f"{file} cannot be written: give a file in a folder that is there and is yours")
+    return file
+
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Also write the figures to this file.", callback=_writable)
+]
 
 
 def say(text: object, mark: str = "", style: str = "") -> None:
@@ -70,7 +84,20 @@ def write_json(file: Path | None, content: Any) -> None:
 
 
 class Commands(TyperGroup):
-    """The commands' group: an error that a user can mend becomes one line without a traceback, from any of them."""
+    """The commands' group: a wrong use, and an error that a user can mend, become one line, from any of them."""
+
+    def main(self, *arguments: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*arguments, standalone_mode=False, **options)
+        try:
+            code = super().main(*arguments, standalone_mode=False, **options)
+        except KeyboardInterrupt:
+            code = 130
+        except Exception as error:  # typer brings a click of its own or uses the installed one
+            if not hasattr(error, "format_message"):
+                raise
+            code = _tell_wrong_use(error)
+        raise SystemExit(code if isinstance(code, int) else 0)
 
     def invoke(self, context: Any) -> Any:
         try:
@@ -78,18 +105,32 @@ class Commands(TyperGroup):
         except (ValueError, OSError) as error:
             if not isinstance(error, _mendable()):
                 raise
-            refuse(error)
+            refuse(one_line(error))
+
+
+def _tell_wrong_use(error: Any) -> int:
+    """One line on what is wrong with a command line, and where its options are told; returns the exit code."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "ofer"
+    message = " ".join(error.format_message().split())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        console.print(context.get_help())
+    else:
+        say(f"{message.removesuffix('.')}; see `{command} --help`", f"{command}:", "red")
+    return int(error.exit_code)
 
 
 def _mendable() -> tuple[type[Exception], ...]:
     """Errors whose text says what to do. Imported when there is one: `--help` needs none of this."""
     from ofer_models.bundle.manifest import BundleError
     from ofer_models.bundle.tensors import StageError
+    from ofer_models.files.refusal import FileRefused
     from ofer_models.head.model import HeadModelError
     from ofer_models.reconstruction.reconstruct import ReconstructError
     from ofer_models.workshop.errors import DataError, EvaluationError
 
-    return BundleError, StageError, HeadModelError, ReconstructError, DataError, EvaluationError, FileNotFoundError
+    return (BundleError, StageError, HeadModelError, FileRefused, ReconstructError, DataError, EvaluationError,
+            FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)  # fmt: skip
 
 
 def _finite(content: Any) -> Any:

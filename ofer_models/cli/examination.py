@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from ofer_models.bundle.manifest import MANIFEST, Bundle, BundleError, default_bundle
+from ofer_models.bundle.manifest import MANIFEST, MOST_BYTES, Bundle, BundleError, default_bundle
 from ofer_models.cli import host
 from ofer_models.cli.host import Finding
+from ofer_models.files.documents import read_yaml
+from ofer_models.files.refusal import FileRefused, one_line
 from ofer_models.runtime import engine_cache
 
 OFFICIAL_PAGES = (
@@ -90,7 +91,7 @@ def examine(bundle: Path | None = None) -> Examination:
 def report_on(folder: Path) -> BundleReport:
     """Whether a bundle is complete and undamaged, and what its manifest says of licences."""
     manifest = _manifest(folder)
-    title = f"{manifest.get('name', folder.name)} {manifest.get('version', '')}".strip()
+    title = one_line(f"{manifest.get('name', folder.name)} {manifest.get('version', '')}")
     listed = {"files": _listed(manifest, "files"), "inputs": _listed(manifest, "inputs")}
     engines = engine_cache.entries(folder)
     refused = {entry.path.name: entry.refuse(folder / (entry.key.graph if entry.key else "")) for entry in engines}
@@ -111,6 +112,8 @@ def _remedy(folder: Path, manifest: dict[str, Any]) -> str:
         return f"{_OFFICIAL_COMMAND} --out {folder}"
     if _SHIPPED in folder.resolve().parents:
         return f"git checkout -- {folder}"
+    if not folder.is_dir():
+        return f"give the folder of a bundle: the shipped one is --bundle {_SHIPPED / 'open'}"
     return f"ofer train --out {folder} makes an open bundle there; the shipped one is --bundle {_SHIPPED / 'open'}"
 
 
@@ -144,7 +147,7 @@ def try_out(folder: Path) -> str:
         if not all(np.isfinite(array).all() for array in (scores, vertices)):
             return "its networks give numbers that are not finite"
     except Exception as error:  # whatever it is, the bundle does not run
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return one_line(error)
     return ""
 
 
@@ -155,9 +158,10 @@ def _folders(chosen: Path) -> list[Path]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    """What a manifest says, in whatever state it is: what is wrong with it is left to `Bundle.load`."""
     try:
-        content = yaml.safe_load((folder / MANIFEST).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(folder / MANIFEST, MOST_BYTES)
+    except (OSError, FileRefused):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -168,7 +172,11 @@ def _listed(manifest: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
     if not isinstance(entries, dict):
         return {}
     return {
-        str(name): {part: entry.get(part) for part in ("file", "origin", "licence", "commercial_use") if part in entry}
+        one_line(name): {
+            part: entry[part] is True if part == "commercial_use" else one_line(entry[part])
+            for part in ("file", "origin", "licence", "commercial_use")
+            if part in entry
+        }
         for name, entry in entries.items()
         if isinstance(entry, dict) and {"licence", "commercial_use"} <= entry.keys()
     }

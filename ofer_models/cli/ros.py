@@ -26,4 +26,5 @@ def animate(context: typer.Context) -> None:
 
 def _run(name: str, arguments: list[str]) -> None:
     require("source a ROS 2 installation, or use `make demo`, which brings its own", "rclpy")
-    importlib.import_module(f"ofer_ros.demo.{name}").app(arguments, prog_name=f"ofer {name}")
+    command = typer.main.get_command(importlib.import_module(f"ofer_ros.demo.{name}").app)
+    raise SystemExit(command.main(arguments, prog_name=f"ofer {name}", standalone_mode=False) or 0)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ofer_models.cli.console import BundleOption, check_choice, progress, say
+from ofer_models.cli.console import BundleOption, check_choice, progress, require, say
 
 
 def sampling(
@@ -22,15 +22,16 @@ def sampling(
     work: Annotated[Path, typer.Option(help="Where the renderings are kept (those of `ofer evaluate`).")] = Path("out"),
 ) -> None:
     """Error, spread and time against the number of steps, for each solver and spacing, and which is the cheapest."""
+    stages = stage or ["expgen", "idgen"]
+    for name in stages:
+        check_choice("--stage", name, ("expgen", "idgen"))
+    require("run `make train-env`", "numba", "matplotlib")
     from ofer_models.bundle.manifest import HEAD, Bundle, default_bundle
     from ofer_models.workshop.measure.speed import step_curve
     from ofer_models.workshop.measure.speed.sampling_report import write_report
     from ofer_models.workshop.pictures import dataset
 
     loaded = Bundle.load(bundle or default_bundle())
-    stages = stage or ["expgen", "idgen"]
-    for name in stages:
-        check_choice("--stage", name, ("expgen", "idgen"))
     folder = work / "pictures" / "held_out"
     if not list(folder.glob("[0-9]*.npz")):
         dataset.generate(loaded.path / HEAD, folder, 1000, seed=dataset.HELD_OUT_SEED, progress=progress)
