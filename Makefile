@@ -6,7 +6,7 @@ OUT ?= out/demo
 ARGS ?=
 ENV = . .venv/ofer_env.sh
 
-.PHONY: demo view test soak lint generate train-env clean
+.PHONY: demo view test fuzz soak lint generate train-env clean
 .DEFAULT_GOAL := demo
 
 # make demo [SOURCE=folder|video|0|bag] [OUT=folder]
@@ -23,6 +23,12 @@ view:
 test:
 	@$(PYTHON) tools/setup_env.py test
 	@$(ENV) && python -m pytest -n 2 --dist loadfile -m "not long and not gpu" $(ARGS)
+
+# Files changed at random, on every loader: read or refused in one line (docs/security.md).
+# make fuzz [ARGS="pickle head --inputs 100000 --seed 2"]
+fuzz:
+	@$(PYTHON) tools/setup_env.py test
+	@$(ENV) && python tests/fuzz.py $(ARGS)
 
 # Ten rough minutes for ofer_node: a camera that stops and changes, broken frames, parameters, the lifecycle.
 # make soak [ARGS="--seconds 60"]; summary in out/soak/soak.json
