@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
 from ofer_models.pipeline_settings import PipelineSettings
+from ofer_models.runtime.batches import batches
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import DriftingNoise
 from ofer_models.tracking.face import Face
@@ -28,7 +29,7 @@ from ofer_models.tracking.face_poser import FacePoser, TrackMemory
 from ofer_models.tracking.identity_cache import IdentityCache
 from ofer_models.tracking.identity_candidates import CandidateDrawer
 from ofer_models.tracking.identity_state import View
-from ofer_models.tracking.load_plan import LoadPlan
+from ofer_models.tracking.load_plan import TIERS, LoadPlan
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.spread import spread_mm
 from ofer_models.tracking.view_quality import facing, sharpness, view_quality
@@ -72,13 +73,44 @@ class FacePipeline:
         self._pose_faces = FacePoser(landmarks, self._landmark_points)
         self._decode_all = HypothesisDecoder(self.head)
         self._seed = settings.seed
-        drawer = CandidateDrawer(self.bundle, self._stages, landmarks, self.candidates)
+        self._max_faces = settings.max_faces
+        self._drawer = CandidateDrawer(self.bundle, self._stages, landmarks, self.candidates)
         self._identities = IdentityCache(
-            drawer, self.head, *self.bundle.same_face, keep=settings.remember, background=settings.background,
+            self._drawer, self.head, *self.bundle.same_face, keep=settings.remember, background=settings.background,
             seed=(settings.seed, _IDENTITY),
         )  # fmt: skip
         self._lock = threading.Lock()
         self.reset()
+
+    def warm_up(self, say: Callable[[str], None] = lambda line: None) -> None:
+        """Run every network once at each size that occurs, where a GPU needs that: numbers of faces, tiers of the load
+        plan, identities. `say` gets lines of progress. Without it, the first frame at a size takes long.
+        """
+        if not self._stages.runtime.captures:
+            return
+        with self._lock:
+            started = time.monotonic()
+            tiers = dict.fromkeys((tier.steps, tier.count(self.hypotheses)) for tier in TIERS)
+            sizes = [(faces, *tier) for faces in batches(self._max_faces) for tier in tiers]
+            for done, (faces, share, count) in enumerate(sizes):
+                size = f"{faces} faces, {count} hypotheses, {share:.0%} of the steps"
+                say(f"warm-up {done + 1} of {len(sizes) + 1}: {size}")
+                self._stages.warm_up(faces, count, share)
+            say(f"warm-up {len(sizes) + 1} of {len(sizes) + 1}: identities")
+            self._drawer.warm_up()
+            # Once more: a size that needed more scratch memory than those before has taken their graphs along.
+            for faces, share, count in sizes:
+                self._stages.warm_up(faces, count, share)
+            self._drawer.warm_up()
+            self._stages.runtime.settle()
+            memory = self._stages.runtime.memory / 2**20
+            say(f"warm after {time.monotonic() - started:.1f} s, {memory:.0f} MB on the GPU")
+
+    def close(self) -> None:
+        """Let go of everything, also on a GPU; returns when a draw at work has come to its end."""
+        with self._lock:
+            self._identities.close()
+            self._stages.close()
 
     def reset(self) -> None:
         """Forget every track and identity, and start the random numbers anew."""
@@ -130,7 +162,9 @@ class FacePipeline:
 
     def status(self) -> dict[str, object]:
         """Load tier, and identities after the last frame, for diagnostics. From any thread, without waiting."""
-        return {"tier": self.plan.tier.name, "tier_level": self.plan.level, **self._identity_status}
+        held = self._stages.runtime.memory
+        memory = {"gpu_memory_mb": f"{held / 2**20:.1f}"} if held else {}
+        return {"tier": self.plan.tier.name, "tier_level": self.plan.level, **memory, **self._identity_status}
 
     def _clear(self) -> None:
         self._frontend.reset()
@@ -205,7 +239,7 @@ class FacePipeline:
         with self._timed("crops"):
             points = np.stack([track.points for track in tracks])
             inputs = encoder_inputs(frame, points, self._stages.encoder_inputs)
-        count = max(1, round(self.plan.tier.hypotheses * self.hypotheses))
+        count = self.plan.tier.count(self.hypotheses)
         rows = self._due(tracks, memories, count)
         if rows:
             self._draw_expressions([memories[row] for row in rows], _rows(inputs, rows), stamp, count)

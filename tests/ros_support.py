@@ -151,6 +151,13 @@ class FakePipeline:
             fake_face(track, self.hypotheses, seed=i, metric=intrinsics.metric) for i, track in enumerate(self.tracks)
         ]
 
+    def warm_up(self, say: Callable[[str], None]) -> None:
+        self.calls.append(("warm_up",))
+        say("warm-up 1 of 1: nothing")
+
+    def close(self) -> None:
+        self.calls.append(("close",))
+
     def reset(self) -> None:
         self.resets += 1
 

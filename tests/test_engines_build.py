@@ -9,8 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -21,9 +23,12 @@ from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.mixed_precision import half_products
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.runtime.tensorrt import cuda_driver
 from ofer_models.runtime.torch.backend import TorchStage
-from ofer_models.workshop.compile import build
+from ofer_models.workshop.compile import build, tensorrt_builder
 from ofer_models.workshop.compile.build import Order
+from ofer_models.workshop.compile.tensorrt_graph import simplified
 
 ROOT = Path(__file__).resolve().parents[1]
 HAS_TENSORRT = importlib.util.find_spec("tensorrt_rtx") is not None
@@ -70,7 +75,7 @@ class TestOneStage:
         [entry] = engine_cache.entries(bundle.path)
         assert first["graph"] == "idrank.onnx" and first["seconds"] > 0 and first["bytes"] > 1e5
         assert entry.key.gpus == ("sm120", "sm86") and entry.key.precision == "fp16"
-        assert dict(entry.key.profile) == {"F": (1, 1, 8), "N": (1, bundle.candidates, 512)}
+        assert dict(entry.key.profile) == {"F": (1, 8, 8), "N": (1, bundle.candidates, 512)}
         assert entry.refuse(bundle.stages["idrank"].files["graph"]) == ""
         check_bindings(bundle, "idrank", entry)
         before = entry.path.stat().st_mtime_ns
@@ -81,6 +86,18 @@ class TestOneStage:
         assert {p.suffix for p in bundle.path.iterdir()} == {".onnx", ".npz", ".yaml", ".engine", ".json"}
         bundle.stages["idrank"].files["graph"].write_bytes(b"retrained")
         assert "is stale: it was built from another idrank.onnx" in entry.refuse(bundle.stages["idrank"].files["graph"])
+
+    @pytest.mark.parametrize("batch", ["1..1", "3..3"])
+    def test_one_number_of_faces(self, bundle, batch):
+        order = Order(bundle, faces=build.parse_faces(batch), gpus=("sm86",), stages=("idrank",))
+        [built] = build.build(order)
+        assert built.path.is_file()
+
+    def test_a_step_has_few_layers(self, bundle):
+        """Of the network, before TensorRT fuses: 842 as the parser makes them of the bundle's own file."""
+        built = build.build(Order(bundle, gpus=("sm86", "sm89", "sm120"), stages=("expgen",)))
+        layers = {one.graph: one.layers for one in built}
+        assert layers["expgen_step.onnx"] <= 670 and layers["expgen_cond.onnx"] <= 45
 
     def test_progress_comes_from_inside_the_build(self, bundle):
         told = []
@@ -158,8 +175,122 @@ def test_half_precision_is_close_where_it_is_used_and_absent_where_it_hurts(open
                 kinds[value.name] = value.type.tensor_type.elem_type
             for node in typed.graph.node:
                 halved = kinds.get(node.output[0]) == onnx.TensorProto.FLOAT16
-                if node.op_type in ("LayerNormalization", "Softmax", "ReduceL2", "Div", "Sin", "Erf", "Add"):
+                if node.op_type in ("LayerNormalization", "Softmax", "ReduceL2", "Div", "Sin", "Erf"):
                     assert not halved, (graph.path.name, node.op_type)
+                if node.op_type == "Add":  # a product's bias, which a kernel adds before it writes; no residual sum
+                    assert halved == adds_bias(typed, node), (graph.path.name, node.name)
+
+
+def adds_bias(model, node):
+    """Whether a node adds a stored tensor to the result of a halved product."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    products = [n.output[0] for n in model.graph.node if n.op_type in ("MatMul", "Gemm", "Conv")]
+    products = {name for name in products if name.endswith("_half")}
+    return any(name in products for name in node.input) and any(name in stored for name in node.input)
+
+
+def test_fewer_layers_and_the_same_function(open_bundle, tmp_path):
+    """Of both precisions, on ONNX Runtime: stored tensors are converted and brought to rank beforehand."""
+    rng = np.random.default_rng(0)
+    for stage in open_bundle.stages.values():
+        for graph in graph_specs(stage).values():
+            model = onnx.load(graph.path)
+            simple = simplified(model)
+            onnx.checker.check_model(simple, full_check=True)
+            onnx.save(simple, tmp_path / graph.path.name)
+            ours, expected = OnnxStage(tmp_path / graph.path.name), OnnxStage(graph.path)
+            assert (ours.inputs, ours.outputs) == (expected.inputs, expected.outputs)
+            sizes = {"F": 2, "N": 5, "K": 4}
+            arrays = {
+                name: rng.standard_normal([sizes.get(d, d) for d in dims]).astype(np.float32)
+                for name, dims in expected.inputs.items()
+            }
+            for name, array in expected(**arrays).items():
+                np.testing.assert_allclose(ours(**arrays)[name], array, rtol=1e-4, atol=1e-5)
+            assert "Cast" not in {node.op_type for node in simple.graph.node}
+
+
+def test_a_profile_for_what_occurs_all_the_time_and_one_for_the_rest():
+    sizes = {"F": (1, 8, 8), "N": (1, 15, 64), "K": (1, 8, 1000)}
+    assert build.profiles_of(sizes) == [{"F": (1, 1, 1), "N": (1, 15, 15), "K": (1, 8, 8)}, sizes]
+    assert build.profiles_of({"F": (2, 4, 4)}) == [{"F": (2, 2, 2)}, {"F": (2, 4, 4)}]
+    assert build.profiles_of({"F": (3, 3, 3)}) == [{"F": (3, 3, 3)}]  # equal bounds are one profile, and a profile
+
+
+class TestNativeTensorRt:
+    """What only native TensorRT does, with a stand-in for its configuration."""
+
+    @pytest.fixture()
+    def native(self):
+        class Cache:
+            def __init__(self, content):
+                self.entries = set(content.split())
+
+            def combine(self, other, ignore_mismatch):
+                self.entries |= other.entries
+
+            def serialize(self):
+                return b" ".join(sorted(self.entries))
+
+        class Config:
+            def create_timing_cache(self, content):
+                return Cache(content)
+
+            def set_timing_cache(self, cache, ignore_mismatch):
+                self.cache = cache
+                return True
+
+            def get_timing_cache(self):
+                return self.cache
+
+        return SimpleNamespace(__name__="tensorrt", __version__="10.3.0"), Config
+
+    def test_timing_caches_are_combined(self, native, tmp_path):
+        """Two builds begin with the same cache, and each ends with kernels of its own."""
+        trt, config = native
+        path = tmp_path / ".timing"
+        first, second = config(), config()
+        with tensorrt_builder._timing_cache(trt, first, path):
+            first.cache.entries.add(b"convolution")
+            with tensorrt_builder._timing_cache(trt, second, path):
+                second.cache.entries.add(b"product")
+        assert path.read_bytes() == b"convolution product"
+
+    def test_graphs_are_built_one_after_the_other(self, native, bundle):
+        trt, _ = native
+        assert build.jobs_of(Order(bundle, jobs=8), trt) == 1
+        rtx = SimpleNamespace(__name__="tensorrt_rtx", ComputeCapability=SimpleNamespace(SM86=1, SM120=2))
+        assert build.jobs_of(Order(bundle, jobs=8, gpus=("sm86",)), rtx) == 8
+        assert build.jobs_of(Order(bundle, jobs=8, gpus=("current",)), rtx) == 1
+
+    def test_two_commands_take_turns_on_a_gpu(self, native, monkeypatch, tmp_path):
+        trt, _ = native
+        monkeypatch.setattr(tensorrt_builder.tempfile, "gettempdir", lambda: str(tmp_path))
+        order, started = [], threading.Event()
+
+        def second():
+            started.set()
+            with tensorrt_builder._gpu_alone(trt, ["current"]):
+                order.append("second")
+
+        with tensorrt_builder._gpu_alone(trt, ["current"]):
+            thread = threading.Thread(target=second)
+            thread.start()
+            started.wait()
+            order.append("first")
+        thread.join(10)
+        assert order == ["first", "second"]
+
+    def test_current_is_checked(self, native, monkeypatch):
+        """A Jetson or a Hopper GPU with TensorRT-RTX, which knows neither."""
+        rtx = SimpleNamespace(
+            __name__="tensorrt_rtx", __version__="1.7.1", ComputeCapability=SimpleNamespace(SM86=1, SM120=2)
+        )
+        for capability, instead in (("sm87", "JetPack's `tensorrt`"), ("sm90", "NVIDIA's `tensorrt`")):
+            monkeypatch.setattr(cuda_driver, "current_gpu", lambda found=capability: cuda_driver.Gpu("a GPU", found))
+            with pytest.raises(StageError, match=f"does not build for {capability}.*takes {instead}"):
+                build.filed_gpus(("current",), rtx)
+            assert build.filed_gpus(("current",), native[0]) == (f"{capability} a GPU",)
 
 
 def test_a_weight_beyond_half_precision_is_refused():

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from ofer_models.runtime.onnxruntime_backend import OnnxStage, StageError
+from ofer_models.bundle.graphs import graph_specs
+from ofer_models.runtime import engine_cache, onnxruntime_backend
+from ofer_models.runtime.onnxruntime_backend import (
+    CPU,
+    CUDA,
+    OnnxDeviceSampler,
+    OnnxRuntimeBackend,
+    OnnxStage,
+    StageError,
+)
+from ofer_models.runtime.sampler import Sampler
+from ofer_models.runtime.solvers import solver_table
 from ofer_models.workshop.networks.onnx_graph import Graph, save_model
 
 SHAPES = {"x": ("F", "N", 4), "offset": ("F", 4)}
@@ -83,3 +97,81 @@ def test_damaged_missing_and_integer_files_are_refused(path, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     with pytest.raises(StageError, match="'a' is tensor"):
         OnnxStage(path)
+
+
+class TestOnADevice:
+    """What runs where a GPU's provider is there, with the host as the device: the calls and their memory are real."""
+
+    @pytest.fixture()
+    def stages(self, open_bundle):
+        return [OnnxRuntimeBackend().load(graph) for graph in graph_specs(open_bundle.stages["expgen"]).values()]
+
+    @pytest.mark.parametrize(("solver", "steps"), [("dpmpp_2m", 8), ("ddim", 3), ("ddpm", 4)])
+    def test_the_loop_stays_there_and_gives_the_same(self, stages, solver, steps):
+        rng, table = np.random.default_rng(0), solver_table(solver, steps)
+        for faces in (1, 3):
+            context = rng.standard_normal((faces, 256)).astype(np.float32)
+            noise = rng.standard_normal((faces, 15, 53)).astype(np.float32)
+            kept = noise.copy()
+            expected = Sampler(*stages).sample(context, noise, table, np.random.default_rng(1))
+            found = OnnxDeviceSampler(*stages).sample(context, noise, table, np.random.default_rng(1))
+            gc.collect()
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(noise, kept)
+
+    def test_no_step_goes_through_the_host(self, stages, monkeypatch):
+        monkeypatch.setattr(OnnxStage, "__call__", lambda *_, **__: pytest.fail("through the host"))
+        context, noise = np.zeros((1, 256), np.float32), np.zeros((1, 2, 53), np.float32)
+        assert OnnxDeviceSampler(*stages).sample(context, noise, solver_table("ddim", 3)).shape == noise.shape
+
+    def test_wrong_inputs_are_named(self, stages):
+        sampler, table = OnnxDeviceSampler(*stages), solver_table("ddim", 3)
+        with pytest.raises(StageError, match="'context' is"):
+            sampler.sample(np.zeros((1, 9), np.float32), np.zeros((1, 2, 53), np.float32), table)
+        with pytest.raises(StageError, match="noise is float64"):
+            sampler.sample(np.zeros((1, 256), np.float32), np.zeros((1, 2, 53)), table)
+
+
+class TestProviders:
+    @pytest.fixture()
+    def taken(self, monkeypatch):
+        """A build of ONNX Runtime with CUDA. Put into the list: providers that really start."""
+        taken = [CPU]
+        real = onnxruntime_backend.onnxruntime.InferenceSession
+
+        class Session(real):
+            def __init__(self, path, options, providers):
+                super().__init__(path, options, providers=[CPU])
+
+            def get_providers(self):
+                return taken
+
+        monkeypatch.setattr(onnxruntime_backend.onnxruntime, "InferenceSession", Session)
+        monkeypatch.setattr(onnxruntime_backend.onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+        return taken
+
+    def test_one_that_was_not_taken_is_told_once(self, open_bundle, taken, caplog):
+        backend = OnnxRuntimeBackend()
+        for graph in graph_specs(open_bundle.stages["expgen"]).values():
+            backend.load(graph)
+        [said] = [record.getMessage() for record in caplog.records]
+        assert f"has {CUDA} but could not start it: networks run on {CPU}" in said
+        assert backend.name == "onnxruntime" and not backend.captures
+        graphs = graph_specs(open_bundle.stages["expgen"])
+        assert type(backend.sampler(graphs["cond"], graphs["step"])) is Sampler
+
+    def test_one_that_was_is_named_and_warmed_up(self, open_bundle, taken, caplog):
+        taken.insert(0, CUDA)
+        backend, graphs = OnnxRuntimeBackend(), graph_specs(open_bundle.stages["expgen"])
+        assert type(backend.sampler(graphs["cond"], graphs["step"])) is OnnxDeviceSampler
+        assert backend.name == "onnxruntime CUDA" and backend.captures and not caplog.records
+
+    def test_int8_that_is_not_used_is_told(self, open_bundle, taken, monkeypatch, caplog):
+        taken.insert(0, CUDA)
+        monkeypatch.setattr(engine_cache, "entries", lambda folder, suffixes: [1])
+        backend = OnnxRuntimeBackend(int8_from=open_bundle.path)
+        with caplog.at_level(logging.INFO):
+            for graph in graph_specs(open_bundle.stages["expgen"]).values():
+                backend.load(graph)
+        [said] = [record.getMessage() for record in caplog.records]
+        assert "8-bit encoders" in said and "not used with CUDA" in said

@@ -38,7 +38,7 @@ def compare(sizes, tmp_path, batches):
             modulation = net.modulation(context, t)  # scale and shift; the graph folds the norms into its own
             expected = net.denoise(x, modulation[:, 1])
         ours = cond(context=context.numpy(), timesteps=t.float().numpy())["modulation"]
-        got = step(x=x.numpy(), x0_prev=x.numpy(), modulation=ours[:, 1], coefficients=coefficients)
+        got = step(x=x.numpy(), x0_prev=x.numpy(), modulation=ours[1], coefficients=coefficients)
         assert relative_error(got["x_next"], expected) <= TOLERANCE, (faces, samples)
 
 

@@ -1,145 +1,38 @@
-"""Running engines, with stand-ins for the GPU and for TensorRT's objects; everything between them is the real thing.
-
-The stand-in device keeps its memory on the host and does queued work at `synchronize`, captured work at `launch` and
-with the addresses of the capture: what a real one does.
-"""
+"""Running engines on `strict_device`, which enforces the rules of a GPU and of TensorRT; the rest is the real thing."""
 
 from __future__ import annotations
 
-import ctypes
-import enum
-import math
+import dataclasses
+import logging
+import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from recipe import recipe_state, relative_error
+from strict_device import Kind, Status, StrictDriver, StrictTensorRt
 
 from ofer_models.bundle.manifest import BundleError
 from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
 from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import backend as choice
 from ofer_models.runtime import engine_cache
+from ofer_models.runtime.batches import batch_for, batches
 from ofer_models.runtime.engine_cache import EngineKey, Runtime
-from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxStage
+from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ofer_models.runtime.solvers import solver_table
 from ofer_models.runtime.stages import StageSet
+from ofer_models.runtime.tensorrt import api, cuda_driver, lane
 from ofer_models.runtime.tensorrt.backend import TensorRtBackend
+from ofer_models.runtime.tensorrt.cuda_driver import CudaDevice, current_gpu
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.export import export_sampler
 
 HERE = Runtime("tensorrt_rtx", "1.7.1", ("sm86",))
 WIDTH, CONTEXT = 7, 12
-
-
-class Mode(enum.Enum):
-    INPUT, OUTPUT = 1, 2
-
-
-class Kind(enum.Enum):
-    FLOAT, HALF = 1, 2
-
-
-def view(pointer, count):
-    return np.frombuffer((ctypes.c_float * count).from_address(pointer), np.float32)
-
-
-class HostDevice:
-    """Device memory is host memory; NaN until written. Counts allocations and launches."""
-
-    stream = 7
-
-    def __init__(self):
-        self.memory, self.queue, self.recording, self.launches = [], [], None, 0
-
-    def activate(self):
-        pass
-
-    def allocate(self, size):
-        assert self.recording is None, "a capture forbids allocations"
-        array = np.full(size // 4 + 64, np.nan, np.float32)
-        self.memory.append(array)
-        return array.ctypes.data + -array.ctypes.data % 256 if size else array.ctypes.data
-
-    def pinned(self, shape):
-        return np.full(shape, np.nan, np.float32)
-
-    def do(self, work):
-        (self.queue if self.recording is None else self.recording).append(work)
-
-    def upload(self, target, source):
-        self.do(lambda: view(target, source.size).__setitem__(..., source.ravel()))
-
-    def download(self, target, source):
-        self.do(lambda: target.ravel().__setitem__(..., view(source, target.size)))
-
-    def gather_rows(self, target, source, rows, width, pitch):
-        def copy():
-            for row in range(rows):
-                ctypes.memmove(target + row * width, source + row * pitch, width)
-
-        self.do(copy)
-
-    def synchronize(self):
-        for work in self.queue:
-            work()
-        self.queue = []
-
-    def capture(self, work):
-        self.recording = []
-        work()
-        graph, self.recording = self.recording, None
-        return graph
-
-    def launch(self, graph):
-        self.launches += 1
-        self.queue += graph
-
-
-class HostEngine:
-    """TensorRT's engine and execution context in one, computing with ONNX Runtime."""
-
-    def __init__(self, path, device, kinds=None):
-        self.stage, self.device, self.kinds = OnnxStage(path), device, kinds or {}
-        self.names = [*self.stage.inputs, *self.stage.outputs]
-        self.num_io_tensors = len(self.names)
-        self.addresses, self.shapes = {}, {}
-
-    def get_tensor_name(self, index):
-        return self.names[index]
-
-    def get_tensor_mode(self, name):
-        return Mode.INPUT if name in self.stage.inputs else Mode.OUTPUT
-
-    def get_tensor_dtype(self, name):
-        return self.kinds.get(name, Kind.FLOAT)
-
-    def get_tensor_shape(self, name):
-        dims = (self.stage.inputs | self.stage.outputs)[name]
-        return [-1 if isinstance(dim, str) else dim for dim in dims]
-
-    def create_execution_context(self):
-        return HostEngine(self.stage.path, self.device)
-
-    def set_input_shape(self, name, shape):
-        self.shapes[name] = shape
-        return True
-
-    def set_tensor_address(self, name, pointer):
-        assert pointer % 256 == 0, "TensorRT wants aligned addresses"
-        self.addresses[name] = pointer
-
-    def execute_async_v3(self, stream):
-        assert stream == self.device.stream and self.addresses.keys() == set(self.names)
-        addresses = dict(self.addresses)
-
-        def run():
-            given = {n: view(addresses[n], math.prod(s)).reshape(s).copy() for n, s in self.shapes.items()}
-            for name, array in self.stage(**given).items():
-                view(addresses[name], array.size)[...] = array.ravel()
-
-        self.device.do(run)
-        return True
+PROFILE = {"F": (1, 3, 3), "N": (1, 4, 8), "K": (1, 5, 20)}
+PROFILES = [{"F": (1, 1, 1), "N": (1, 4, 4), "K": (1, 5, 5)}, PROFILE]
 
 
 @pytest.fixture(scope="module")
@@ -157,28 +50,37 @@ def graphs(files, tmp_path):
     """Graphs with engines in a folder of their own, as `ofer build` leaves them."""
     samples = ("F", "N", WIDTH)
     tensors = {
-        "cond": ({"context": ("F", CONTEXT), "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)}),
+        "cond": ({"context": ("F", CONTEXT), "timesteps": ("K",)}, {"modulation": ("K", "F", ANY)}),
         "step": ({"x": samples, "x0_prev": samples, "modulation": ("F", ANY), "coefficients": (5,)},
                  {"x_next": samples, "x0": samples}),
     }  # fmt: skip
     for path in files.values():
-        profile = {"F": (1, 1, 3), "N": (1, 4, 8), "K": (1, 5, 20)}
-        key = EngineKey(path.name, sha256_of(path), "tensorrt_rtx", "1.7.1", ("sm86",), "fp16", profile)
+        key = EngineKey(path.name, sha256_of(path), "tensorrt_rtx", "1.7.1", ("sm86",), "fp16", PROFILE)
         engine_cache.write(tmp_path, key, b"plan of " + path.name.encode(), {}, 1.0)
     return {part: GraphSpec(files[part], *tensors[part]) for part in files}
 
 
 @pytest.fixture()
-def device():
-    return HostDevice()
+def driver():
+    """The device's driver; whatever else a test looks at, no rule may have been broken."""
+    driver = StrictDriver()
+    yield driver
+    assert driver.broken == []
 
 
 @pytest.fixture()
-def backend(files, tmp_path, device):
-    def deserialise(path):
-        return HostEngine(files[path.name.split(".")[0].removeprefix("expgen_")], device)
+def trt(driver):
+    return StrictTensorRt(driver)
 
-    return TensorRtBackend(tmp_path, HERE, device, deserialise)
+
+@pytest.fixture()
+def backend(files, tmp_path, driver, trt):
+    by_name = {path.stem: path for path in files.values()}
+
+    def deserialise(path):
+        return trt.engine(by_name[path.name.split(".")[0]], PROFILES)
+
+    return TensorRtBackend(tmp_path, HERE, trt, trt.messages, CudaDevice(driver), deserialise)
 
 
 def inputs(faces, samples, seed=0):
@@ -187,32 +89,55 @@ def inputs(faces, samples, seed=0):
     return tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
 
 
-@pytest.mark.parametrize(("solver", "steps"), [("dpmpp_2m", 5), ("ddim", 6), ("ddpm", 5)])
-def test_a_captured_loop_gives_what_the_session_loop_gives(graphs, backend, device, solver, steps):
+@pytest.mark.parametrize(("solver", "steps"), [("dpmpp_2m", 5), ("ddim", 6), ("ddpm", 5), ("dpmpp_2m", 3)])
+def test_a_captured_loop_gives_what_the_session_loop_gives(graphs, backend, driver, solver, steps):
     expected = OnnxRuntimeBackend().sampler(graphs["cond"], graphs["step"])
     sampler, table = backend.sampler(graphs["cond"], graphs["step"]), solver_table(solver, steps)
-    for faces, samples, seed in ((1, 4, 0), (3, 2, 1), (1, 4, 2), (1, 4, 2)):
+    for faces, samples, seed in ((1, 4, 0), (3, 2, 1), (2, 4, 3), (1, 4, 2), (1, 4, 2)):
         context, noise = inputs(faces, samples, seed)
         found = sampler.sample(context, noise, table, np.random.default_rng(9))
         again = expected.sample(context, noise, table, np.random.default_rng(9))
         assert relative_error(found, again) < 1e-5
     if solver != "ddpm":
-        assert device.launches == 4  # one graph a call
-        allocated = len(device.memory)
+        assert driver.calls["cuGraphLaunch"] >= 5  # one graph a call
+        allocated = driver.calls["cuMemAlloc"]
         sampler.sample(*inputs(1, 4, 5), table)
-        assert len(device.memory) == allocated  # buffers are reused
+        assert driver.calls["cuMemAlloc"] == allocated  # buffers are reused
+    backend.close()
+    assert driver.empty
 
 
-def test_a_stage_runs_captured_at_every_size(graphs, backend, device):
+def test_a_stage_runs_captured_at_every_size(graphs, backend, driver):
     stage, expected = backend.load(graphs["cond"]), OnnxRuntimeBackend().load(graphs["cond"])
-    for faces, steps in ((1, 2), (3, 7), (1, 2)):
+    for faces, steps in ((1, 2), (3, 7), (2, 7), (1, 2)):
         arrays = {"context": inputs(faces, 1, faces)[0], "timesteps": np.linspace(999, 0, steps, dtype=np.float32)}
         found = stage(**arrays)
+        assert found["modulation"].shape[:2] == (steps, faces)
         assert relative_error(found["modulation"], expected(**arrays)["modulation"]) < 1e-6
-    assert device.launches == 3
     kept = found["modulation"].copy()
     stage(context=inputs(1, 1, 8)[0], timesteps=arrays["timesteps"])
     np.testing.assert_array_equal(found["modulation"], kept)  # results are the caller's own
+
+
+def test_faces_share_a_few_sizes():
+    assert [batch_for(faces) for faces in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 16]
+    assert batch_for(3, most=3) == 3 and batch_for(1, least=4) == 4
+    assert batches(1) == [1] and batches(4) == [4, 2, 1] and batches(6) == [6, 4, 2, 1]
+
+
+def test_few_faces_run_on_an_engine_that_was_built_for_more(graphs, backend, files, tmp_path, trt):
+    """`--batch 2..3`: one face runs beside an empty row."""
+    profile = PROFILE | {"F": (2, 3, 3)}
+    cond = graphs["cond"]
+    for entry in engine_cache.entries(tmp_path):
+        engine_cache.remove(tmp_path, entry.key)
+    key = EngineKey(cond.path.name, sha256_of(cond.path), "tensorrt_rtx", "1.7.1", ("sm86",), "fp16", profile)
+    engine_cache.write(tmp_path, key, b"plan", {}, 1.0)
+    backend._deserialise = lambda path: trt.engine(files["cond"], [profile])
+    arrays = {"context": inputs(1, 1)[0], "timesteps": np.zeros(2, np.float32)}
+    found = backend.load(cond)(**arrays)["modulation"]
+    assert found.shape[:2] == (2, 1)
+    assert relative_error(found, OnnxRuntimeBackend().load(cond)(**arrays)["modulation"]) < 1e-6
 
 
 def test_sizes_beyond_the_engine_are_refused(graphs, backend):
@@ -221,24 +146,294 @@ def test_sizes_beyond_the_engine_are_refused(graphs, backend):
         stage(context=inputs(4, 1)[0], timesteps=np.zeros(2, np.float32))
     with pytest.raises(StageError, match="missing timesteps"):
         stage(context=inputs(1, 1)[0])
+    sampler = backend.sampler(graphs["cond"], graphs["step"])
+    with pytest.raises(StageError, match=r"expgen_step\.\w+\.engine was built for N = 1\.\.8, asked for 9"):
+        sampler.sample(*inputs(1, 9), solver_table("ddim", 4))
 
 
-def test_an_engine_whose_tensors_differ_from_the_manifest_is_refused(graphs, backend, files, device):
+def test_an_engine_whose_tensors_differ_from_the_manifest_is_refused(graphs, backend, files, trt):
     cond = graphs["cond"]
     wrong = GraphSpec(cond.path, {"context": ("F", 9), "timesteps": ("K",)}, cond.outputs)
     with pytest.raises(StageError, match=r"\.engine: input 'context' is \(F, 12\), the manifest says \(F, 9\)"):
         backend.load(wrong)
-    backend._deserialise = lambda path: HostEngine(files["cond"], device, {"timesteps": Kind.HALF})
+    backend._deserialise = lambda path: trt.engine(files["cond"], PROFILES, kinds={"timesteps": Kind.HALF})
     with pytest.raises(StageError, match="'timesteps' is Kind.HALF, should be float32"):
         backend.load(cond)
-    backend._deserialise = lambda path: None
-    with pytest.raises(StageError, match="TensorRT refuses it; run `ofer build"):
+    backend._deserialise, trt.messages.last = lambda path: None, "platform mismatch"
+    with pytest.raises(StageError, match=r"TensorRT refuses it \(platform mismatch\); run `ofer build"):
         backend.load(cond)
 
 
-def test_the_node_is_told_which_command_builds_a_missing_engine(open_bundle, tmp_path, device, monkeypatch):
+def test_an_export_of_faces_before_steps_is_refused(graphs):
+    """Rows of the older layout look alike, and would be read crosswise."""
+    cond = graphs["cond"]
+    with pytest.raises(StageError, match=r"'modulation' is \(K, F, \d+\), the manifest says \(F, K, \*\)"):
+        OnnxRuntimeBackend().load(GraphSpec(cond.path, cond.inputs, {"modulation": ("F", "K", ANY)}))
+
+
+class TestTwoThreads:
+    """Frames on one thread, identities on another, on lanes of their own."""
+
+    def samplers(self, backend, graphs):
+        return [backend.sampler(graphs["cond"], graphs["step"], urgent) for urgent in (True, False)]
+
+    def test_frames_have_the_higher_priority(self, backend, graphs, driver):
+        self.samplers(backend, graphs)
+        assert sorted(stream.priority for stream in driver.streams.values()) == [-5, 0]
+
+    def test_neither_speaks_while_the_other_captures(self, backend, graphs, driver):
+        """Every size is new: captures on both sides all the time. Before, launches went into the other's graph."""
+        expected = OnnxRuntimeBackend().sampler(graphs["cond"], graphs["step"])
+        problems = []
+
+        def draw(sampler, seed):
+            try:
+                for i in range(40):
+                    table = solver_table("dpmpp_2m", 3 + (i + seed) % 17)
+                    context, noise = inputs(1 + i % 3, 1 + i % 8, seed + i)
+                    found = sampler.sample(context, noise, table)
+                    assert relative_error(found, expected.sample(context, noise, table)) < 1e-5
+            except BaseException as error:
+                problems.append(error)
+
+        threads = [
+            threading.Thread(target=draw, args=(sampler, 7 * i))
+            for i, sampler in enumerate(self.samplers(backend, graphs))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert problems == []
+        backend.close()
+        assert driver.empty
+
+    def test_a_draw_that_takes_long_holds_no_frame_up(self, backend, graphs, driver):
+        """Neither a captured frame nor one that has to be captured first."""
+        frames, identities = self.samplers(backend, graphs)
+        table = solver_table("ddim", 4)
+        identities.sample(*inputs(1, 4), table)
+        [slow] = [stream for stream in driver.streams.values() if stream.priority == 0]
+        slow.held.set()
+        thread = threading.Thread(target=identities.sample, args=(*inputs(1, 4), table))
+        thread.start()
+        for samples in (3, 3, 5):
+            assert frames.sample(*inputs(2, samples), table).shape == (2, samples, WIDTH)
+        assert thread.is_alive() and slow.queue
+        slow.held.clear()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+class TestMemory:
+    def test_two_lanes_have_one_scratch_each(self, backend, graphs, driver):
+        sampler = backend.sampler(graphs["cond"], graphs["step"])
+        sampler.sample(*inputs(3, 8), solver_table("ddim", 20))
+        before = driver.used
+        for steps in range(3, 9):
+            sampler.sample(*inputs(1, 2), solver_table("ddim", steps))
+        small = 4 * (8 * 64 * 5 + 12 + 64 * 20 + 8 * 7 * 14) + 20 * 256
+        assert driver.used - before < 6 * (small + 4 * 7 * sampler._stages[0].outputs["modulation"][-1])
+        assert backend.memory == driver.used + sum(entry.size for entry in engine_cache.entries(backend._folder))
+
+    def test_what_was_used_long_ago_goes_first(self, backend, graphs, driver, monkeypatch):
+        monkeypatch.setattr(lane.Lane.__init__, "__defaults__", (4,))
+        sampler = backend.sampler(graphs["cond"], graphs["step"])
+        blocks = []
+        for steps in (20, *range(3, 13)):
+            sampler.sample(*inputs(1, 2), solver_table("ddim", steps))
+            sampler.sample(*inputs(1, 2), solver_table("ddim", 20))  # stays
+            blocks.append(len(driver.memory))
+        assert len(driver.graphs) == 4 and max(blocks) == max(blocks[:4])
+        captures = driver.calls["cuStreamBeginCapture"]
+        sampler.sample(*inputs(1, 2), solver_table("ddim", 20))
+        assert driver.calls["cuStreamBeginCapture"] == captures
+
+    def test_a_larger_size_replaces_the_scratch_and_the_graphs_that_know_it(self, backend, graphs, driver):
+        sampler, table = backend.sampler(graphs["cond"], graphs["step"]), solver_table("ddim", 4)
+        expected = OnnxRuntimeBackend().sampler(graphs["cond"], graphs["step"])
+        for samples in (2, 8, 2):
+            found = sampler.sample(*inputs(1, samples), table)
+            assert relative_error(found, expected.sample(*inputs(1, samples), table)) < 1e-5
+        assert len(driver.graphs) == 2
+
+    def test_a_gpu_that_is_full_is_told_and_nothing_is_lost(self, backend, graphs, driver):
+        sampler, table = backend.sampler(graphs["cond"], graphs["step"]), solver_table("ddim", 4)
+        sampler.sample(*inputs(1, 2), table)
+        used = driver.used
+        driver.fail_next["cuMemAlloc"] = Status.CUDA_ERROR_OUT_OF_MEMORY
+        with pytest.raises(StageError, match="cuMemAlloc fails with CUDA_ERROR_OUT_OF_MEMORY"):
+            sampler.sample(*inputs(1, 1), table)
+        assert driver.used == used
+        sampler.sample(*inputs(1, 1), table)
+
+    def test_after_close_calls_are_refused(self, backend, graphs, driver):
+        stage = backend.load(graphs["cond"])
+        backend.close()
+        backend.close()
+        assert driver.empty and backend.memory == 0
+        with pytest.raises(StageError, match="the GPU was given back"):
+            stage(context=inputs(1, 1)[0], timesteps=np.zeros(2, np.float32))
+
+
+class TestCaptureThatFails:
+    def test_runs_uncaptured_and_says_why_once(self, backend, graphs, driver, trt, files, caplog):
+        """TensorRT's own words, not the driver's 901 that follows from them; nothing leaks."""
+        backend._deserialise = lambda path: trt.engine(
+            files["cond" if "cond" in path.name else "step"], PROFILES, says="needs 7 bytes more"
+        )
+        sampler, table = backend.sampler(graphs["cond"], graphs["step"]), solver_table("ddim", 4)
+        expected = OnnxRuntimeBackend().sampler(graphs["cond"], graphs["step"])
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                for samples in (2, 3):
+                    found = sampler.sample(*inputs(2, samples), table)
+                    assert relative_error(found, expected.sample(*inputs(2, samples), table)) < 1e-5
+        [said] = [record.getMessage() for record in caplog.records]
+        assert "runs call by call" in said and "needs 7 bytes more" in said and "901" not in said
+        assert not driver.graphs and not driver.runs
+        backend.close()
+        assert driver.empty
+
+    def test_an_engine_that_cannot_be_captured_is_asked_first(self, backend, graphs, driver, trt, files, caplog):
+        backend._deserialise = lambda path: trt.engine(files["cond"], PROFILES, capturable=False)
+        arrays = {"context": inputs(1, 1)[0], "timesteps": np.zeros(2, np.float32)}
+        found = backend.load(graphs["cond"])(**arrays)["modulation"]
+        assert relative_error(found, OnnxRuntimeBackend().load(graphs["cond"])(**arrays)["modulation"]) < 1e-6
+        assert driver.calls["cuStreamBeginCapture"] == 0 and "TensorRT says that it cannot be" in caplog.text
+
+    def test_a_graph_that_the_driver_refuses_is_thrown_away(self, backend, graphs, driver):
+        driver.fail_next["cuGraphInstantiate"] = Status.CUDA_ERROR_OUT_OF_MEMORY
+        stage = backend.load(graphs["cond"])
+        stage(context=inputs(1, 1)[0], timesteps=np.zeros(2, np.float32))
+        assert not driver.graphs and not driver.runs
+
+
+class TestKernels:
+    """TensorRT-RTX compiles for a size when it first runs, and keeps what it compiled beside the engine."""
+
+    def test_the_next_start_finds_them(self, backend, graphs, tmp_path, trt, driver):
+        arrays = {"context": inputs(1, 1)[0], "timesteps": np.zeros(2, np.float32)}
+        backend.load(graphs["cond"])(**arrays)
+        backend.settle()
+        backend.close()
+        [kept] = tmp_path.glob("*.kernels")
+        assert kept.name.startswith("expgen_cond.") and kept.name.endswith(".engine.kernels")
+        assert trt.compiled == {"expgen_cond.onnx": 1}
+        again = TensorRtBackend(tmp_path, HERE, trt, trt.messages, CudaDevice(driver), backend._deserialise)
+        again.load(graphs["cond"])(**arrays)
+        assert trt.compiled == {"expgen_cond.onnx": 1}
+        kept.write_bytes(b"of another driver")
+        other = TensorRtBackend(tmp_path, HERE, trt, trt.messages, CudaDevice(driver), backend._deserialise)
+        other.load(graphs["cond"])(**arrays)
+        assert trt.compiled == {"expgen_cond.onnx": 2}
+
+    def test_they_go_with_their_engine(self, backend, graphs, tmp_path):
+        backend.load(graphs["cond"])(context=inputs(1, 1)[0], timesteps=np.zeros(2, np.float32))
+        backend.settle()
+        engine_cache.prune(tmp_path, {}, [])
+        assert not list(tmp_path.iterdir())
+
+    def test_where_they_cannot_be_kept_a_line_says_so(self, backend, graphs, monkeypatch, caplog):
+        backend.load(graphs["cond"])(context=inputs(1, 1)[0], timesteps=np.zeros(2, np.float32))
+
+        def refused(path, content):
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr("ofer_models.runtime.tensorrt.context.write_whole", refused)
+        backend.settle()
+        assert "Read-only file system" in caplog.text
+
+    def test_native_tensorrt_has_none(self, graphs, tmp_path, driver, files):
+        trt = StrictTensorRt(driver, "tensorrt", "10.3.0")
+        for entry in engine_cache.entries(tmp_path):
+            native = {"flavour": "tensorrt", "version": "10.3.0", "gpus": ("sm87 Orin",)}
+            engine_cache.write(tmp_path, dataclasses.replace(entry.key, **native), b"plan", {}, 1.0)
+        backend = TensorRtBackend(
+            tmp_path, Runtime("tensorrt", "10.3.0", ("sm87", "sm87 Orin")), trt, trt.messages, CudaDevice(driver),
+            lambda path: trt.engine(files["cond"], PROFILES),
+        )  # fmt: skip
+        backend.load(graphs["cond"])(context=inputs(1, 1)[0], timesteps=np.zeros(2, np.float32))
+        backend.settle()
+        assert not list(tmp_path.glob("*.kernels")) and driver.graphs
+
+
+class TestVersions:
+    @pytest.mark.parametrize(
+        ("flavour", "version", "said"),
+        [
+            ("tensorrt", "8.5.2.2", "tensorrt 8.5.2.2 is too old, 10.3 is the least"),
+            ("tensorrt", "8.6.2", "too old"), ("tensorrt", "10.0.1", "too old"), ("tensorrt", "10.3.0", ""),
+            ("tensorrt", "11.1.0", ""), ("tensorrt_rtx", "1.1.0", "1.2 is the least"), ("tensorrt_rtx", "1.7.1", ""),
+        ],
+    )  # fmt: skip
+    def test_the_least_is_checked(self, driver, flavour, version, said):
+        found = api.unusable(StrictTensorRt(driver, flavour, version))
+        assert (said in found) if said else found == ""
+
+    def test_an_old_one_is_refused_when_it_is_loaded(self, driver, monkeypatch):
+        old = StrictTensorRt(driver, "tensorrt", "8.5.2")
+        monkeypatch.setattr(api.importlib.util, "find_spec", lambda name: name == "tensorrt" or None)
+        monkeypatch.setattr(api.importlib, "import_module", lambda name: old)
+        with pytest.raises(StageError, match=r"8\.5\.2 is too old.*JetPack 6\.1"):
+            api.load()
+
+    @pytest.mark.parametrize(("gpu", "instead"), [("sm87", "JetPack's `tensorrt`"), ("sm90", "NVIDIA's `tensorrt`")])
+    def test_a_gpu_that_rtx_does_not_know_is_told_what_it_takes(self, trt, gpu, instead):
+        with pytest.raises(StageError, match=f"not build for {gpu}, only for sm75.*takes {instead}, or backend torch"):
+            api.refuse_gpu(trt, gpu)
+        api.refuse_gpu(trt, "sm89")
+
+    def test_auto_does_not_take_an_rtx_that_does_not_know_the_gpu(self, open_bundle, monkeypatch, caplog):
+        driver = StrictDriver((9, 0), "NVIDIA H100")
+        monkeypatch.setattr(cuda_driver, "load_driver", lambda: driver)
+        monkeypatch.setattr(api, "load", lambda: StrictTensorRt(driver))
+        monkeypatch.setattr(api, "installed", lambda: "tensorrt_rtx")
+        monkeypatch.setattr(engine_cache, "entries", lambda path, suffixes: [1])
+        assert choice.open_backend("auto", open_bundle).name == "onnxruntime"
+        assert "does not build for sm90" in caplog.text
+
+
+class TestBindings:
+    def test_the_gpu_is_named(self):
+        gpu = current_gpu(StrictDriver((8, 7), "Orin"))
+        assert (gpu.name, gpu.capability) == ("Orin", "sm87")
+
+    def test_every_function_that_is_called_is_one_of_the_real_bindings(self, backend, graphs, driver):
+        """With as many parameters as its own description says."""
+        real = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+        called = Counter()
+
+        class Listening:
+            def __getattr__(self, name):
+                value = getattr(driver, name)
+                if not name.startswith("cu"):
+                    return value
+
+                def call(*arguments):
+                    head = getattr(real, name).__doc__.strip().splitlines()[0]
+                    parameters = [part for part in head[head.index("(") + 1 : head.rindex(")")].split(",") if part]
+                    assert len(parameters) == len(arguments), head
+                    called[name] += 1
+                    return value(*arguments)
+
+                return call
+
+        backend._device.driver = Listening()
+        sampler = backend.sampler(graphs["cond"], graphs["step"], urgent=False)
+        sampler.sample(*inputs(1, 2), solver_table("ddim", 4))
+        backend.sampler(graphs["cond"], graphs["step"]).sample(*inputs(1, 2), solver_table("ddim", 4))
+        backend.close()
+        current_gpu(Listening())
+        assert len(called) > 25
+        for kind in ("CUstream_flags", "CUevent_flags", "CUstreamCaptureMode", "CUdevice_attribute"):
+            for member in getattr(driver, kind):
+                assert int(getattr(getattr(real, kind), member.name)) == member, (kind, member)
+
+
+def test_the_node_is_told_which_command_builds_a_missing_engine(open_bundle, tmp_path, driver, trt, monkeypatch):
     """Through the same door as the node: a bundle's stages with backend tensorrt."""
-    backend = TensorRtBackend(tmp_path, HERE, device, lambda path: None)
+    backend = TensorRtBackend(tmp_path, HERE, trt, trt.messages, CudaDevice(driver), lambda path: None)
     monkeypatch.setattr("ofer_models.runtime.stages.open_backend", lambda *_: backend)
     said = rf"identity_context\.onnx has no engine for sm86; run `ofer build --bundle {tmp_path}`"
     with pytest.raises(BundleError, match=said):
@@ -251,7 +446,12 @@ def test_auto_takes_tensorrt_only_with_gpu_and_engines(open_bundle, monkeypatch)
     present = {"engines": True, "tensorrt": True, "gpu": True}
     monkeypatch.setattr(engine_cache, "entries", lambda path, suffixes: [1] if present["engines"] else [])
     monkeypatch.setattr("ofer_models.runtime.tensorrt.api.installed", lambda: present["tensorrt"] and "tensorrt_rtx")
-    monkeypatch.setattr("ofer_models.runtime.tensorrt.cuda_driver.gpu_present", lambda: present["gpu"])
+
+    def here():
+        if not present["gpu"]:
+            raise cuda_driver.NoGpu("no NVIDIA GPU here")
+
+    monkeypatch.setattr("ofer_models.runtime.tensorrt.backend.here", here)
     choice.open_backend("auto", open_bundle)
     assert chosen == [open_bundle.path]
     for missing in present:

@@ -8,7 +8,11 @@ no content.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -30,41 +34,86 @@ from ofer_models.workshop.networks.export import export_sampler
 WIDTH, CONTEXT = 7, 12
 
 
-class HostGraphs:
-    """A device that is the host: memory is NaN until written, work is done at a launch."""
+class StrictGpu:
+    """A device that is the host: memory is NaN until written, work is done at a launch.
+
+    While one of its streams captures, any other use by any thread breaks a rule, as does work outside a stream.
+    """
 
     device = torch.device("cpu")
 
     def __init__(self, fails=""):
-        self.captures, self.launches, self.inside, self.fails = 0, 0, False, fails
+        self.captures, self.launches, self.fails, self.released = 0, 0, fails, 0
+        self.capturing, self.broken, self.streams = False, [], []
+        self.alive = weakref.WeakSet()
+
+    @property
+    def memory(self):
+        return sum(4 * block.numel() for block in self.alive)
+
+    def graphs(self, urgent):
+        self.streams.append(StrictGraphs(self, urgent))
+        return self.streams[-1]
+
+    def release(self):
+        self.released += 1
+
+    def use(self, what):
+        if self.capturing:
+            self.broken.append(f"{what} during a capture")
+            raise AssertionError(self.broken[-1])
+
+
+class StrictGraphs:
+    device = StrictGpu.device
+
+    def __init__(self, gpu, urgent):
+        self.gpu, self.urgent, self.inside, self.held = gpu, urgent, False, threading.Event()
 
     def pinned(self, shape):
-        return torch.full(tuple(shape), torch.nan)
+        self.gpu.use("an allocation")
+        block = torch.zeros(tuple(shape))
+        self.gpu.alive.add(block)
+        return block
 
     @contextlib.contextmanager
     def queue(self):
+        self.gpu.use("a launch")
         self.inside = True
         yield
         self.inside = False
 
     def capture(self, work):
-        if self.fails:
-            raise RuntimeError(f"{self.fails}\nand more")
-        self.captures += 1
+        self.gpu.use("a capture")
+        if self.gpu.fails:
+            raise RuntimeError(f"{self.gpu.fails}\nand more")
+        self.gpu.captures += 1
+        self.gpu.capturing = True
         results = tuple(result.clone() for result in work())
+        time.sleep(0.002)  # a chance for others to break in
+        self.gpu.capturing = False
         for result in results:
             result.fill_(torch.nan)  # a capture computes nothing
 
         def launch():
             assert self.inside, "launched on another stream"
-            self.launches += 1
+            self.gpu.use("a launch")
+            self.gpu.launches += 1
             for target, value in zip(results, work(), strict=True):
                 target.copy_(value)
 
         return launch, results
 
-    def synchronize(self):
+    def mark(self):
+        self.gpu.use("an event")
+
+    def wait(self):
         assert not self.inside
+        self.gpu.use("a wait")
+
+    def done(self):
+        self.gpu.use("a query")
+        return not self.held.is_set()
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +141,9 @@ def inputs(faces, samples, seed=0):
 
 @pytest.mark.parametrize(("solver", "steps"), [("dpmpp_2m", 5), ("ddim", 6), ("ddpm", 5)])
 def test_a_captured_loop_gives_what_the_session_loop_gives(files, solver, steps):
-    graphs, table = HostGraphs(), solver_table(solver, steps)
+    graphs, table = StrictGpu(), solver_table(solver, steps)
     expected = OnnxRuntimeBackend().sampler(files["cond"], files["step"])
-    sampler = TorchBackend(graphs=graphs).sampler(files["cond"], files["step"])
+    sampler = TorchBackend(gpu=graphs).sampler(files["cond"], files["step"])
     for faces, samples, seed in ((1, 4, 0), (3, 2, 1), (1, 4, 2), (1, 4, 2)):
         context, noise = inputs(faces, samples, seed)
         found = sampler.sample(context, noise, table, np.random.default_rng(9))
@@ -107,8 +156,8 @@ def test_a_captured_loop_gives_what_the_session_loop_gives(files, solver, steps)
 
 
 def test_a_stage_is_captured_once_for_each_signature(files):
-    graphs = HostGraphs()
-    stage, expected = TorchBackend(graphs=graphs).load(files["cond"]), OnnxRuntimeBackend().load(files["cond"])
+    graphs = StrictGpu()
+    stage, expected = TorchBackend(gpu=graphs).load(files["cond"]), OnnxRuntimeBackend().load(files["cond"])
     for faces, steps in ((1, 2), (3, 7), (1, 2)):
         arrays = {"context": inputs(faces, 1, faces)[0], "timesteps": np.linspace(999, 0, steps, dtype=np.float32)}
         found = stage(**arrays)
@@ -122,9 +171,9 @@ def test_a_stage_is_captured_once_for_each_signature(files):
 
 
 def test_every_stage_of_a_bundle_captured(open_bundle, monkeypatch):
-    graphs = HostGraphs()
+    graphs = StrictGpu()
     monkeypatch.setattr(torch_backend.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch_backend, "CudaGraphs", lambda: graphs)
+    monkeypatch.setattr(torch_backend, "CudaGpu", lambda: graphs)
     ours, reference = (StageSet(open_bundle, steps=3, backend=name) for name in ("torch", "onnxruntime"))
     rng = np.random.default_rng(0)
     for stage in ("identity_context", "idrank", "expression_context"):
@@ -141,8 +190,8 @@ def test_every_stage_of_a_bundle_captured(open_bundle, monkeypatch):
 
 
 def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(files, caplog):
-    graphs, table = HostGraphs(fails="operation not permitted when stream is capturing"), solver_table("ddim", 4)
-    backend = TorchBackend(graphs=graphs)
+    graphs, table = StrictGpu(fails="operation not permitted when stream is capturing"), solver_table("ddim", 4)
+    backend = TorchBackend(gpu=graphs)
     sampler, stage = backend.sampler(files["cond"], files["step"]), backend.load(files["cond"])
     context, noise = inputs(1, 3)
     with caplog.at_level(logging.WARNING):
@@ -154,6 +203,62 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so_once(files, caplog):
     said = [record.message for record in caplog.records if record.name == torch_cuda.__name__]
     assert len(said) == len(set(said)) and "expgen_step.onnx is not captured on this GPU" in said[0]
     assert all("\n" not in line and "not permitted" in line for line in said)
+
+
+def test_neither_thread_speaks_while_the_other_captures(files):
+    """Frames and identities, every size new: captures on both sides all the time."""
+    gpu = StrictGpu()
+    backend, expected = TorchBackend(gpu=gpu), OnnxRuntimeBackend().sampler(files["cond"], files["step"])
+    problems = []
+
+    def draw(sampler, seed):
+        try:
+            for i in range(25):
+                table = solver_table("dpmpp_2m", 3 + (i + seed) % 7)
+                context, noise = inputs(1 + i % 3, 1 + i % 5, seed + i)
+                found = sampler.sample(context, noise, table)
+                assert relative_error(found, expected.sample(context, noise, table)) < 1e-5
+        except BaseException as error:
+            problems.append(error)
+
+    samplers = [backend.sampler(files["cond"], files["step"], urgent) for urgent in (True, False)]
+    threads = [threading.Thread(target=draw, args=(sampler, 7 * i)) for i, sampler in enumerate(samplers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == [] and gpu.broken == [] and [stream.urgent for stream in gpu.streams] == [True, False]
+    backend.close()
+    gc.collect()
+    assert gpu.memory == 0 and gpu.released == 1
+
+
+def test_a_draw_that_takes_long_holds_no_frame_up(files):
+    gpu, table = StrictGpu(), solver_table("ddim", 4)
+    backend = TorchBackend(gpu=gpu)
+    frames, identities = (backend.sampler(files["cond"], files["step"], urgent) for urgent in (True, False))
+    identities.sample(*inputs(1, 4), table)
+    gpu.streams[1].held.set()
+    thread = threading.Thread(target=identities.sample, args=(*inputs(1, 4), table))
+    thread.start()
+    for samples in (3, 3, 5):
+        assert frames.sample(*inputs(2, samples), table).shape == (2, samples, WIDTH)
+    assert thread.is_alive()
+    gpu.streams[1].held.clear()
+    thread.join(10)
+    assert not thread.is_alive() and gpu.broken == []
+
+
+def test_what_was_captured_long_ago_goes_first(files, monkeypatch):
+    monkeypatch.setattr(torch_cuda, "MOST_CALLS", 3)
+    gpu = StrictGpu()
+    sampler = TorchBackend(gpu=gpu).sampler(files["cond"], files["step"])
+    held = []
+    for samples in range(1, 9):
+        sampler.sample(*inputs(1, samples), solver_table("ddim", 4))
+        gc.collect()
+        held.append(len(gpu.alive))
+    assert held[-1] == held[2] and gpu.captures == 8
 
 
 def test_what_cannot_be_fused_runs_as_it_is_and_says_so(monkeypatch, caplog):
@@ -206,7 +311,7 @@ def test_no_operator_mixes_host_and_gpu(open_bundle, half):
         for graph in graph_specs(stage).values():
             for name, result in on_one_gpu(TorchStage(graph, half=half), sizes).items():
                 assert result.device.type == "cuda" and result.dtype == torch.float32, (graph.path.name, name)
-                assert result.shape[0] == 3
+                assert result.shape[1 if name == "modulation" else 0] == 3
 
 
 def test_nor_do_those_of_the_official_encoders(tmp_path):
@@ -256,4 +361,5 @@ def test_on_a_real_gpu(open_bundle, half, monkeypatch):
         found = [ours.sample(context, noise, table) for _ in range(2)]
         np.testing.assert_array_equal(*found)
         assert relative_error(found[0], expected.sample(context, noise, table)) < (2e-2 if half else 1e-3)
-    assert all(ours._loops.values())
+    assert backend.memory > 0
+    backend.close()

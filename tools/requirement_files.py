@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("demo", "test", "train")  # what tools/setup_env.py installs on top of the run time
+EXTRAS = ("demo", "gpu", "test", "train")  # on top of the run time; tools/setup_env.py installs all but gpu
 
 
 def requirement_files() -> dict[Path, str]:

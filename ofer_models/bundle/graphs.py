@@ -17,7 +17,7 @@ def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
     if not {"noise", "context"} <= stage.inputs.keys():
         raise StageError(f"the manifest lacks the inputs context and noise of stage {stage.name}")
     samples, context = stage.inputs["noise"], stage.inputs["context"]
-    cond = GraphSpec(stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("F", "K", ANY)})
+    cond = GraphSpec(stage.files["cond"], {"context": context, "timesteps": ("K",)}, {"modulation": ("K", "F", ANY)})
     step = GraphSpec(
         stage.files["step"],
         {"x": samples, "x0_prev": samples, "modulation": ("F", ANY), "coefficients": (5,)},

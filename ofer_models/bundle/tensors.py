@@ -30,7 +30,8 @@ class GraphSpec:
     def compare(self, file: str, inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> None:
         """Refuse tensors found in `file` that differ from the promise in name, rank or a fixed dimension (StageError).
 
-        A dimension that is promised free must be free, unless it is ANY.
+        A dimension that is promised free must be free, unless it is ANY; two that both sides name must not have changed
+        places.
         """
         for kind, promised, found in (("input", self.inputs, inputs), ("output", self.outputs, outputs)):
             if promised is None:
@@ -40,9 +41,14 @@ class GraphSpec:
                 fits = len(dims) == len(found[name]) and all(
                     a == ANY or (isinstance(a, str) == isinstance(b, str) and (isinstance(a, str) or a == b))
                     for a, b in zip(dims, found[name], strict=True)
-                )
+                ) and not _swapped(dims, found[name])
                 if not fits:
                     raise StageError(f"{file}: {kind} {name!r} is {text(found[name])}, the manifest says {text(dims)}")
+
+
+def _swapped(promised: Dims, found: Dims) -> bool:
+    free = [[dim for dim in dims if isinstance(dim, str) and dim != ANY] for dims in (promised, found)]
+    return free[0] != free[1] and sorted(free[0]) == sorted(free[1])
 
 
 def check_call(file: str, wanted: Mapping[str, Dims], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -5,24 +5,16 @@ Nothing of a runtime is imported before it is chosen.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+import logging
+from typing import Literal, get_args
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.bundle.tensors import GraphSpec, StageError
-from ofer_models.runtime.sampler import Sampler, Stage
+from ofer_models.bundle.tensors import StageError
+from ofer_models.runtime.interface import Backend
 
+_log = logging.getLogger(__name__)
 BackendName = Literal["auto", "tensorrt", "onnxruntime", "torch"]
 BACKENDS: tuple[str, ...] = get_args(BackendName)
-
-
-class Backend(Protocol):
-    """A runtime: loads graphs as callables on named float32 arrays; StageError for what differs from the spec."""
-
-    name: str
-
-    def load(self, graph: GraphSpec) -> Stage: ...
-
-    def sampler(self, cond: GraphSpec, step: GraphSpec) -> Sampler: ...
 
 
 def open_backend(name: str, bundle: Bundle, threads: int = 1) -> Backend:
@@ -49,12 +41,21 @@ def open_backend(name: str, bundle: Bundle, threads: int = 1) -> Backend:
 
 
 def _compiled_for_here(bundle: Bundle) -> bool:
-    """Whether this bundle has engines and this machine a GPU and TensorRT; stale ones count, and are refused later."""
+    """Whether this bundle has engines and this machine a GPU and a TensorRT for it; stale ones count, and are refused
+    later."""
     from ofer_models.runtime import engine_cache
     from ofer_models.runtime.tensorrt import api as tensorrt_api
 
     if not engine_cache.entries(bundle.path, [engine_cache.SUFFIX]) or not tensorrt_api.installed():
         return False
-    from ofer_models.runtime.tensorrt.cuda_driver import gpu_present
+    from ofer_models.runtime.tensorrt.backend import here
+    from ofer_models.runtime.tensorrt.cuda_driver import NoGpu
 
-    return gpu_present()
+    try:
+        here()
+    except NoGpu:
+        return False
+    except StageError as error:
+        _log.warning("the engines of %s are not used: %s", bundle.path, error)
+        return False
+    return True

@@ -138,8 +138,8 @@ def write(folder: Path, key: EngineKey, plan: bytes, bindings: Mapping[str, Any]
         "sha256": hashlib.sha256(plan).hexdigest(), "seconds": round(seconds, 2),
     }  # fmt: skip
     with locked(folder):
-        _replace(path, plan)
-        _replace(_record_of(path), json.dumps(record, indent=1).encode())
+        write_whole(path, plan)
+        write_whole(_record_of(path), json.dumps(record, indent=1).encode())
     return path
 
 
@@ -186,7 +186,7 @@ def prune(folder: Path, graphs: Mapping[str, Path], here: Sequence[Runtime]) -> 
             graph = graphs.get(entry.key.graph) if entry.key else None
             old = bool(entry.key and versions.get(entry.key.flavour, entry.key.version) != entry.key.version)
             if graph is None or old or entry.refuse(graph):
-                removed += [path for path in (entry.path, _record_of(entry.path)) if path.exists()]
+                removed += [path for path in _files_of(entry.path) if path.exists()]
         for suffix in (SUFFIX, INT8_SUFFIX):
             orphans = folder.glob(f"*{suffix}.json")
             removed += [path for path in orphans if not path.with_suffix("").exists() and path not in removed]
@@ -200,7 +200,7 @@ def remove(folder: Path, key: EngineKey) -> None:
     """Take away the engine of a key, if it is there."""
     path = folder / key.file_name
     with locked(folder):
-        for part in (path, _record_of(path)):
+        for part in _files_of(path):
             part.unlink(missing_ok=True)
 
 
@@ -230,11 +230,21 @@ def _entry(path: Path) -> Entry:
     return Entry(path, key, **stored)
 
 
+def _files_of(path: Path) -> tuple[Path, ...]:
+    return path, _record_of(path), kernels_of(path)
+
+
+def kernels_of(path: Path) -> Path:
+    """Where the kernels that TensorRT-RTX compiled for an engine, on the machine that runs it, are kept."""
+    return path.with_name(f"{path.name}.kernels")
+
+
 def _record_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file at once: readers see the old content or the new. Raises OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,9 +1,10 @@
 """ONNX graphs in mixed precision for strongly typed TensorRT, where a tensor's type is what the graph says.
 
-Matrix products and convolutions, which are nearly all of the arithmetic, run in half precision; so do operators that
-only move or clip their results. Everything else stays in float32: normalisations, softmax, sums of residual branches,
-the time embedding and the sampler's accumulation. (All of a denoiser in half precision loses 1.3e-3 a step, and the
-1e-12 under its norm becomes 0, so that a zero vector gives NaN; like this it loses 3e-4.)
+Matrix products and convolutions, which are nearly all of the arithmetic, run in half precision with their biases, which
+a kernel adds before it writes; so do operators that only move or clip their results. Everything else stays in float32:
+normalizations, softmax, sums of residual branches, the time embedding and the sampler's accumulation. (All of a
+denoiser in half precision loses 1.3e-3 a step, and the 1e-12 under its norm becomes 0, so that a zero vector gives NaN;
+like this it loses 3e-4.)
 
 Needs onnx, as all of building does.
 """
@@ -37,6 +38,7 @@ class _Halving:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._half: dict[str, str] = {}  # tensor -> name of its float16 form
+        self._products: set[str] = set()  # halved ones
         self._full = {value.name for value in graph.input}
         self._float = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.FLOAT}
         self._float |= {name for name, tensor in self._stored.items() if tensor.data_type == TensorProto.FLOAT}
@@ -64,11 +66,14 @@ class _Halving:
             return
         halve = not kept and (
             node.op_type in PRODUCTS
+            or self._adds_bias(node)
             or (node.op_type in FOLLOWERS and node.input[0] in self._half and node.input[0] not in self._stored)
         )
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         if halve:
+            if node.op_type in PRODUCTS:
+                self._products.update(node.output)
             inputs = [self._as_half(name) if name in self._float else self._as_full(name) for name in node.input]
             outputs = [f"{name}_half" for name in node.output]
             self._half.update(zip(node.output, outputs, strict=True))
@@ -84,6 +89,12 @@ class _Halving:
             integers = node.op_type in ("Gather", "Concat", "Slice", "Squeeze", "Unsqueeze", "Reshape")
             if not integers or any(name in self._float for name in node.input):
                 self._float.update(node.output)
+
+    def _adds_bias(self, node: onnx.NodeProto) -> bool:
+        """Whether a node adds what is stored to a product's result, and nothing else needs that in float32."""
+        return node.op_type == "Add" and any(
+            name in self._products and other in self._stored for name, other in (node.input, reversed(node.input))
+        )
 
     def _stored_cast(self, node: onnx.NodeProto) -> None:
         """A weight that the file holds as float16, to be used as float32: both forms are at hand."""

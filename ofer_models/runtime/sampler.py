@@ -48,11 +48,10 @@ class Sampler:
         if table.needs_noise and rng is None:
             raise ValueError("this solver adds noise at every step: pass rng")
         modulation = self._cond(context=context, timesteps=table.timesteps.astype(np.float32))["modulation"]
-        per_step = np.ascontiguousarray(modulation.swapaxes(0, 1))
         coefficients = table.coefficients.astype(np.float32)
         x, x0 = noise, np.zeros_like(noise)
         for k, std in enumerate(table.noise_std):
-            result = self._step(x=x, x0_prev=x0, modulation=per_step[k], coefficients=coefficients[k])
+            result = self._step(x=x, x0_prev=x0, modulation=modulation[k], coefficients=coefficients[k])
             x, x0 = result["x_next"], result["x0"]
             if std > 0:
                 x += np.float32(std) * rng.standard_normal(x.shape, dtype=np.float32)

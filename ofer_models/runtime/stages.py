@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.manifest import Bundle, BundleError, StageSpec
 from ofer_models.bundle.tensors import StageError
-from ofer_models.runtime.backend import Backend, open_backend
+from ofer_models.runtime.backend import open_backend
+from ofer_models.runtime.interface import Backend
 from ofer_models.runtime.recorded_noise import RecordedNoise
+from ofer_models.runtime.sampler import Stage
 from ofer_models.runtime.solvers import SolverTable, solver_table
 
 _FEWEST_STEPS = 3
+_BESIDE = ("idrank",)  # with idgen, what identities are drawn with, beside the frames
 
 
 class CoefficientSampler:
     """Draws coefficients (F, N, D), in the head model's units, from contexts and starting noise."""
 
-    def __init__(self, spec: StageSpec, backend: Backend, steps: int | None = None) -> None:
-        """steps overrides the manifest's. Raises StageError naming what does not fit together."""
+    def __init__(self, spec: StageSpec, backend: Backend, steps: int | None = None, urgent: bool = True) -> None:
+        """steps overrides the manifest's; urgent: see `Backend`. Raises StageError naming what does not fit."""
         self.spec = spec
         self.set_steps(steps)
         graphs = graph_specs(spec)
-        self._sampler = backend.sampler(graphs["cond"], graphs["step"])
+        self._sampler = backend.sampler(graphs["cond"], graphs["step"], urgent)
         self._recorded = RecordedNoise(spec.files["noise"]) if "noise" in spec.files else None
         if self._sampler.n_coefficients != len(spec.mean):
             raise StageError(
@@ -78,8 +83,10 @@ class StageSet:
         graphs = {name: spec for name, spec in bundle.stages.items() if spec.kind == "graph"}
         try:
             runtime = open_backend(backend, bundle, threads) if isinstance(backend, str) else backend
-            loaded = {name: runtime.load(graph_specs(spec)["graph"]) for name, spec in graphs.items()}
-            self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps)
+            loaded = {
+                name: runtime.load(graph_specs(spec)["graph"], name not in _BESIDE) for name, spec in graphs.items()
+            }
+            self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps, urgent=False)
             self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps)
             bundle.check_unchanged()
         except ValueError as error:  # a StageError, or a solver, spacing or step count that does not exist
@@ -92,9 +99,30 @@ class StageSet:
                     f"bundle {bundle.name} at {bundle.path}: {name} draws {drawn} coefficients, the head takes {count}"
                 )
         self.backend = runtime.name
+        self.runtime = runtime
         self.identity_context = loaded["identity_context"]
         self.idrank = loaded["idrank"]
         self.expression_context = loaded["expression_context"]
         self.encoder_inputs = (
             self.identity_context.inputs.keys() | self.idrank.inputs.keys() | self.expression_context.inputs.keys()
         ) - {"betas", "context"}
+
+    @staticmethod
+    def empty_inputs(stage: Stage, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """Zeros for a stage's inputs at these sizes of its free dimensions."""
+        return {
+            name: np.zeros([sizes[dim] if isinstance(dim, str) else dim for dim in dims], np.float32)
+            for name, dims in stage.inputs.items()
+        }
+
+    def warm_up(self, faces: int, hypotheses: int, share: float = 1.0) -> None:
+        """Run once, at this size, what a frame needs."""
+        for stage in (self.expression_context, self.identity_context):
+            stage(**self.empty_inputs(stage, {"F": faces}))
+        context = np.zeros((faces, int(self.expgen.spec.inputs["context"][-1])), np.float32)
+        noise = np.zeros((faces, hypotheses, self.expgen.n_coefficients), np.float32)
+        self.expgen(context, noise, np.random.default_rng(0), share)
+
+    def close(self) -> None:
+        """Give back what is held on a GPU. Nothing of this can be called any more."""
+        self.runtime.close()

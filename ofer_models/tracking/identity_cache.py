@@ -81,6 +81,11 @@ class IdentityCache:
         self._lost: list[IdentityMachine] = []
         self._machines = 0
 
+    def close(self) -> None:
+        """Forget everybody, and draw nothing any more."""
+        self.forget()
+        self._runner.close()
+
     def reset(self, id: str) -> bool:
         """Gather the identity of this track anew; what it was is not kept. False when there is no such track."""
         track = self._tracks.get(id)

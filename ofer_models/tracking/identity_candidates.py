@@ -10,7 +10,7 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.runtime.stages import StageSet
-from ofer_models.tracking.identity_state import Draw, Drawn, View
+from ofer_models.tracking.identity_state import POOLED, Draw, Drawn, View
 from ofer_models.tracking.reprojection import best_pose_log_weights, softmax
 
 COMPARED = 40  # candidates, the best ranked, that are also posed and compared with the landmarks
@@ -38,7 +38,7 @@ class CandidateDrawer:
         """The best of the candidates and the head in use, by scores pooled over the views."""
         views, rng = draw.views, np.random.default_rng(draw.seed)
         context = np.stack([view.context for view in views])
-        shape = (len(views), math.ceil(self._candidates / len(views)), self._stages.idgen.n_coefficients)
+        shape = self._drawn(len(views))
         betas = self._stages.idgen(context, rng.standard_normal(shape, dtype=np.float32), rng)
         betas = betas.astype(np.float32).reshape(-1, shape[-1])
         if draw.incumbent is not None:
@@ -48,6 +48,20 @@ class CandidateDrawer:
         if draw.incumbent is not None and scores[best] < scores[-1] + math.log(REPLACE_ODDS):
             return Drawn(None, float(probabilities[-1]))
         return Drawn(self._bundle.head.identity(betas[best]), float(probabilities[best]))
+
+    def warm_up(self) -> None:
+        """Run both networks once at every size that draws have."""
+        stages = self._stages
+        width = int(stages.idgen.spec.inputs["context"][-1])
+        for views in range(POOLED, 0, -1):
+            shape = self._drawn(views)
+            stages.idgen(np.zeros((views, width), np.float32), np.zeros(shape, np.float32), np.random.default_rng(0))
+            for candidates in (views * shape[1], views * shape[1] + 1):  # the incumbent takes part
+                sizes = {"F": views, "N": candidates}
+                stages.idrank(**stages.empty_inputs(stages.idrank, sizes))
+
+    def _drawn(self, views: int) -> tuple[int, int, int]:
+        return views, math.ceil(self._candidates / views), self._stages.idgen.n_coefficients
 
     def _scores(self, views: Sequence[View], context: np.ndarray, betas: np.ndarray, keep_last: bool) -> np.ndarray:
         """Log odds (N,) of betas (N, S): IdRank's, and how well each fits the landmarks in its best pose; -inf for

@@ -45,6 +45,12 @@ class DrawRunner:
             future.cancel()
         self._jobs = []
 
+    def close(self) -> None:
+        """No more draws; returns when the one at work has come to its end."""
+        self.clear()
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
 
 def _be_nice() -> None:
     with contextlib.suppress(AttributeError, OSError):  # threads have a niceness of their own on Linux only

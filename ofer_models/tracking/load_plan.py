@@ -18,6 +18,10 @@ class Tier:
     hypotheses: float
     alternate: bool = False
 
+    def count(self, hypotheses: int) -> int:
+        """Hypotheses to draw of those that are wanted."""
+        return max(1, round(self.hypotheses * hypotheses))
+
 
 TIERS = (
     Tier("full", 1.0, 1.0),

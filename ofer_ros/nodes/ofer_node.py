@@ -10,6 +10,7 @@ parameters ask of it is done there, between two frames.
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotYet
@@ -141,6 +142,7 @@ class OferNode(ManagedNode):
         try:
             self._pipeline = self._make_pipeline(self._settings)
             self._outputs = FaceOutputs(self, self._pipeline.bundle, self._pipeline.head, lambda: self._settings)
+            self._pipeline.warm_up(self.get_logger().info)
         except Exception as error:
             self._release()
             self._load_problem = f"cannot {step}: {error}"
@@ -169,8 +171,14 @@ class OferNode(ManagedNode):
             self._outputs.clear()
 
     def _release(self) -> None:
-        outputs, self._outputs, self._pipeline = self._outputs, None, None
+        outputs, self._outputs = self._outputs, None
+        pipeline, self._pipeline = self._pipeline, None
         self._loaded = ()
+        if pipeline is not None:
+            if self._unfinished is not None and self._unfinished.working:
+                threading.Thread(target=pipeline.close, daemon=True).start()  # once the frame at work is through
+            else:
+                pipeline.close()
         if outputs is not None:
             outputs.destroy()
             del outputs

@@ -1,24 +1,26 @@
-"""The NVIDIA driver through ctypes: what GPU there is, and memory, streams and graphs for TensorRT's engines.
+"""The NVIDIA driver through `cuda.bindings`: what GPU there is, memory, streams and captured graphs.
 
-The driver's own library is on every machine with a GPU, so nothing has to be installed for this. The only module that
-touches a device; everything above it can be tried with a stand-in.
+The only module that touches a device. `CudaDevice(driver)` takes the bindings' module or a stand-in of it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
 from ofer_models.bundle.tensors import StageError
+from ofer_models.runtime.capture_gate import CaptureGate
 
-_LIBRARIES = ("libcuda.so.1", "libcuda.so")
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_DEVICE_MEMORY, _CAPTURE_THREAD_LOCAL = 2, 1
+ALIGNED = 256  # bytes, of every address that is given out
+_PAUSE = 0.001  # s between two looks of who waits without holding others up
+_NO_GPU = "no NVIDIA GPU here: use --gpu sm86 (or another) to build for one, or backend onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,16 @@ class Gpu:
     capability: str
 
 
+class NoGpu(StageError):
+    """There is no NVIDIA GPU, or no driver for it."""
+
+
+class CudaError(StageError):
+    """A call of the driver failed; the message has its name and the driver's."""
+
+
 def gpu_present() -> bool:
-    """Whether a GPU and a working driver are there."""
+    """Whether a GPU, a working driver and the bindings are there."""
     try:
         current_gpu()
     except StageError:
@@ -38,129 +48,201 @@ def gpu_present() -> bool:
     return True
 
 
-def current_gpu() -> Gpu:
-    """The first GPU. Raises StageError where there is none."""
-    driver = _Driver()
-    device = ctypes.c_int()
-    driver.call("cuDeviceGet", ctypes.byref(device), 0)
-    name = ctypes.create_string_buffer(128)
-    driver.call("cuDeviceGetName", name, 128, device)
-    numbers = []
-    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
-        value = ctypes.c_int()
-        driver.call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
-        numbers.append(value.value)
-    return Gpu(name.value.decode(), f"sm{numbers[0]}{numbers[1]}")
+def current_gpu(driver: Any = None) -> Gpu:
+    """The first GPU. Raises StageError where there is none, or `cuda-bindings` is missing."""
+    driver = driver or load_driver()
+    device = called(driver, "cuDeviceGet", 0)
+    name = bytes(called(driver, "cuDeviceGetName", 128, device)).split(b"\0")[0].decode()
+    kinds = driver.CUdevice_attribute
+    major, minor = (
+        called(driver, "cuDeviceGetAttribute", attribute, device)
+        for attribute in (
+            kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+        )
+    )  # fmt: skip
+    return Gpu(name, f"sm{major}{minor}")
 
 
-class _Driver:
-    """The loaded and initialised library."""
+def load_driver() -> Any:
+    """The bindings, initialised. Raises NoGpu, and StageError where there is one and no `cuda-bindings`."""
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        if not _driver_library():
+            raise NoGpu(_NO_GPU) from None
+        raise StageError("a GPU needs cuda-bindings: `pip install -r requirements/gpu.txt`") from None
+    try:
+        called(driver, "cuInit", 0)
+    except (CudaError, RuntimeError) as error:  # RuntimeError: the bindings find no driver library
+        raise NoGpu(f"{_NO_GPU} ({error})" if isinstance(error, CudaError) else _NO_GPU) from None
+    return driver
 
-    def __init__(self) -> None:
-        for library in _LIBRARIES:
-            try:
-                self._library = ctypes.CDLL(library)
-                break
-            except OSError:
-                continue
-        else:
-            raise StageError("no NVIDIA GPU here: use --gpu sm86 (or another) to build for one, or backend onnxruntime")
-        self.call("cuInit", 0)
 
-    def call(self, name: str, *arguments: object) -> None:
-        """Call a function of the driver; StageError with its name and code when it fails."""
-        code = getattr(self._library, name)(*arguments)
-        if code:
-            raise StageError(f"the NVIDIA driver's {name} fails with code {code}: see `nvidia-smi`")
+def called(driver: Any, name: str, *arguments: Any) -> Any:
+    """What a function of the driver returns after its status. Raises CudaError."""
+    status, *results = getattr(driver, name)(*arguments)
+    if int(status):
+        raise CudaError(f"the NVIDIA driver's {name} fails with {_error_name(driver, status)}: see `nvidia-smi`")
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 class CudaDevice:
-    """Memory, one stream and captured graphs on the first GPU. Pointers are plain integers.
+    """Memory and streams on the first GPU. Addresses are plain integers, aligned to 256.
 
-    Everything is queued on `stream` and done at `synchronize`. What is allocated lives as long as the process: engines
-    allocate once for a size and reuse.
+    allocated: bytes of device memory that are given out. gate: to be used around every call but `activate`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, driver: Any = None) -> None:
         """Raises StageError where there is no GPU."""
-        self._driver = _Driver()
-        device = ctypes.c_int()
-        self._driver.call("cuDeviceGet", ctypes.byref(device), 0)
-        self._context = ctypes.c_void_p()  # the primary one, which TensorRT's own CUDA runtime uses as well
-        self._driver.call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
+        self.driver = driver or load_driver()
+        self.gate = CaptureGate()
+        self._device = self.call("cuDeviceGet", 0)
+        self._context = self.call("cuDevicePrimaryCtxRetain", self._device)  # the one TensorRT's CUDA runtime uses
+        self._sizes: dict[int, int] = {}
         self.activate()
-        stream = ctypes.c_void_p()
-        self._driver.call("cuStreamCreate", ctypes.byref(stream), 1)  # non-blocking: not tied to the default stream
-        self.stream = int(stream.value or 0)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """A function of the driver. Raises CudaError."""
+        return called(self.driver, name, *arguments)
+
+    @property
+    def allocated(self) -> int:
+        return sum(self._sizes.copy().values())
 
     def activate(self) -> None:
         """Make the GPU's context that of the calling thread."""
-        self._driver.call("cuCtxSetCurrent", self._context)
+        self.call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int) -> int:
-        """Device memory of `size` bytes, aligned to 256."""
-        pointer = ctypes.c_uint64()
-        self._driver.call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(max(size, 1)))
-        return int(pointer.value)
+        """Device memory of `size` bytes."""
+        address = int(self.call("cuMemAlloc", max(size, ALIGNED)))
+        self._sizes[address] = max(size, ALIGNED)
+        return address
+
+    def free(self, address: int) -> None:
+        """Give device memory back; nothing queued may use it any more."""
+        del self._sizes[address]
+        self.call("cuMemFree", address)
 
     def pinned(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A float32 array in page-locked host memory, from and to which copies do not wait."""
-        size = max(4 * math.prod(shape), 4)
-        pointer = ctypes.c_void_p()
-        self._driver.call("cuMemAllocHost_v2", ctypes.byref(pointer), ctypes.c_size_t(size))
-        buffer = (ctypes.c_float * (size // 4)).from_address(int(pointer.value or 0))
-        return np.frombuffer(buffer, np.float32, count=math.prod(shape)).reshape(shape)
+        """A float32 array of zeros in page-locked host memory, from and to which copies do not wait."""
+        count = max(math.prod(shape), 1)
+        address = int(self.call("cuMemAllocHost", 4 * count))
+        flat = np.frombuffer((ctypes.c_float * count).from_address(address), np.float32)
+        flat[...] = 0
+        return flat[: math.prod(shape)].reshape(shape)
+
+    def free_pinned(self, array: np.ndarray) -> None:
+        """Give such an array's memory back; it must not be used afterwards."""
+        self.call("cuMemFreeHost", array.ctypes.data)
+
+    def stream(self, urgent: bool) -> CudaStream:
+        """A stream of its own. urgent: its work goes before that of others."""
+        return CudaStream(self, urgent)
+
+    def close(self) -> None:
+        """Let go of the GPU; all memory and streams must have been given back."""
+        self.call("cuDevicePrimaryCtxRelease", self._device)
+
+
+class CudaStream:
+    """Work in order on the GPU, and graphs captured from it. Not for several threads at once."""
+
+    def __init__(self, device: CudaDevice, urgent: bool) -> None:
+        self._device, self._urgent = device, urgent
+        driver = device.driver
+        least, greatest = device.call("cuCtxGetStreamPriorityRange")
+        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # not tied to the default stream
+        self._stream = device.call("cuStreamCreateWithPriority", int(flags), greatest if urgent else least)
+        self.handle = int(self._stream)
+        kinds = driver.CUevent_flags
+        # Without blocking, who waits spins on one of a Jetson's few cores.
+        flags = int(kinds.CU_EVENT_BLOCKING_SYNC) | int(kinds.CU_EVENT_DISABLE_TIMING)
+        self._done = device.call("cuEventCreate", flags)
 
     def upload(self, target: int, source: np.ndarray) -> None:
         """Queue a copy from pinned memory to the device."""
-        size = ctypes.c_size_t(source.nbytes)
-        self._driver.call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(target), ctypes.c_void_p(source.ctypes.data), size,
-                          ctypes.c_void_p(self.stream))  # fmt: skip
+        self._device.call("cuMemcpyHtoDAsync", target, source.ctypes.data, source.nbytes, self._stream)
 
     def download(self, target: np.ndarray, source: int) -> None:
         """Queue a copy from the device to pinned memory."""
-        size = ctypes.c_size_t(target.nbytes)
-        self._driver.call("cuMemcpyDtoHAsync_v2", ctypes.c_void_p(target.ctypes.data), ctypes.c_uint64(source), size,
-                          ctypes.c_void_p(self.stream))  # fmt: skip
+        self._device.call("cuMemcpyDtoHAsync", target.ctypes.data, source, target.nbytes, self._stream)
 
-    def gather_rows(self, target: int, source: int, rows: int, width: int, pitch: int) -> None:
-        """Queue a copy of `rows` pieces of `width` bytes, `pitch` bytes apart, to lie side by side."""
-        copy = _Copy2D()
-        copy.source_kind = copy.target_kind = _DEVICE_MEMORY
-        copy.source, copy.source_pitch = source, pitch
-        copy.target, copy.target_pitch = target, width
-        copy.width, copy.height = width, rows
-        self._driver.call("cuMemcpy2DAsync_v2", ctypes.byref(copy), ctypes.c_void_p(self.stream))
-
-    def synchronize(self) -> None:
-        """Wait until everything queued is done."""
-        self._driver.call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
-
-    def capture(self, work: Callable[[], None]) -> object:
-        """What `work` queues, as a graph to `launch`; nothing of it is done now."""
-        stream, graph, executable = ctypes.c_void_p(self.stream), ctypes.c_void_p(), ctypes.c_void_p()
-        self._driver.call("cuStreamBeginCapture_v2", stream, _CAPTURE_THREAD_LOCAL)
-        try:
-            work()
-        finally:
-            self._driver.call("cuStreamEndCapture", stream, ctypes.byref(graph))
-        self._driver.call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
-        self._driver.call("cuGraphDestroy", graph)
-        return executable
+    def zero(self, target: int, size: int) -> None:
+        """Queue zeros into `size` bytes of the device."""
+        self._device.call("cuMemsetD8Async", target, 0, size, self._stream)
 
     def launch(self, graph: object) -> None:
         """Queue a captured graph."""
-        self._driver.call("cuGraphLaunch", graph, ctypes.c_void_p(self.stream))
+        self._device.call("cuGraphLaunch", graph, self._stream)
+
+    def mark(self) -> None:
+        """What is queued until here is what `wait` waits for."""
+        self._device.call("cuEventRecord", self._done, self._stream)
+
+    def wait(self) -> None:
+        """Until everything before `mark` is done. Takes the gate itself.
+
+        An urgent stream's work is short, and its end is awaited at once. Others may take a hundred times as long, in
+        which no capture could begin if they held the gate: they only look in now and then.
+        """
+        gate, driver = self._device.gate, self._device.driver
+        if self._urgent:
+            with gate.using():
+                self._device.call("cuEventSynchronize", self._done)
+            return
+        while True:
+            with gate.using():
+                (status, *_) = driver.cuEventQuery(self._done)
+            if int(status) != int(driver.CUresult.CUDA_ERROR_NOT_READY):
+                break
+            time.sleep(_PAUSE)
+        if int(status):
+            raise CudaError(f"the NVIDIA driver's cuEventQuery fails with {_error_name(driver, status)}")
+
+    def capture(self, work: Callable[[], None]) -> object:
+        """What `work` queues, as a graph to `launch`; nothing of it is done now.
+
+        Raises what `work` raises: that says more than the spoiled capture, which is thrown away.
+        """
+        device = self._device
+        device.call(
+            "cuStreamBeginCapture", self._stream,
+            device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+        )  # fmt: skip
+        try:
+            work()
+        except BaseException:
+            _, *graphs = device.driver.cuStreamEndCapture(self._stream)
+            if graphs and graphs[0] is not None and int(graphs[0]):
+                device.driver.cuGraphDestroy(graphs[0])
+            raise
+        graph = device.call("cuStreamEndCapture", self._stream)
+        try:
+            return device.call("cuGraphInstantiate", graph, 0)
+        finally:
+            device.call("cuGraphDestroy", graph)
+
+    def destroy(self, graph: object) -> None:
+        """Give a captured graph back."""
+        self._device.call("cuGraphExecDestroy", graph)
+
+    def close(self) -> None:
+        """Give the stream back; nothing may be queued on it."""
+        self._device.call("cuEventDestroy", self._done)
+        self._device.call("cuStreamDestroy", self._stream)
 
 
-class _Copy2D(ctypes.Structure):
-    """CUDA_MEMCPY2D."""
+def _error_name(driver: Any, status: Any) -> str:
+    _, name = driver.cuGetErrorName(status)
+    return f"{bytes(name).decode() if name else 'an unknown error'} ({int(status)})"
 
-    _fields_: ClassVar = [
-        ("source_x", ctypes.c_size_t), ("source_y", ctypes.c_size_t), ("source_kind", ctypes.c_uint),
-        ("source_host", ctypes.c_void_p), ("source", ctypes.c_uint64), ("source_array", ctypes.c_void_p),
-        ("source_pitch", ctypes.c_size_t), ("target_x", ctypes.c_size_t), ("target_y", ctypes.c_size_t),
-        ("target_kind", ctypes.c_uint), ("target_host", ctypes.c_void_p), ("target", ctypes.c_uint64),
-        ("target_array", ctypes.c_void_p), ("target_pitch", ctypes.c_size_t), ("width", ctypes.c_size_t),
-        ("height", ctypes.c_size_t),
-    ]  # fmt: skip
+
+def _driver_library() -> bool:
+    if platform.system() != "Linux":
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -2,7 +2,7 @@
 
 Reads the bundle's own ONNX files and evaluates them node by node, so it shares the weights with the other runtimes and
 none of their arithmetic. On a GPU a stage is compiled and captured for each signature, a sampler's whole loop in one
-graph (`torch_cuda`). Needs torch and onnx, which the run time otherwise does without.
+graph (`cuda_graphs`). Needs torch and onnx, which the run time otherwise does without.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from ofer_models.bundle.tensors import Dims, GraphSpec, StageError, check_call
+from ofer_models.runtime.batches import batch_for
+from ofer_models.runtime.capture_gate import CaptureGate
+from ofer_models.runtime.interface import Backend
 from ofer_models.runtime.sampler import Sampler
 from ofer_models.runtime.solvers import SolverTable
 
@@ -23,27 +26,25 @@ try:
     from torch import Tensor
 
     from ofer_models.runtime.torch import cuda_graphs as torch_cuda
-    from ofer_models.runtime.torch.cuda_graphs import CapturedCall, CudaGraphs, Function, Graphs
+    from ofer_models.runtime.torch.cuda_graphs import CudaGpu, Function, Gpu, TorchLane
     from ofer_models.runtime.torch.operators import OPERATORS
 except ImportError as error:
     what = f"the torch backend needs {error.name}"
     raise StageError(f"{what}: run `make train-env`, or use backend onnxruntime") from None
 
-Key = tuple[tuple[str, int], ...]
-
 
 class TorchStage:
     """One ONNX graph evaluated in torch; inputs and outputs: name -> shape as in the file, strings are free."""
 
-    def __init__(self, graph: GraphSpec, graphs: Graphs | None = None, half: bool = False) -> None:
-        """graphs: run on their device and captured, without on the CPU and operator by operator. half: products in half
-        precision (`precision.half_products`).
+    def __init__(self, graph: GraphSpec, lane: TorchLane | None = None, half: bool = False) -> None:
+        """lane: run on its device and captured, without on the CPU and operator by operator. half: products in half
+        precision (`mixed_precision.half_products`).
 
         Raises StageError for a file that is no graph, an operator that is not known, or tensors that differ from the
         spec.
         """
-        self.path, self._graphs = graph.path, graphs
-        self._device = graphs.device if graphs else torch.device("cpu")
+        self.path, self.lane = graph.path, lane
+        self._device = lane.device if lane else torch.device("cpu")
         try:
             model = onnx.load(graph.path)
         except Exception as error:  # the parser raises many types
@@ -69,21 +70,27 @@ class TorchStage:
                 self._constants[node.output[0]] = OPERATORS["Cast"](attributes, self._constants[node.input[0]])
             else:
                 self._nodes.append((OPERATORS[node.op_type], attributes, list(node.input), list(node.output)))
-        self._calls: dict[Key, CapturedCall | None] = {}
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         """Run on float32 arrays by input name. Raises StageError naming an input that does not fit."""
         sizes = check_call(self.path.name, self.inputs, arrays)
-        if self._graphs:
-            key = tuple(sorted(sizes.items()))
-            if key not in self._calls:
-                shapes = [arrays[name].shape for name in self.inputs]
-                function = self.compiled(sizes)
-                self._calls[key] = torch_cuda.captured(function, shapes, self._graphs, self.path.name)
-            if call := self._calls[key]:
-                return dict(zip(self.outputs, call(*(arrays[name] for name in self.inputs)), strict=True))
+        if self.lane is None:
+            return dict(zip(self.outputs, self._by_operator(arrays), strict=True))
+        batch = batched(sizes)
+        shapes = [[batch[dim] if isinstance(dim, str) else dim for dim in dims] for dims in self.inputs.values()]
+        given = [arrays[name] for name in self.inputs]
+        key = (self.path, *sorted(batch.items()))
+        found = self.lane.run(key, self.path.name, lambda: self.compiled(batch), shapes, given)
+        if found is None:
+            found = self.lane.alone(lambda: self._by_operator(arrays))
+        return {
+            name: array[tuple(slice(sizes["F"] if dim == "F" else None) for dim in dims)]
+            for (name, dims), array in zip(self.outputs.items(), found, strict=True)
+        }
+
+    def _by_operator(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         given = {name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device) for name, array in arrays.items()}
-        return {name: value.cpu().numpy() for name, value in self.run(given).items()}
+        return [value.cpu().numpy() for value in self.run(given).values()]
 
     @torch.inference_mode()
     def run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,7 +111,10 @@ class TorchStage:
             torch.zeros([sizes[d] if isinstance(d, str) else d for d in dims], device=self._device)
             for dims in self.inputs.values()
         ]
-        return torch_cuda.compiled(function, examples, self.path.name)
+        if self.lane is None:
+            return torch_cuda.compiled(function, examples, self.path.name)
+        with self.lane.gate.using():  # it runs what it compiled
+            return torch_cuda.compiled(function, examples, self.path.name)
 
     def _constant(self, array: np.ndarray) -> Tensor:
         """Numbers on the device; shapes and axes stay on the host, where they are read."""
@@ -120,10 +130,9 @@ class TorchStage:
 class CapturedSampler(Sampler):
     """cond and all steps in one captured graph; solvers that add noise go step by step over the host."""
 
-    def __init__(self, cond: TorchStage, step: TorchStage, graphs: Graphs) -> None:
+    def __init__(self, cond: TorchStage, step: TorchStage, lane: TorchLane) -> None:
         super().__init__(cond, step)
-        self._graphs = graphs
-        self._loops: dict[tuple[int, int, int], CapturedCall | None] = {}
+        self._lane = lane
 
     def sample(
         self, context: np.ndarray, noise: np.ndarray, table: SolverTable, rng: np.random.Generator | None = None
@@ -133,27 +142,26 @@ class CapturedSampler(Sampler):
             return super().sample(context, noise, table, rng)
         timesteps, coefficients = (array.astype(np.float32) for array in (table.timesteps, table.coefficients))
         check_call(self._cond.path.name, self._cond.inputs, {"context": context, "timesteps": timesteps})
-        faces, samples, _ = noise.shape
-        key = faces, samples, len(timesteps)
-        if key not in self._loops:
-            shapes = [array.shape for array in (context, timesteps, coefficients, noise)]
-            self._loops[key] = torch_cuda.captured(self._loop(*key), shapes, self._graphs, self._step.path.name)
-        if loop := self._loops[key]:
-            return loop(context, timesteps, coefficients, noise)[0]
-        return super().sample(context, noise, table, rng)
+        (faces, samples, width), steps = noise.shape, len(timesteps)
+        batch = batched({"F": faces, "N": samples, "K": steps})
+        shapes = [(batch["F"], context.shape[1]), timesteps.shape, coefficients.shape, (batch["F"], samples, width)]
+        arrays = [context, timesteps, coefficients, noise]
+        key = (self._step.path, *batch.values())
+        found = self._lane.run(key, self._step.path.name, lambda: self._loop(batch), shapes, arrays)
+        return super().sample(context, noise, table, rng) if found is None else found[0][:faces]
 
-    def _loop(self, faces: int, samples: int, steps: int) -> Function:
+    def _loop(self, sizes: Mapping[str, int]) -> Function:
         """(context, timesteps, coefficients, noise) -> (samples,), all on the device."""
-        cond = self._cond.compiled({"F": faces, "K": steps})
-        step = self._step.compiled({"F": faces, "N": samples})
+        steps = sizes["K"]
+        cond = self._cond.compiled({"F": sizes["F"], "K": steps})
+        step = self._step.compiled({"F": sizes["F"], "N": sizes["N"]})
         order = [list(self._step.outputs).index(name) for name in ("x_next", "x0")]
 
         def loop(context: Tensor, timesteps: Tensor, coefficients: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
             modulation = cond(*_in_order(self._cond, context=context, timesteps=timesteps))[0]
-            per_step = modulation.transpose(0, 1).contiguous()
             x, x0 = noise, torch.zeros_like(noise)
             for k in range(steps):
-                given = _in_order(self._step, x=x, x0_prev=x0, modulation=per_step[k], coefficients=coefficients[k])
+                given = _in_order(self._step, x=x, x0_prev=x0, modulation=modulation[k], coefficients=coefficients[k])
                 results = step(*given)
                 x, x0 = (results[place] for place in order)
             return (x,)
@@ -161,27 +169,55 @@ class CapturedSampler(Sampler):
         return loop
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Graphs in torch, on the GPU where torch finds one."""
 
-    def __init__(self, threads: int = 1, half: bool = False, graphs: Graphs | None = None) -> None:
-        """threads: of torch's whole process. half: products in half precision, which on a CPU is slow. graphs: by
-        default those of a GPU, where torch finds one.
+    def __init__(self, threads: int = 1, half: bool = False, gpu: Gpu | None = None) -> None:
+        """threads: of torch's whole process. half: products in half precision, which on a CPU is slow. gpu: by default
+        torch's own, where it finds one.
         """
         torch.set_num_threads(threads)
         self.name = "torch fp16" if half else "torch"
         self._half = half
-        self._graphs = graphs or (CudaGraphs() if torch.cuda.is_available() else None)
+        self._gpu = gpu or (CudaGpu() if torch.cuda.is_available() else None)
+        self._gate = CaptureGate()
+        self._lanes: dict[bool, TorchLane] = {}
+        self.captures = self._gpu is not None
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32; matrix products keep to it by default
 
-    def load(self, graph: GraphSpec) -> TorchStage:
+    def load(self, graph: GraphSpec, urgent: bool = True) -> TorchStage:
         """The graph, ready to call. Raises StageError."""
-        return TorchStage(graph, self._graphs, self._half)
+        return TorchStage(graph, self._lane(urgent), self._half)
 
-    def sampler(self, cond: GraphSpec, step: GraphSpec) -> Sampler:
+    def sampler(self, cond: GraphSpec, step: GraphSpec, urgent: bool = True) -> Sampler:
         """The loop over both graphs, captured as a whole on a GPU."""
-        stages = self.load(cond), self.load(step)
-        return CapturedSampler(*stages, self._graphs) if self._graphs else Sampler(*stages)
+        stages, lane = (self.load(cond, urgent), self.load(step, urgent)), self._lane(urgent)
+        return CapturedSampler(*stages, lane) if lane else Sampler(*stages)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that torch holds on the GPU."""
+        return self._gpu.memory if self._gpu else 0
+
+    def close(self) -> None:
+        """Graphs and their memory; weights go with the stages."""
+        for lane in self._lanes.values():
+            lane.close()
+        self._lanes = {}
+        if self._gpu:
+            self._gpu.release()
+
+    def _lane(self, urgent: bool) -> TorchLane | None:
+        if self._gpu is None:
+            return None
+        if urgent not in self._lanes:
+            self._lanes[urgent] = TorchLane(self._gpu, self._gate, urgent)
+        return self._lanes[urgent]
+
+
+def batched(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The sizes with the number of faces that is really computed."""
+    return {name: batch_for(size) if name == "F" else size for name, size in sizes.items()}
 
 
 def _in_order(stage: TorchStage, **tensors: Tensor) -> list[Tensor]:

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ofer_models.bundle.graphs import graph_specs
 from ofer_models.bundle.manifest import Bundle
@@ -19,8 +20,8 @@ from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import EngineKey
-from ofer_models.runtime.tensorrt import api as tensorrt_api
-from ofer_models.workshop.compile.tensorrt_builder import CURRENT, PRECISIONS, BuildJob, targets
+from ofer_models.runtime.tensorrt import api
+from ofer_models.workshop.compile.tensorrt_builder import CURRENT, PRECISIONS, BuildJob
 
 # Largest numbers of samples and steps that the node's parameters allow.
 _MOST_HYPOTHESES, _MOST_CANDIDATES, _MOST_STEPS = 64, 512, 1000
@@ -46,12 +47,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Built:
-    """One graph's outcome: the engine's file, seconds of the build and bytes; seconds is 0 where it was there."""
+    """One graph's outcome: the engine's file, seconds of the build, bytes, and layers of the network before TensorRT
+    fuses them; seconds and layers are 0 where it was there.
+    """
 
     graph: str
     path: Path
     seconds: float
     size: int
+    layers: int = 0
 
 
 def parse_faces(text: str) -> tuple[int, int]:
@@ -70,11 +74,11 @@ def build(order: Order, progress: Progress = lambda *_: None) -> list[Built]:
     unknown = sorted(set(order.stages) - order.bundle.stages.keys())
     if unknown:
         raise StageError(f"no stage {', '.join(unknown)}; there are {', '.join(order.bundle.stages)}")
-    trt = tensorrt_api.load()
+    trt = api.load()
     version = trt.__version__
-    gpus = filed_gpus(order.gpus, bool(targets(trt)))
+    gpus = filed_gpus(order.gpus, trt)
     wanted = [(key_of(order, graph, stage, trt.__name__, version, gpus), graph) for stage, graph in _graphs(order)]
-    with ThreadPoolExecutor(max(1, order.jobs)) as pool:
+    with ThreadPoolExecutor(jobs_of(order, trt)) as pool:
         futures = [pool.submit(_build_one, order, key, graph, progress) for key, graph in wanted]
         outcomes = [future.exception() or future.result() for future in futures]
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -94,6 +98,12 @@ def _once(messages: Iterable[str]) -> list[str]:
     return list(said.values())
 
 
+def jobs_of(order: Order, trt: Any) -> int:
+    """Graphs to build at a time: one where kernels are timed on a GPU."""
+    timed = not api.targets(trt) or CURRENT in order.gpus
+    return 1 if timed else max(1, order.jobs)
+
+
 def key_of(order: Order, graph: GraphSpec, stage: str, flavour: str, version: str, gpus: tuple[str, ...]) -> EngineKey:
     """The key under which this order's engine of a graph is stored."""
     used = {dim for dims in graph.inputs.values() for dim in dims if isinstance(dim, str)}
@@ -102,17 +112,28 @@ def key_of(order: Order, graph: GraphSpec, stage: str, flavour: str, version: st
 
 
 def profile_of(order: Order, stage: str) -> dict[str, tuple[int, int, int]]:
-    """Least, usual and largest size of every free dimension: faces F, samples N, steps K."""
+    """Least, usual and largest size of every free dimension: faces F, samples N, steps K. Most of the work is done with
+    as many faces as there can be, and as many samples and steps as the bundle wants.
+    """
     bundle, (low, high) = order.bundle, order.faces
     usual = bundle.hypotheses if stage == "expgen" else bundle.candidates
     most = max(usual, _MOST_HYPOTHESES if stage == "expgen" else _MOST_CANDIDATES)
     steps = bundle.stages[stage].steps or 1
-    return {"F": (low, low, high), "N": (1, usual, most), "K": (1, steps, _MOST_STEPS)}
+    return {"F": (low, high, high), "N": (1, usual, most), "K": (1, steps, _MOST_STEPS)}
 
 
-def filed_gpus(gpus: Iterable[str], portable: bool) -> tuple[str, ...]:
+def profiles_of(sizes: Mapping[str, tuple[int, int, int]]) -> list[dict[str, tuple[int, int, int]]]:
+    """Optimization profiles for a range of sizes: one for what occurs all the time, the fewest faces with no more
+    samples and steps than usual, whose kernels need not serve hundreds of either; and one for the whole range.
+    """
+    low = {name: (least, least if name == "F" else usual) for name, (least, usual, _) in sizes.items()}
+    small = {name: (least, usual, usual) for name, (least, usual) in low.items()}
+    return [small, dict(sizes)] if small != dict(sizes) else [small]
+
+
+def filed_gpus(gpus: Iterable[str], trt: Any) -> tuple[str, ...]:
     """GPUs as engines are filed under: `current` becomes this machine's, with its name where engines do not carry over
-    to others of the same compute capability. Raises StageError where there is none.
+    to others of the same compute capability. Raises StageError where there is none, or TensorRT does not know it.
     """
     names = []
     for gpu in gpus:
@@ -120,7 +141,8 @@ def filed_gpus(gpus: Iterable[str], portable: bool) -> tuple[str, ...]:
             from ofer_models.runtime.tensorrt.cuda_driver import current_gpu
 
             present = current_gpu()
-            gpu = present.capability if portable else f"{present.capability} {present.name}"
+            gpu = present.capability if api.targets(trt) else f"{present.capability} {present.name}"
+            api.refuse_gpu(trt, present.capability)
         names.append(gpu)
     return tuple(sorted(set(names)))
 
@@ -146,7 +168,7 @@ def _build_one(order: Order, key: EngineKey, graph: GraphSpec, progress: Progres
         out = Path(temporary) / "engine"
         inputs, outputs = ({name: list(dims) for name, dims in part.items()} for part in (graph.inputs, graph.outputs))
         job = BuildJob(
-            str(graph.path.resolve()), inputs, outputs, dict(key.profile), order.precision, list(order.gpus),
+            str(graph.path.resolve()), inputs, outputs, profiles_of(key.profile), order.precision, list(order.gpus),
             str(out), str(folder.resolve() / f".{key.flavour}-{key.version}.timing"),
         )  # fmt: skip
         last = _run(job, key.graph, progress)
@@ -157,7 +179,7 @@ def _build_one(order: Order, key: EngineKey, graph: GraphSpec, progress: Progres
     except OSError as error:
         raise StageError(f"{folder}: engines cannot be stored here ({error.strerror})") from None
     progress(key.graph, f"{seconds:.1f} s", 1.0)
-    return Built(key.graph, path, seconds, len(plan))
+    return Built(key.graph, path, seconds, len(plan), last["layers"])
 
 
 def _run(job: BuildJob, graph: str, progress: Progress) -> dict:

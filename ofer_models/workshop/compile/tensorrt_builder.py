@@ -3,23 +3,27 @@
     python -m ofer_models.workshop.compile.tensorrt_builder < job.json
 
 A job comes as JSON on standard input (`BuildJob`), the engine goes to the file that it names, and lines of JSON on
-standard output tell of progress ({"phase", "done", "of"}) and the end ({"bindings", "version"} or {"error"}).
+standard output tell of progress ({"phase", "done", "of"}) and the end ({"bindings", "version", "layers"} or {"error"}).
 Networks are strongly typed: the graph, halved or not, says every tensor's type.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ofer_models.bundle.tensors import Dims, GraphSpec, StageError
-from ofer_models.runtime.tensorrt import api as tensorrt_api
+from ofer_models.runtime import engine_cache
+from ofer_models.runtime.tensorrt import api
 
 PRECISIONS = ("fp16", "fp32")
 CURRENT = "current"
@@ -28,32 +32,34 @@ _MOST_TIMING = 256 << 20  # bytes
 
 @dataclass(frozen=True)
 class BuildJob:
-    """What to build. inputs, outputs: as the manifest promises; profile: free dimension -> least, usual, largest size;
-    gpus: `current` or sm86, ...; timing_cache: used where TensorRT has one (TensorRT-RTX has none).
+    """What to build. inputs, outputs: as the manifest promises; profiles: each free dimension -> least, usual, largest
+    size; gpus: `current` or sm86, ...; timing_cache: used where TensorRT has one (TensorRT-RTX has none); workspace:
+    bytes that a kernel may use besides its tensors.
     """
 
     graph: str
     inputs: dict[str, list[int | str]]
     outputs: dict[str, list[int | str]]
-    profile: dict[str, tuple[int, int, int]]
+    profiles: list[dict[str, tuple[int, int, int]]]
     precision: str
     gpus: list[str]
     out: str
     timing_cache: str
+    workspace: int = 1 << 30  # a Jetson shares 8 GB with all else
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 def build(job: BuildJob, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Build, write the engine to `job.out`, and return its bindings and TensorRT's version.
+    """Build, write the engine to `job.out`, and return its bindings, TensorRT's version and the network's layers.
 
     Raises StageError: no TensorRT, a graph that it cannot parse or that differs from the manifest (naming the tensor),
     a GPU it does not build for.
     """
-    trt = tensorrt_api.load()
+    trt = api.load()
     graph = Path(job.graph)
-    logger = _logger(trt)
+    logger = api.message_keeper(trt)
     builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
@@ -69,21 +75,23 @@ def build(job: BuildJob, report: Callable[[dict[str, Any]], None]) -> dict[str, 
         if tensor.dtype != trt.float32:
             raise StageError(f"{graph.name}: {tensor.name!r} is {tensor.dtype}, should be float32")
     config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    for name, shape in dims[0].items():
-        sizes = [[job.profile[d][k] if isinstance(d, str) else d for d in shape] for k in range(3)]
-        if sizes[0] != sizes[2]:
-            profile.set_shape(name, *sizes)
-    config.add_optimization_profile(profile)
+    for sizes in job.profiles:
+        profile = builder.create_optimization_profile()
+        for name, shape in dims[0].items():
+            if any(isinstance(dim, str) for dim in shape):  # also where least and largest are equal
+                profile.set_shape(name, *([sizes[d][k] if isinstance(d, str) else d for d in shape] for k in range(3)))
+        config.add_optimization_profile(profile)
     _set_targets(trt, config, job.gpus)
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; whoever wants speed builds fp16
+    if trt.__name__ == api.RTX:
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # or a run may allocate, which a capture forbids
+    else:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
     config.progress_monitor = monitor = _monitor(trt, report)
-    cache = _timing_cache(trt, config, Path(job.timing_cache))
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise StageError(f"{graph.name}: TensorRT cannot build it: {logger.last or 'no reason given'}")
-    if cache:
-        _replace(Path(job.timing_cache), bytes(memoryview(config.get_timing_cache().serialize())))
+    with _gpu_alone(trt, job.gpus), _timing_cache(trt, config, Path(job.timing_cache)):
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise StageError(f"{graph.name}: TensorRT cannot build it: {logger.last or 'no reason given'}")
     Path(job.out).write_bytes(memoryview(plan))
     del monitor
     shapes = (list(map(list, (tensor.shape for tensor in part.values()))) for part in (inputs, outputs))
@@ -91,26 +99,24 @@ def build(job: BuildJob, report: Callable[[dict[str, Any]], None]) -> dict[str, 
         kind: dict(zip(part, found, strict=True))
         for kind, part, found in zip(("inputs", "outputs"), (inputs, outputs), shapes, strict=True)
     }
-    return {"bindings": bindings, "version": trt.__version__}
-
-
-def targets(trt: Any) -> list[str]:
-    """GPUs that this TensorRT can build for without having one, such as sm86; none for native TensorRT."""
-    if trt.__name__ != "tensorrt_rtx":
-        return []
-    names = (name.lower() for name in dir(trt.ComputeCapability) if name.startswith("SM"))
-    return sorted(names, key=lambda name: int(name[2:]))
+    return {"bindings": bindings, "version": trt.__version__, "layers": network.num_layers}
 
 
 def _typed_graph(graph: Path, precision: str) -> bytes:
-    if precision == "fp32":
-        return graph.read_bytes()
-    import onnx
-
-    from ofer_models.runtime.mixed_precision import half_products
-
     try:
-        return half_products(onnx.load(graph)).SerializeToString()
+        import onnx
+
+        from ofer_models.runtime.mixed_precision import half_products
+        from ofer_models.workshop.compile.tensorrt_graph import simplified
+    except ImportError as error:
+        raise StageError(f"`ofer build` needs {error.name}: `pip install -r requirements/gpu.txt`") from None
+    try:
+        model = onnx.load(graph)
+    except Exception as error:  # the parser raises many types
+        raise StageError(f"{graph.name}: TensorRT cannot parse it: {str(error).splitlines()[0]}") from None
+    try:
+        typed = half_products(model) if precision == "fp16" else model
+        return simplified(typed).SerializeToString()
     except ValueError as error:
         raise StageError(f"{graph.name}: {error}") from None
 
@@ -133,47 +139,50 @@ def _name_of(promised: Dims, axis: int, tensor: Any) -> str:
 
 
 def _set_targets(trt: Any, config: Any, gpus: list[str]) -> None:
-    known = targets(trt)
+    known = api.targets(trt)
     if not known:
         if gpus != [CURRENT]:
             raise StageError("native TensorRT builds for the GPU at hand alone: use --gpu current")
         return
     config.num_compute_capabilities = len(gpus)
     for i, gpu in enumerate(gpus):
-        if gpu != CURRENT and gpu not in known:
-            raise StageError(f"{trt.__name__} {trt.__version__} does not build for {gpu}, only for {', '.join(known)}")
+        if gpu != CURRENT:
+            api.refuse_gpu(trt, gpu)
         config.set_compute_capability(getattr(trt.ComputeCapability, gpu.upper()), i)
 
 
-def _timing_cache(trt: Any, config: Any, path: Path) -> bool:
-    """Whether a timing cache is in use: measured kernels are not measured again in the next build."""
-    if targets(trt):  # TensorRT-RTX times nothing at build, its cache is empty and deprecated
-        return False
-    stored = path.read_bytes() if path.is_file() and path.stat().st_size <= _MOST_TIMING else b""
-    for content in (stored, b""):  # a damaged one is begun anew
+@contextmanager
+def _timing_cache(trt: Any, config: Any, path: Path) -> Iterator[None]:
+    """Kernels measured in a build are not measured again in the next one, also when several builds end at a time."""
+    if api.targets(trt):  # TensorRT-RTX times nothing at build, its cache is empty and deprecated
+        yield
+        return
+    for content in (_content(path), b""):  # a damaged one is begun anew
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-            return True
-    return False
+            break
+    yield
+    measured = config.get_timing_cache()
+    with engine_cache.locked(path.parent):
+        meanwhile = config.create_timing_cache(_content(path))
+        if meanwhile is not None:
+            measured.combine(meanwhile, ignore_mismatch=False)
+        engine_cache.write_whole(path, bytes(memoryview(measured.serialize())))
 
 
-def _replace(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", suffix=".tmp", delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() and path.stat().st_size <= _MOST_TIMING else b""
 
 
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):
-        """Keeps the last error, which says more than a missing plan."""
-
-        last = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.last = message
-
-    return Logger()
+@contextmanager
+def _gpu_alone(trt: Any, gpus: list[str]) -> Iterator[None]:
+    """One builder at a time where kernels are timed on a GPU: two would time each other, and fill a small machine."""
+    if api.targets(trt) and gpus != [CURRENT]:
+        yield
+        return
+    with (Path(tempfile.gettempdir()) / f"ofer-build-{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _monitor(trt: Any, report: Callable[[dict[str, Any]], None]) -> Any:

@@ -20,6 +20,7 @@ from ofer_models.workshop.networks.onnx_graph import Graph, save_model
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
 
 RMS_FLOOR = 1e-12
+MODULATION_ROW = 64  # float32 numbers, 256 bytes
 
 
 def export_sampler(net: Denoiser, folder: str | Path, name: str, half_weights: bool = False) -> dict[str, Path]:
@@ -40,7 +41,10 @@ def export_rank(net: FoldedRank | PosteriorRank, path: str | Path, half_weights:
 
 
 def cond_model(net: Denoiser) -> ModelProto:
-    """context (F, C), timesteps (K,) -> modulation (F, K, M): per block, a factor and an offset for its first norm."""
+    """context (F, C), timesteps (K,) -> modulation (K, F, M): per block, a factor and an offset for its first norm.
+
+    Filled up with zeros to rows of 256 bytes, so that every step's part begins where a GPU wants a tensor to begin.
+    """
     g = Graph("cond")
     context, timesteps = g.input("context", ("F", net.n_context)), g.input("timesteps", ("K",))
     first, last = net.time_map[0], net.time_map[2]
@@ -52,8 +56,8 @@ def cond_model(net: Denoiser) -> ModelProto:
     weight, bias = _folded_scale_shift(net)
     from_time = g.linear(g.silu(_linear(g, hidden, last)), weight[:, : -net.n_context], bias)
     from_context = g.linear(g.silu(context), weight[:, -net.n_context :])
-    g.op("Add", g.op("Unsqueeze", from_context, g.constant([1])), from_time, name="modulation")
-    g.output("modulation", ("F", "K", len(bias)))
+    g.op("Add", from_context, g.op("Unsqueeze", from_time, g.constant([1])), name="modulation")
+    g.output("modulation", ("K", "F", len(bias)))
     return g.model()
 
 
@@ -65,7 +69,7 @@ def step_model(net: Denoiser) -> ModelProto:
     g = Graph("step")
     samples = ("F", "N", net.n_coefficients)
     x, x0_prev = g.input("x", samples), g.input("x0_prev", samples)
-    modulation = g.input("modulation", ("F", sum(net.modulation_sizes)))
+    modulation = g.input("modulation", ("F", _filled(sum(net.modulation_sizes))))
     coefficients = g.op("Split", g.input("coefficients", (5,)), axis=0, num_outputs=5, outputs=5)
     eps = _denoise(g, net, x, modulation)
 
@@ -126,6 +130,8 @@ def posterior_rank_model(net: PosteriorRank) -> ModelProto:
 def _denoise(g: Graph, net: Denoiser, x: str, modulation: str) -> str:
     """`Denoiser.denoise` in fused form; modulation is a row of the cond graph's."""
     halves = [size // 2 for size in net.modulation_sizes for _ in range(2)]
+    if filling := _filled(sum(halves)) - sum(halves):
+        halves.append(filling)
     face = g.op("Unsqueeze", modulation, g.constant([1]))
     pieces = iter(g.op("Split", face, g.constant(halves), axis=-1, outputs=len(halves)))
 
@@ -195,7 +201,13 @@ def _folded_scale_shift(net: Denoiser) -> tuple[np.ndarray, np.ndarray]:
         scale_bias, shift_bias = np.split(_array(bias), 2)
         weights += [gain[:, None] * scale, offset[:, None] * scale + shift]
         biases += [gain * (1 + scale_bias), offset * (1 + scale_bias) + shift_bias]
-    return np.concatenate(weights), np.concatenate(biases)
+    weight, bias = np.concatenate(weights), np.concatenate(biases)
+    filling = _filled(len(bias)) - len(bias)
+    return np.pad(weight, ((0, filling), (0, 0))), np.pad(bias, (0, filling))
+
+
+def _filled(width: int) -> int:
+    return -(-width // MODULATION_ROW) * MODULATION_ROW
 
 
 def _linear(g: Graph, x: str, layer: nn.Linear) -> str:

@@ -1,0 +1,120 @@
+"""The whole pipeline on a GPU with strict rules: warm-up, faces that come and go, identities on their own thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+from strict_device import StrictDriver, StrictTensorRt, strict_backend
+
+from ofer_models.perception.tracker import Track
+from ofer_models.pipeline import FacePipeline
+from ofer_models.pipeline_settings import PipelineSettings
+from ofer_models.runtime.batches import batches
+from ofer_models.tracking.load_plan import TIERS
+from ofer_models.workshop.measure.speed.bench import _StillFaces
+
+FACES = 3
+SMALL = PipelineSettings(hypotheses=5, candidates=8, steps=4, max_faces=FACES, background=True, latency_bound=50.0)
+FRAME = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
+
+
+class ComingAndGoing:
+    """Up to three faces; who is there changes every few frames, and whoever comes back is somebody new."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._rng, self._frames = np.random.default_rng(seed), 0
+        self._places: list[Track] = _StillFaces(FACES)(FRAME, 0.0)
+        self._names = [f"f{place}" for place in range(FACES)]
+        self._there = [True] * FACES
+
+    def __call__(self, frame: np.ndarray, stamp: float) -> list[Track]:
+        self._frames += 1
+        if self._frames % 7 == 0:
+            place = int(self._rng.integers(FACES))
+            self._there[place] = not self._there[place]
+            self._names[place] = f"f{self._frames}"
+        return [
+            dataclasses.replace(track, id=name)
+            for track, name, there in zip(self._places, self._names, self._there, strict=True)
+            if there
+        ]
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+@pytest.fixture()
+def driver():
+    driver = StrictDriver()
+    yield driver
+    assert driver.broken == []
+
+
+@pytest.fixture()
+def make(open_bundle, tmp_path, driver, monkeypatch):
+    """A pipeline on the strict device."""
+    trt = StrictTensorRt(driver)
+
+    def pipeline(settings: PipelineSettings = SMALL) -> FacePipeline:
+        backend = strict_backend(open_bundle, tmp_path, driver, trt)
+        monkeypatch.setattr("ofer_models.runtime.stages.open_backend", lambda *_: backend)
+        made = FacePipeline(open_bundle, settings)
+        made._frontend = ComingAndGoing()
+        return made
+
+    pipeline.trt = trt
+    return pipeline
+
+
+def test_nothing_is_captured_after_the_warm_up(make, driver):
+    """Every tier of the load plan, every number of faces, identities on one and on several views."""
+    pipeline, said = make(), []
+    pipeline.warm_up(said.append)
+    assert len(said) == 2 + len(batches(FACES)) * len({(tier.steps, tier.count(5)) for tier in TIERS})
+    assert said[0].startswith("warm-up 1 of ") and "MB on the GPU" in said[-1]
+    before = driver.calls["cuStreamBeginCapture"], driver.calls["cuMemAlloc"], dict(make.trt.compiled)
+    for i in range(240):
+        pipeline.plan._level = (i // 30) % len(TIERS)
+        pipeline(FRAME, i / 30)
+    pipeline.close()
+    after = driver.calls["cuStreamBeginCapture"], driver.calls["cuMemAlloc"], dict(make.trt.compiled)
+    assert after == before
+    assert driver.empty
+
+
+def test_a_thousand_frames_break_no_rule_and_memory_returns(make, driver):
+    """Without a warm-up: captures happen among the frames, while identities are drawn on the other thread."""
+    for _ in range(2):
+        pipeline = make()
+        assert "gpu_memory_mb" in pipeline.status()
+        most = []
+        for i in range(500):
+            pipeline.plan._level = (i // 20) % len(TIERS)
+            for face in pipeline(FRAME, i / 30):
+                assert np.isfinite(face.expressions).all()
+            most.append(driver.used)
+        assert driver.calls["cuGraphLaunch"] > 1000 and max(most[250:]) == most[-1]
+        pipeline.close()
+        assert driver.empty and not threading.current_thread().daemon
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ofer-identity")]
+
+
+def test_the_strict_device_gives_what_the_cpu_gives(make, open_bundle, driver):
+    settings = dataclasses.replace(SMALL, background=False, latency_bound=0.0)
+    ours = make(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+        patch.setattr("ofer_models.runtime.stages.open_backend", lambda *_: OnnxRuntimeBackend())
+        reference = FacePipeline(open_bundle, settings)
+    reference._frontend = ComingAndGoing()
+    for i in range(30):
+        found, expected = ours(FRAME, i / 30), reference(FRAME, i / 30)
+        assert [face.id for face in found] == [face.id for face in expected]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one.expressions, other.expressions, atol=2e-3)
+    ours.close()
+    assert driver.empty
