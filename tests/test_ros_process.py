@@ -158,9 +158,9 @@ BAD = {
     "zero-width": (damaged(SMALL, width=0), "the image is empty: 0 x 48"),
     # As many rows as the shared memory of config/fastdds_local.xml passes on to a best-effort reader;
     # test_ros_node.py has the square one, within one process.
-    "8000-pixel-wide": (damaged(np.zeros((1000, 8000), np.uint8), "mono8"), "the image is 8000 x 1000"),
-    "8000-pixel-high": (damaged(np.zeros((8000, 1000), np.uint8), "mono8"), "the image is 1000 x 8000"),
-    "8000-pixel-header": (damaged(SMALL, width=8000), "the image is 8000 x 48"),
+    "8000-pixel-wide": (damaged(np.zeros((2200, 8000), np.uint8), "mono8"), "8000 x 2200 are 17.6 million"),
+    "8000-pixel-high": (damaged(np.zeros((8000, 2200), np.uint8), "mono8"), "2200 x 8000 are 17.6 million"),
+    "8000-pixel-header": (damaged(SMALL, width=8000, height=8000), "8000 x 8000 are 64.0 million"),
     "step-too-small": (damaged(SMALL, step=191), "step 191 disagrees with the width"),
     "step-too-large": (damaged(SMALL, step=200), "data is truncated: 9216 bytes, but 48 rows of step 200"),
     "step-zero": (damaged(SMALL, step=0), "step 0 disagrees with the width"),
