@@ -19,7 +19,7 @@ from ofer_models.head.model import HeadModelError, Identity
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.perception.tracker import Track
+from ofer_models.perception.tracker import KEEP_LOST, Track
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
 from ofer_models.runtime.stages import StageSet
@@ -32,6 +32,7 @@ from ofer_models.tracking.identity_state import View
 from ofer_models.tracking.load_plan import TIERS, LoadPlan
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.spread import spread_mm
+from ofer_models.tracking.stream_clock import StreamClock
 from ofer_models.tracking.view_quality import facing, sharpness, view_quality
 
 _NOISE, _IDENTITY = 1, 2  # streams of random numbers
@@ -45,9 +46,14 @@ class FacePipeline:
     """
 
     def __init__(
-        self, bundle: Bundle | str | Path, settings: PipelineSettings | None = None, **changes: Any
+        self,
+        bundle: Bundle | str | Path,
+        settings: PipelineSettings | None = None,
+        arrival: Callable[[], float] = time.monotonic,
+        **changes: Any,
     ) -> None:
-        """changes: single settings by name, `FacePipeline(bundle, hypotheses=5)`.
+        """changes: single settings by name, `FacePipeline(bundle, hypotheses=5)`. arrival(): seconds of the machine's
+        own clock, which counts where the frames' stamps do not advance.
 
         Raises BundleError when the bundle cannot be used and ValueError for counts below one.
         """
@@ -65,6 +71,8 @@ class FacePipeline:
         self.drift = settings.drift
         self._stages = StageSet(self.bundle, settings.threads, settings.steps, settings.backend)
         self._frontend = FaceFrontend(settings.max_faces)
+        self._arrival = arrival
+        self._clock = StreamClock(KEEP_LOST, arrival)
         try:
             embedding, self._landmark_points = tracked_landmarks(self.head)
         except HeadModelError as error:
@@ -139,7 +147,7 @@ class FacePipeline:
                     self._clear()
 
     def _idle(self) -> bool:
-        return time.monotonic() - self._last_frame > max(self._identities.keep, _IDLE)
+        return self._arrival() - self._last_frame > max(self._identities.keep, _IDLE)
 
     def set_hypotheses(self, hypotheses: int) -> None:
         """Hypotheses a face from the next frame on; those that stay go on as they were. Raises ValueError below one."""
@@ -158,7 +166,7 @@ class FacePipeline:
 
     def report_latency(self, milliseconds: float) -> None:
         """Tell the load plan how long the last frame took from its arrival to its publication."""
-        self.plan.measured(milliseconds, time.monotonic())
+        self.plan.measured(milliseconds, self._arrival())
 
     def status(self) -> dict[str, object]:
         """Load tier, and identities after the last frame, for diagnostics. From any thread, without waiting."""
@@ -171,13 +179,16 @@ class FacePipeline:
         self._identities.forget()
         self._memory: dict[str, TrackMemory] = {}
         self._note_identities()
+        self._clock.reset()
         self._frames = 0
-        self._last_frame = time.monotonic()
+        self._last_frame = self._arrival()
 
     def __call__(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None = None) -> list[Face]:
         """Faces in frame (H, W, 3) uint8 RGB taken at stamp (seconds).
 
-        Without intrinsics a field of view of 60 degrees is assumed. A face whose landmarks fit no pose is left out.
+        A stamp that is the same as the one before, or slightly older, counts by the frame's arrival; one that is older
+        by more than a second begins anew, as `forget` does. Without intrinsics a field of view of 60 degrees is
+        assumed. A face whose landmarks fit no pose is left out.
 
         Raises ValueError for another kind of array or a stamp that is not finite.
         """
@@ -207,9 +218,12 @@ class FacePipeline:
     def _process(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None) -> list[Face]:
         started = time.perf_counter()
         self.timings = {}
+        if self._clock.starts_anew(stamp):
+            self._clear()
+        now = self._clock(stamp)
         with self._timed("perception"):
-            tracks = self._frontend(frame, stamp)
-        self._last_frame = time.monotonic()
+            tracks = self._frontend(frame, now)
+        self._last_frame = self._arrival()
         self._frames += 1
         self._memory = {track.id: self._memory.get(track.id) or self._remember() for track in tracks}
         seen = [track for track in tracks if track.visible]
@@ -217,23 +231,24 @@ class FacePipeline:
         if seen:
             height, width = frame.shape[:2]
             camera = intrinsics.scaled_to(width, height) if intrinsics else Intrinsics.from_field_of_view(width, height)
-            faces = self._reconstruct(frame, stamp, seen, camera)
+            faces = self._reconstruct(frame, now, seen, camera)
         else:
-            self._identities.update(self._memory, [], {}, stamp)
+            self._identities.update(self._memory, [], {}, now)
         self._note_identities()
         self.timings["total"] = 1000 * (time.perf_counter() - started)
         return faces
 
     def _note_identities(self) -> None:
         states = {f"identity/{id}": state.value for id, state in self._identities.states().items()}
-        self._identity_status = {"identities_lost": self._identities.remembered, **states}
+        counts = {"identities_lost": self._identities.remembered, "identity_failures": self._identities.failures}
+        self._identity_status = {**counts, **states}
 
     def _remember(self) -> TrackMemory:
         self._tracks_seen += 1
         rng = np.random.default_rng((self._seed, _NOISE, self._tracks_seen))
         return TrackMemory(DriftingNoise(self.hypotheses, self._stages.expgen.n_coefficients, rng))
 
-    def _reconstruct(self, frame: np.ndarray, stamp: float, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
+    def _reconstruct(self, frame: np.ndarray, now: float, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
         memories = [self._memory[track.id] for track in tracks]
         seen = [SeenLandmarks.of(track.points, self._landmark_points, intrinsics) for track in tracks]
         with self._timed("crops"):
@@ -242,12 +257,12 @@ class FacePipeline:
         count = self.plan.tier.count(self.hypotheses)
         rows = self._due(tracks, memories, count)
         if rows:
-            self._draw_expressions([memories[row] for row in rows], _rows(inputs, rows), stamp, count)
+            self._draw_expressions([memories[row] for row in rows], _rows(inputs, rows), now, count)
         with self._timed("identity"):
-            self._update_identities(tracks, memories, seen, inputs, stamp)
-            heads = [self._identities.shown(track.id, stamp) for track in tracks]
+            self._update_identities(tracks, memories, seen, inputs, now)
+            heads = [self._identities.shown(track.id, now) for track in tracks]
         with self._timed("pose"):
-            return self._pose_faces(tracks, memories, seen, heads, intrinsics.metric, stamp)
+            return self._pose_faces(tracks, memories, seen, heads, intrinsics, now)
 
     def _due(self, tracks: Sequence[Track], memories: Sequence[TrackMemory], count: int) -> list[int]:
         """Rows of the tracks whose hypotheses are drawn in this frame: all, unless the load plan says otherwise."""

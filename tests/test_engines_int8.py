@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 
 import cv2
@@ -176,12 +177,15 @@ def test_a_stale_truncated_or_renamed_one_is_refused(bundle, ready, spoil, said)
         ({"gpus": ("z80",)}, "is foreign: built for .*, this processor is z80"),
     ],
 )
-def test_one_of_another_version_or_processor_is_refused(bundle, ready, changes, said, monkeypatch):
+def test_one_of_another_machine_is_refused_or_left_aside(bundle, ready, changes, said, monkeypatch, caplog):
     current = here()
     other = Runtime(**{"flavour": current.flavour, "version": current.version, "gpus": current.gpus} | changes)
     monkeypatch.setattr("ofer_models.runtime.onnxruntime_backend.here", lambda: other)
     with pytest.raises(BundleError, match=said):
-        StageSet(bundle)
+        StageSet(bundle, backend="onnxruntime")
+    assert StageSet(bundle).backend == "onnxruntime", "auto goes on in fp32"
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{STAGE}.onnx in fp32 meanwhile: ") and re.search(said, warning)
 
 
 def test_tensorrt_and_other_providers_do_not_mind_it(bundle, ready, monkeypatch):

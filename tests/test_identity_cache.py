@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from identity_support import OTHER, SAME, Drawer, drawn, head, view
 from test_head_model import HEAD
 
 from ofer_models.tracking.identity_cache import MOST_LOST, IdentityCache
+from ofer_models.tracking.identity_draws import DrawRunner
 from ofer_models.tracking.identity_state import State
 from ofer_models.tracking.shape_blend import BLEND_TIME, ShapeBlend
 
@@ -303,7 +305,7 @@ def test_a_draw_that_ends_after_forget_changes_nothing():
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_a_draw_that_fails_is_told_and_tried_again(background):
+def test_a_draw_that_fails_is_told_and_tried_again(background, caplog):
     class Failing(Drawer):
         def __call__(self, draw):
             if not self.asked:
@@ -312,15 +314,43 @@ def test_a_draw_that_fails_is_told_and_tried_again(background):
             return super().__call__(draw)
 
     scene = Scene(Failing(), background=background)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        for _ in range(3):
-            scene.frame(f1=0)
-            for _, _, done in scene.cache._runner._jobs:
-                done.exception(20)
-    scene.frame(f1=0)
+    revisions = []
+    for _ in range(60):
+        revisions.append(scene.frame(f1=0)["f1"].revision)
+        for _, _, done in scene.cache._runner._jobs:
+            done.exception(20)
+    assert revisions[0] == 0 and revisions[-1] == 1 and scene.cache.failures == 1
+    assert caplog.messages == ["an identity could not be drawn: RuntimeError: out of memory"]
+
+
+def test_a_draw_that_fails_drops_no_other_and_every_failure_ends_a_frame(caplog):
+    class Failing(Drawer):
+        def __call__(self, draw):
+            self.asked.append(draw)
+            if len(self.asked) == 1:
+                raise RuntimeError("no luck")
+            return drawn(1.0)
+
+    scene = Scene(Failing(), background=True)
+    scene.frame(f1=0, f2=1, f3=2)
     for _, _, done in scene.cache._runner._jobs:
-        assert done.exception(20) is None
-    assert scene.frame(f1=0)["f1"].revision == 1
+        done.exception(20)
+    shown = scene.frame(f1=0, f2=1, f3=2)
+    assert [shown[id].revision for id in ("f1", "f2", "f3")] == [0, 1, 1]
+
+
+def test_a_draw_that_ends_while_the_finished_are_looked_at_is_not_lost():
+    class Ending(Future):
+        asked = 0
+
+        def done(self) -> bool:
+            self.asked += 1
+            return self.asked > 1  # between the first look and the next
+
+    runner = DrawRunner(lambda draw: None, background=False)
+    runner._jobs = [("machine", "draw", Ending())]
+    assert runner.finished() == []
+    assert [job[:2] for job in runner.finished()] == [("machine", "draw")]
 
 
 def test_the_noise_of_a_draw_depends_on_face_and_number_alone():

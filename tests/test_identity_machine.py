@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from identity_support import drawn, head, person, view
 
-from ofer_models.tracking.identity_state import APART, BETTER, GATHER_TIME, GOOD_VIEW, POOLED, IdentityMachine, State
+from ofer_models.tracking.identity_state import (
+    APART,
+    BETTER,
+    GATHER_TIME,
+    GOOD_VIEW,
+    POOLED,
+    RETRY,
+    IdentityMachine,
+    State,
+)
 
 GOOD, POOR = GOOD_VIEW + 0.1, GOOD_VIEW - 0.2
 
@@ -128,13 +137,14 @@ def test_a_review_replaces_or_keeps(result, revision, betas):
 
 def test_a_draw_that_fails_is_wanted_again():
     machine, draw = reviewed()
-    machine.failed(draw)
-    again = machine.request(1.1)
+    machine.failed(draw, 1.1)
+    assert machine.request(1.1) is machine.request(2.05) is None, "not at once: it would fail the same way"
+    again = machine.request(2.15)
     assert machine.state is State.REVIEWED and again.views == draw.views and again.seed != draw.seed
     new = IdentityMachine()
     feed(new, view(0.0))
-    new.failed(new.request(0.0))
-    assert new.request(0.1) is not None
+    new.failed(new.request(0.0), 0.0)
+    assert new.request(RETRY) is not None
 
 
 @pytest.mark.parametrize("begin", [gathering, locked, lambda: reviewed()[0]])

@@ -134,6 +134,16 @@ def test_repeated_and_slightly_older_stamps_keep_the_track():
     assert track.age == pytest.approx(0.1)
 
 
+def test_who_is_not_in_a_frame_is_not_seen_in_it_whatever_its_stamp():
+    tracker = FaceTracker()
+    for stamp in (0.0, 0.0, 0.0):
+        (track,) = tracker.update([ANNA.seen(200, 200)], stamp)
+        assert track.visible and track.confidence == 0.9
+    for stamp in (0.0, -0.5, 0.0):
+        (track,) = tracker.update([], stamp)
+        assert not track.visible and track.lost == 0
+
+
 def test_a_clock_set_back_starts_anew():
     tracker = FaceTracker()
     tracker.update([ANNA.seen(200, 200)], 100.0)

@@ -11,7 +11,7 @@ import pytest
 from skimage.data import astronaut
 
 from ofer_models.pipeline import FacePipeline
-from ofer_models.tracking.face_poser import FacePoser
+from ofer_models.tracking.face_poser import FacePoser, _inside
 from ofer_models.tracking.load_plan import TIERS
 from ofer_ros.camera.scene import Scene
 
@@ -49,6 +49,64 @@ def two(one) -> np.ndarray:
 def stream(pipeline: FacePipeline, frame: np.ndarray, count: int, start: int = 0) -> list[list]:
     """Faces, from left to right, of so many equal frames."""
     return [sorted(pipeline(frame, n / RATE), key=lambda f: f.roi) for n in range(start, start + count)]
+
+
+# Time
+
+
+class Arrivals:
+    """The machine's own clock, by hand: each frame comes 1 / RATE after the one before."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("stamp_of", [lambda n: 0.0, lambda n: 5 - 0.001 * n, lambda n: 7.0 if n % 2 else 6.8],
+                         ids=["zero", "backward", "to and fro"])  # fmt: skip
+def test_a_face_that_is_gone_is_gone_also_where_stamps_do_not_advance(open_bundle, one, stamp_of):
+    arrivals = Arrivals()
+    pipeline = FacePipeline(open_bundle, candidates=8, arrival=arrivals)
+    states = []
+    for n in range(45):
+        arrivals.now += 1 / RATE
+        (face,) = pipeline(one, stamp_of(n))
+        states.append(face.identity_state)
+    assert face.id == "f1" and states[0] == "gathering" and states[-1] == "locked"
+    for n in range(45, 85):
+        arrivals.now += 1 / RATE
+        assert pipeline(np.full_like(one, 90), stamp_of(n)) == []
+        if n == 50:
+            assert pipeline.status()["identity/f1"] == "lost"
+    assert not pipeline._memory and pipeline.status()["identities_lost"] == 1
+    arrivals.now += 1 / RATE
+    assert [face.id for face in pipeline(one, stamp_of(85))] == ["f2"]
+
+
+def test_filters_follow_where_stamps_do_not_advance(open_bundle, one):
+    arrivals = Arrivals()
+    frozen = FacePipeline(open_bundle, candidates=8, arrival=arrivals)
+    timed = FacePipeline(open_bundle, candidates=8)
+    for n in range(12):
+        arrivals.now += 1 / RATE
+        moved = np.roll(one, 2 * n, axis=1)
+        (a,), (b,) = frozen(moved, 0.0), timed(moved, n / RATE)
+        np.testing.assert_allclose(a.translation, b.translation, atol=1e-5)
+        np.testing.assert_allclose(a.expression, b.expression, atol=1e-4)
+
+
+def test_a_box_is_inside_the_image_and_a_face_beside_it_has_none(pipeline, one):
+    cut = np.ascontiguousarray(one[:, :160])
+    for frame in (cut, np.ascontiguousarray(cut[:, ::-1]), np.ascontiguousarray(one[:150])):
+        pipeline.reset()
+        (face,) = pipeline(frame, 0.0)
+        x, y, width, height = face.roi
+        assert x >= 0 and y >= 0 and width > 0 and height > 0
+        assert x + width <= frame.shape[1] and y + height <= frame.shape[0]
+    assert _inside(np.array([-50.0, 10, 40, 40]), 100, 100) == (0, 0, 0, 0)
+    assert _inside(np.array([90.4, -9.7, 40, 40]), 100, 100) == (90, 0, 10, 30)
 
 
 # Identities beside the stream

@@ -82,10 +82,10 @@ def test_a_face_survives_the_wire():
     np.testing.assert_array_equal(coefficients(got, 7)[2], face.jaws[7])
 
 
-def test_a_box_over_the_edge_is_cut_to_the_image():
-    face = SimpleNamespace(**{**vars(fake_face()), "roi": (-20, -5, 100, 50)})
+def test_a_face_beside_the_image_has_no_box():
+    face = SimpleNamespace(**{**vars(fake_face()), "roi": (0, 0, 0, 0)})
     roi = face_message(face).roi
-    assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (0, 0, 80, 45)
+    assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("damage", [{"selected": 15}, {"num_hypotheses": 0}, {"num_hypotheses": 7}, {"jaws": [0.0]}])

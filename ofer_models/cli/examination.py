@@ -120,13 +120,13 @@ def _remedy(folder: Path, manifest: dict[str, Any]) -> str:
 def try_out(folder: Path) -> str:
     """Run every stage of a bundle once, and the face finder on an empty picture; why it fails, or nothing."""
     try:
-        from ofer_models.head.landmark_sets import tracked_landmarks
+        from ofer_models.head.landmark_sets import check_complete
         from ofer_models.perception.crops import encoder_inputs
         from ofer_models.perception.frontend import FaceFrontend
         from ofer_models.runtime.stages import StageSet
 
         bundle = Bundle.load(folder)
-        tracked_landmarks(bundle.head)
+        check_complete(bundle.head)
         frame, rng = np.full((240, 320, 3), 128, np.uint8), np.random.default_rng(0)
         FaceFrontend(1)(frame, 0.0)
         stages = StageSet(bundle)

@@ -24,6 +24,16 @@ LANDMARKS68 = [
 NOW7 = [LANDMARKS68[index] for index in (36, 39, 42, 45, 33, 48, 54)]
 
 
+def check_complete(head: HeadModel) -> None:
+    """Raise HeadModelError for a head without what tracking and showing faces takes: points to find its pose by, the 68
+    landmarks, and the mask of the face."""
+    tracked_landmarks(head)
+    if "landmarks68" not in head.embeddings:
+        raise HeadModelError("the head model has no 68 landmarks; run `ofer import` again with --landmarks")
+    if "face" not in head.masks:
+        raise HeadModelError("the head model has no mask of the face; run `ofer import` again")
+
+
 def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
     """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
 

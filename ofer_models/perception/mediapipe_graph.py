@@ -6,8 +6,10 @@ Everything here runs on models inside the MediaPipe wheel; nothing is downloaded
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,26 +47,58 @@ def start_graph(graph: str, owner: object, **options: Any) -> SolutionBase:
     return started
 
 
+# What TensorFlow Lite and MediaPipe greet with, past any log level.
+_GREETINGS = re.compile(
+    rb"INFO: Created TensorFlow Lite |WARNING: All log messages before absl::InitializeLog|"
+    rb"[IW]\d{4} [^]]*\.cc:\d+\]"
+)
+
+
+class _HeldStderr:
+    """File descriptor 2 while at least one thread wants it quiet. The first to come holds it, the last lets it go."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+
+    def hold(self) -> None:
+        with self._lock:
+            if self._holders == 0:
+                sys.stderr.flush()
+                self._file, self._real = tempfile.TemporaryFile(), os.dup(2)
+                os.dup2(self._file.fileno(), 2)
+            self._holders += 1
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders:
+                return
+            sys.stderr.flush()
+            os.dup2(self._real, 2)
+            os.close(self._real)
+            self._file.seek(0)
+            told = b"".join(line for line in self._file if not _GREETINGS.match(line))
+            self._file.close()
+        while told:
+            told = told[os.write(2, told) :]
+
+
+_stderr = _HeldStderr()
+
+
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Hold back what native code writes to file descriptor 2; it is shown only if the block raises.
+    """Keep the native libraries' greetings, which come with every graph and its first inference, from stderr.
 
-    TensorFlow Lite greets on stderr with every graph, past any log level, so this wraps the building of a graph and its
-    first inference. The descriptor belongs to the whole process: keep the block short.
+    The descriptor belongs to the whole process, and several threads may be in such a block at once: everything else
+    that is written meanwhile follows when the last of them leaves it.
     """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    _stderr.hold()
+    try:
+        yield
+    finally:
+        _stderr.let_go()
 
 
 def check_rgb(rgb: np.ndarray) -> np.ndarray:

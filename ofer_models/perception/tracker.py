@@ -42,7 +42,7 @@ class Track:
 
     id: 'f1', 'f2', ..., never given twice.  box (4,) xywh and points (478, 3), px, as last seen.  velocity (2,) px/s.
     confidence: 0..1 of the last observation, fading while the face is lost.  age: seconds since first seen.
-    lost: seconds since last seen, 0 for a face in this frame.
+    visible: whether this frame shows the face.  lost: seconds since one did.
     """
 
     id: str
@@ -52,10 +52,7 @@ class Track:
     confidence: float
     age: float
     lost: float
-
-    @property
-    def visible(self) -> bool:
-        return self.lost == 0
+    visible: bool
 
 
 class FaceTracker:
@@ -87,6 +84,8 @@ class FaceTracker:
         faces = [_Face.of(observation) for observation in observations]
         cost = np.array([[self._cost(track, face, now) for face in faces] for track in self._tracks])
         pairs = assign(cost.reshape(len(self._tracks), len(faces)))
+        for track in self._tracks:
+            track.visible = False
         for row, column in pairs:
             self._tracks[row].observe(faces[column], now)
         for column in sorted(set(range(len(faces))) - {column for _, column in pairs}):
@@ -137,6 +136,7 @@ class _State:
         self.shape = face.shape
         self.velocity = np.zeros(2)
         self.first = self.seen = now
+        self.visible = True
 
     def predicted(self, now: float) -> np.ndarray:
         """(2,) px: expected centre; the velocity fades with the time unseen."""
@@ -150,6 +150,7 @@ class _State:
         self.shape = self.shape + _SHAPE_RATE * (face.shape - self.shape)
         self.face = face
         self.seen = now
+        self.visible = True
 
     def snapshot(self, now: float) -> Track:
         lost = now - self.seen
@@ -162,4 +163,5 @@ class _State:
             confidence=self.face.confidence * fade,
             age=now - self.first,
             lost=lost,
+            visible=self.visible,
         )

@@ -18,7 +18,8 @@ class Reconstruction:
     """What the pipeline gave, and meshes in the head frame, metres.
 
     name: the face's in its picture. intrinsics: the camera assumed for the pose. identity (V, 3): the neutral head;
-    hypotheses (H, V, 3); spread_mm (V,): how far the hypotheses lie apart at each vertex.
+    hypotheses (H, V, 3); spread_mm (V,): how far the hypotheses lie apart at each vertex, weighed by
+    their scores.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Reconstruction:
         """Decode a face that this pipeline has just found."""
         hypotheses = np.stack([pipeline.vertices(face, row) for row in range(len(face.expressions))])
         identity = pipeline.head.identity(face.shape).vertices
-        return cls(name, face, pipeline.head, intrinsics, identity, hypotheses, spread_mm(hypotheses))
+        return cls(name, face, pipeline.head, intrinsics, identity, hypotheses, spread_mm(hypotheses, face.scores))
 
     @property
     def face_spread_mm(self) -> float:

@@ -21,14 +21,16 @@ def open_backend(name: str, bundle: Bundle, threads: int = 1) -> Backend:
     """The runtime of this name for a bundle.
 
     auto: tensorrt where a GPU, TensorRT and engines of this bundle are present, else onnxruntime; never torch.
+    Quantized graphs that do not belong here, or not to the bundle, are then left aside with a warning.
     Raises StageError for an unknown name and for a runtime that cannot be used here, with what to do.
     """
-    if name == "auto":
+    chosen_here = name == "auto"
+    if chosen_here:
         name = "tensorrt" if _compiled_for_here(bundle) else "onnxruntime"
     if name == "onnxruntime":
         from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(threads, int8_from=bundle.path)
+        return OnnxRuntimeBackend(threads, int8_from=bundle.path, int8_optional=chosen_here)
     if name == "tensorrt":
         from ofer_models.runtime.tensorrt.backend import TensorRtBackend
 

@@ -165,9 +165,16 @@ class OnnxRuntimeBackend(Backend):
     name: says the provider that runs, where it is not the CPU, and int8 where encoders are quantized.
     """
 
-    def __init__(self, threads: int = 1, providers: Sequence[str] | None = None, int8_from: Path | None = None) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        providers: Sequence[str] | None = None,
+        int8_from: Path | None = None,
+        int8_optional: bool = False,
+    ) -> None:
         """threads per stage; providers in order of preference, by default those of PREFERRED that are installed.
         int8_from: a bundle's folder, whose quantized graphs take the place of those they were made from, on the CPU.
+        int8_optional: one that is stale or foreign is left aside, with a warning, and its graph runs in fp32.
         """
         self._threads = threads
         self.providers = tuple(providers or preferred_providers(onnxruntime.get_available_providers()))
@@ -175,11 +182,12 @@ class OnnxRuntimeBackend(Backend):
         self._int8_from = int8_from if on_cpu else None
         has_int8 = int8_from and not on_cpu and engine_cache.entries(int8_from, [engine_cache.INT8_SUFFIX])
         self._int8_unused = int8_from if has_int8 else None
+        self._int8_optional = int8_optional
         self.name = "onnxruntime"
         self._told: set[str] = set()
 
     def load(self, graph: GraphSpec, urgent: bool = True) -> OnnxStage:
-        """The graph, ready to call. Raises StageError, also where its quantized form is stale."""
+        """The graph, ready to call. Raises StageError, also where its quantized form is stale and not optional."""
         path = graph.path
         if self._int8_from:
             folder = self._int8_from
@@ -187,7 +195,14 @@ class OnnxRuntimeBackend(Backend):
                 f"ofer build --prune --bundle {folder}` for fp32, or "
                 f"`ofer build --backend onnxruntime --precision int8 --pictures FOLDER --bundle {folder}"
             )
-            if entry := engine_cache.find_int8(folder, path, here(), command):
+            try:
+                entry = engine_cache.find_int8(folder, path, here(), command)
+            except StageError as error:
+                if not self._int8_optional:
+                    raise
+                _log.warning("%s in fp32 meanwhile: %s", path.name, error)
+                entry = None
+            if entry:
                 path, self.name = entry.path, "onnxruntime int8"
         elif self._int8_unused and "int8" not in self._told:
             self._told.add("int8")

@@ -11,9 +11,9 @@ import numpy as np
 class Face:
     """One tracked face of one frame.
 
-    id 'f1', ...; roi (x, y, w, h) px; confidence 0..1; landmarks (478, 3) px. rotation (3, 3) and translation (3,) m
-    take the head frame (FLAME axes) to the camera's optical frame (x right, y down, z forward), filtered over time;
-    metric is False when the intrinsics were guessed.
+    id 'f1', ...; roi (x, y, w, h) px, inside the image, zeros for a face beside it; confidence 0..1; landmarks
+    (478, 3) px. rotation (3, 3) and translation (3,) m take the head frame (FLAME axes) to the camera's optical frame
+    (x right, y down, z forward), filtered over time; metric is False when the intrinsics were guessed.
 
     shape (S,) betas as they are shown now: while identity_blend < 1, on the way to those of identity_revision, which
     grows with each replacement. identity_state: gathering, locked, reviewed or lost (see docs/identity.md);
@@ -24,8 +24,7 @@ class Face:
 
     occlusion 0..1; landmark_error is the mean reprojection error, as a part of the inter-ocular distance, of the
     selected row in its unfiltered pose. spread: how far the hypotheses lie apart at the mouth, the eyes and the brows,
-    metres: root mean square distance from their mean, weighed by their scores; a region is left out where the head has
-    no landmarks in it.
+    metres: root mean square distance from their mean, weighed by their scores; NaN where the head has no landmarks.
     """
 
     id: str

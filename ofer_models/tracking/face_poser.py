@@ -10,6 +10,7 @@ import numpy as np
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.head.model import Identity
 from ofer_models.perception.head_pose import HeadPose
+from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
 from ofer_models.tracking.drifting_noise import DriftingNoise
 from ofer_models.tracking.face import Face
@@ -43,7 +44,7 @@ class FacePoser:
     def __init__(self, landmarks: LandmarkDecoder, points: np.ndarray) -> None:
         """points (L,): MediaPipe's numbers of the decoder's landmarks."""
         self._landmarks = landmarks
-        regions = {name: rows for name, rows in region_rows(points).items() if rows.size}
+        regions = region_rows(points)
         self._rows = np.concatenate(list(regions.values()))
         self._regions = {name: np.isin(self._rows, rows) for name, rows in regions.items()}
 
@@ -53,7 +54,7 @@ class FacePoser:
         memories: Sequence[TrackMemory],
         seen: Sequence[SeenLandmarks],
         heads: Sequence[ShownHead],
-        metric: bool,
+        camera: Intrinsics,
         stamp: float,
     ) -> list[Face]:
         """Faces of the tracks whose landmarks fit a pose; hypotheses and what is known from the last frame come from
@@ -82,14 +83,15 @@ class FacePoser:
             memories[row].pose = poses[i]
             error = float(seen[row].distances(chosen[i], poses[i]).mean())
             faces.append(
-                _face(tracks[row], memories[row], heads[row], metric, stamp, scores[i], selected[i], error, spreads[i])
+                _face(tracks[row], memories[row], heads[row], camera, stamp, scores[i], selected[i], error, spreads[i])
             )
         return faces
 
     def _spreads(self, models: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
-        """Spread in metres of each region that the head has landmarks in, for each of models (F, H, L, 3)."""
+        """Spread in metres of each region, NaN without landmarks in it, for each of models (F, H, L, 3)."""
         squared = (spread_mm(models[:, :, self._rows], scores) / 1000) ** 2
-        parts = np.sqrt([squared[:, places].mean(1) for places in self._regions.values()])
+        unknown = np.full(len(models), np.nan)
+        parts = np.sqrt([squared[:, at].mean(1) if at.any() else unknown for at in self._regions.values()])
         return [dict(zip(self._regions, column.tolist(), strict=True)) for column in parts.T]
 
 
@@ -97,7 +99,7 @@ def _face(
     track: Track,
     memory: TrackMemory,
     head: ShownHead,
-    metric: bool,
+    camera: Intrinsics,
     stamp: float,
     scores: np.ndarray,
     selected: int,
@@ -106,13 +108,20 @@ def _face(
 ) -> Face:
     drawn = np.concatenate([memory.expressions[selected], memory.jaws[selected]])
     smooth = memory.expression(drawn, stamp).astype(np.float32)
-    x, y, width, height = (round(float(v)) for v in track.box)
     return Face(
-        id=track.id, roi=(x, y, width, height), confidence=float(track.confidence), landmarks=track.points,
+        id=track.id, roi=_inside(track.box, camera.width, camera.height),
+        confidence=float(track.confidence), landmarks=track.points,
         rotation=memory.rotation(memory.pose.rotation, stamp),
-        translation=memory.translation(memory.pose.translation, stamp), metric=metric,
+        translation=memory.translation(memory.pose.translation, stamp), metric=camera.metric,
         shape=head.identity.betas, identity_revision=head.revision, identity_score=head.score,
         identity_state=head.state.value, identity_blend=head.blend,
         expressions=memory.expressions, jaws=memory.jaws, scores=scores, selected=selected,
         expression=smooth[:-3], jaw=smooth[-3:], occlusion=memory.occlusion, landmark_error=error, spread=spread,
     )  # fmt: skip
+
+
+def _inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+    """The part of box (4,) xywh px, rounded, inside an image of this size; zeros where there is none."""
+    corners = np.round([box[:2], box[:2] + box[2:]])
+    (left, top), (right, bottom) = np.clip(corners, 0, (width, height)).astype(int).tolist()
+    return (left, top, right - left, bottom - top) if right > left and bottom > top else (0, 0, 0, 0)

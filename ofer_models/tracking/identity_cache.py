@@ -6,6 +6,7 @@ more like the one than like anybody else known: when in doubt, a head is drawn a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from ofer_models.head.model import HeadModel, Identity
 from ofer_models.tracking.identity_draws import DrawRunner
 from ofer_models.tracking.identity_state import Draw, Drawn, IdentityMachine, State, View
 from ofer_models.tracking.shape_blend import ShapeBlend
+
+_log = logging.getLogger(__name__)
 
 RECOGNISABLE = 0.3  # quality of a view from which its context tells who it is
 # Occlusion up to which it does, and by which a view may be more covered than those it is compared with: a hand before
@@ -67,6 +70,7 @@ class IdentityCache:
         face is remembered. background: draws do not hold up `update`; a face shows the mean head until its first one.
         """
         self.keep = keep
+        self.failures = 0  # draws that failed
         self._head = head
         self._same, self._other = same, other
         self._runner = DrawRunner(draw, background)
@@ -115,7 +119,7 @@ class IdentityCache:
     ) -> None:
         """After a frame: the ids of all tracks, those seen in it, and the views that were wanted.
 
-        Raises what a draw raised; the next frame asks again.
+        A draw that fails changes nothing: it is logged and counted, and asked for again a while later.
         """
         self._leave(tracked, visible, stamp)
         for id in visible:
@@ -131,12 +135,12 @@ class IdentityCache:
                 self._recognise(id, view)
             if track.machine.admits(view.quality, stamp) and (id not in doubted or not track.machine.views):
                 track.machine.offer(view)
-        self._collect()
+        self._collect(stamp)
         for id in visible:
             machine = self._tracks[id].machine
             while (draw := machine.request(stamp)) is not None:
                 self._runner.submit(machine, draw)
-                self._collect()
+                self._collect(stamp)
 
     def shown(self, id: str, stamp: float) -> ShownHead:
         """The head that a track seen in the last `update` shows at `stamp`."""
@@ -242,12 +246,15 @@ class IdentityCache:
         if machine.chosen is not None:
             self._lost = [*self._lost, machine][-MOST_LOST:]
 
-    def _collect(self) -> None:
+    def _collect(self, stamp: float) -> None:
         for machine, draw, done in self._runner.finished():
-            if done.exception() is not None:
-                machine.failed(draw)
-                raise done.exception()
-            machine.drawn(draw, done.result())
+            error = done.exception()
+            if error is None:
+                machine.drawn(draw, done.result())
+                continue
+            machine.failed(draw, stamp)
+            self.failures += 1
+            _log.warning("an identity could not be drawn: %s: %s", type(error).__name__, error)
 
 
 def _tells(view: View, machine: IdentityMachine) -> bool:

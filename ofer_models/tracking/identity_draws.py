@@ -35,9 +35,10 @@ class DrawRunner:
 
     def finished(self) -> list[tuple[IdentityMachine, Draw, Future[Drawn]]]:
         """Draws done since the last call, each with its result or exception in the future."""
-        done = [job for job in self._jobs if job[2].done()]
-        self._jobs = [job for job in self._jobs if not job[2].done()]
-        return done
+        ended = [job[2].done() for job in self._jobs]  # asked once: one may end while this goes on
+        finished = [job for job, over in zip(self._jobs, ended, strict=True) if over]
+        self._jobs = [job for job, over in zip(self._jobs, ended, strict=True) if not over]
+        return finished
 
     def clear(self) -> None:
         """Forget all draws. One that is at work comes to its end, and nobody looks at it."""

@@ -21,6 +21,7 @@ from ofer_models.tracking.reprojection import SeenLandmarks
 POOLED = 4  # views that candidates are drawn and ranked on
 APART = 0.1  # s between two of them: neighbouring frames say the same
 GOOD_VIEW = 0.5  # quality that a view needs to count for locking
+RETRY = 1.0  # s until a draw that failed is asked for again
 GATHER_TIME = 1.0  # s after which one good view is enough to lock
 BETTER = 1.35  # a view must be this much better than the best one in use to ask for another draw
 
@@ -95,6 +96,7 @@ class IdentityMachine:
         self._review: View | None = None
         self._before_loss = State.GATHERING
         self.lost_since = np.inf  # stamp
+        self._failed = -np.inf  # stamp of the last draw that did
 
     @property
     def revision(self) -> int:
@@ -143,6 +145,8 @@ class IdentityMachine:
         """The draw that is wanted now, if any. Until `drawn` or `failed` it is pending, and nothing else is wanted."""
         if self._pending is not None or not self.views or self.state is State.LOST:
             return None
+        if 0 <= stamp - self._failed < RETRY:
+            return None
         if self.state is State.LOCKED:
             if self._review is None:
                 return None
@@ -182,10 +186,10 @@ class IdentityMachine:
             self.state = State.LOCKED
         return True
 
-    def failed(self, draw: Draw) -> None:
-        """The draw came to nothing: it will be wanted again."""
+    def failed(self, draw: Draw, stamp: float) -> None:
+        """The draw came to nothing: after `RETRY` it will be wanted again."""
         if draw is self._pending:
-            self._pending = None
+            self._pending, self._failed = None, stamp
 
     def lose(self, stamp: float) -> None:
         """The face is out of sight; a pending draw is given up."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ofer_models.bundle import Bundle, default_bundle
+from ofer_models.bundle import Bundle, BundleError, default_bundle
 from ofer_models.bundle.share import share_folder
+from ofer_models.head.landmark_sets import check_complete
+from ofer_models.head.model import HeadModelError
 
 
 def bundle_folder(name: str) -> Path:
@@ -17,5 +19,11 @@ def bundle_folder(name: str) -> Path:
 
 
 def load_bundle(name: str) -> Bundle:
-    """Bundle of a name or path. Raises BundleError, in one line, when it is missing or damaged."""
-    return Bundle.load(bundle_folder(name))
+    """Bundle of a name or path. Raises BundleError, in one line, when it is missing or damaged, or its head lacks what
+    the nodes show."""
+    bundle = Bundle.load(bundle_folder(name))
+    try:
+        check_complete(bundle.head)
+    except HeadModelError as error:
+        raise BundleError(f"{bundle.path}: {error}") from None
+    return bundle

@@ -106,10 +106,11 @@ class FaceLayers:
         marker = plain_marker(TEXT, frame_id, stamp, number)
         marker.pose.position.x, marker.pose.position.z = (float(vertices[:, axis].mean()) for axis in (0, 2))
         marker.pose.position.y = float(vertices[:, 1].min() - 2.5 * TEXT.size)
+        mouth = f", mouth {1000 * face.spread_mouth:.1f} mm apart" if np.isfinite(face.spread_mouth) else ""
         marker.text = (
             f"{face.id}  {100 * face.occlusion:.0f} % hidden\n"
             f"identity {face.identity_revision} {face.identity_state}\n"
-            f"{face.num_hypotheses} hypotheses, mouth {1000 * face.spread_mouth:.1f} mm apart"
+            f"{face.num_hypotheses} hypotheses{mouth}"
         )
         return [marker]
 

@@ -20,14 +20,7 @@ from ofer_ros.base.geometry import pose_message
 def face_message(face) -> Face:
     """ofer_msgs/Face of an `ofer_models.pipeline.Face`."""
     left, top, width, height = (int(value) for value in face.roi)
-    # A box may reach over the image's edge; RegionOfInterest cannot.
-    clipped_left, clipped_top = max(left, 0), max(top, 0)
-    roi = RegionOfInterest(
-        x_offset=clipped_left,
-        y_offset=clipped_top,
-        width=max(left + width - clipped_left, 0),
-        height=max(top + height - clipped_top, 0),
-    )
+    roi = RegionOfInterest(x_offset=left, y_offset=top, width=width, height=height)
     return Face(
         id=face.id,
         roi=roi,

@@ -355,7 +355,7 @@ class _StillFaces:
         for i in range(faces):
             centre = (_FRAME[1] * (i % columns + 0.5) / columns, _FRAME[0] * (0.3 + 0.4 * (i // columns)), 0.0)
             here = (points - points.mean(0) + np.array(centre)).astype(np.float32)
-            self._tracks.append(Track(f"f{i + 1}", box_of(here), here, np.zeros(2), 1.0, 1.0, 0.0))
+            self._tracks.append(Track(f"f{i + 1}", box_of(here), here, np.zeros(2), 1.0, 1.0, 0.0, True))
 
     def __call__(self, frame: np.ndarray, stamp: float) -> list[Track]:
         return self._tracks
