@@ -11,7 +11,7 @@ from skimage.data import astronaut
 
 from ofer_models.perception import crops
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
-from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.intrinsics import Intrinsics, IntrinsicsError, project
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
@@ -118,8 +118,9 @@ def test_points_all_in_one_place_never_crash():
 
 
 def test_camera_info_of_zeros_is_no_calibration():
-    assert Intrinsics.from_camera_info([0.0] * 9, 640, 480) is None
-    assert Intrinsics.from_camera_info([float("nan")] * 9, 640, 480) is None
+    for k, reason in ((0.0, "not calibrated"), (float("nan"), "not finite")):
+        with pytest.raises(IntrinsicsError, match=reason):
+            Intrinsics.from_camera_info([k] * 9, 640, 480)
 
 
 def test_camera_info_numbers():
@@ -145,6 +146,11 @@ def test_field_of_view():
         ("plumb_bob", [-0.25, 0.07, 1e-3, -5e-4, 0.0]),
         ("rational_polynomial", [0.3, -0.1, 1e-4, 2e-4, 0.02, 0.6, -0.1, 0.01]),
         ("equidistant", [0.02, -0.01, 0.003, -0.001]),
+        ("kannala_brandt4", [0.02, -0.01, 0.003, -0.001]),
+        ("equidistant", [0.02, -0.01, 0.003, -0.001, *[0.0] * 5]),
+        ("plumb_bob", [-0.25, 0.07, 1e-3, -5e-4]),
+        ("plumb_bob", [-0.25, 0.07, 1e-3, -5e-4, 0.01, 0.0, 0.0]),
+        ("rational_polynomial", [0.3, -0.1, 1e-4, 2e-4, 0.02, 0.6, -0.1, 0.01, 1e-3, 0, -1e-3, 0]),
     ],
 )
 def test_undistorted_landmarks_give_the_pose(model, distortion):
@@ -154,6 +160,88 @@ def test_undistorted_landmarks_give_the_pose(model, distortion):
     found = estimate_head_pose(camera.undistort(points), HEAD, camera.K)
     assert angle_between(found.rotation, rotation) < 0.2
     np.testing.assert_allclose(found.translation, translation, atol=2e-3)
+
+
+@pytest.mark.parametrize("distortion", [[], [-0.3, 0.1, 1e-3, 0.0, 0.0]])
+def test_skew_counts_in_every_projection(distortion):
+    k = CAMERA.K.copy()
+    k[0, 1] = 40.0
+    camera = Intrinsics.from_camera_info(k.ravel(), 640, 480, distortion, "plumb_bob")
+    rotation, translation = turned(0.1, 0.3, -0.2), np.array([0.12, 0.08, 0.6])
+    points = camera.project(HEAD @ rotation.T + translation)
+    if not distortion:
+        np.testing.assert_allclose(points, project(HEAD @ rotation.T + translation, k))
+    found = estimate_head_pose(camera.undistort(points), HEAD, camera.K)
+    assert angle_between(found.rotation, rotation) < 0.2
+    np.testing.assert_allclose(found.translation, translation, atol=2e-3)
+
+
+# A camera of a stereo pair: its rectified image is turned, has other focal lengths, and is of the second camera.
+STEREO = {
+    "k": [900.0, 0, 330, 0, 905, 235, 0, 0, 1],
+    "d": [-0.35, 0.12, 1e-3, -5e-4, 0.0],
+    "distortion_model": "plumb_bob",
+    "r": cv2.Rodrigues(np.array([0.02, -0.05, 0.03]))[0].ravel(),
+    "p": [719.0, 0, 321, -719 * 0.12, 0, 719, 242, 0, 0, 0, 1, 0],
+}
+
+
+def test_raw_and_rectified_images_give_the_same_pose_and_p_is_what_projects():
+    rotation, translation = turned(0.1, 0.3, -0.2), np.array([0.12, 0.03, 1.3])
+    placed = HEAD @ rotation.T + translation
+    seen_at = {}
+    for rectified in (False, True):
+        camera = Intrinsics.from_camera_info(width=640, height=480, rectified=rectified, **STEREO)
+        seen_at[rectified] = points = camera.project(placed)
+        found = estimate_head_pose(camera.undistort(points), HEAD, camera.K)
+        assert angle_between(found.rotation, rotation) < 0.1
+        np.testing.assert_allclose(found.translation - camera.offset, translation, atol=1e-3)
+    P = np.array(STEREO["p"]).reshape(3, 4)
+    by_p = np.concatenate([placed, np.ones((len(placed), 1))], axis=1) @ P.T
+    np.testing.assert_allclose(seen_at[True], by_p[:, :2] / by_p[:, 2:], atol=1e-9)
+    # OpenCV's own rectification of the raw pixels, as image_proc does it.
+    k, d, r = np.array(STEREO["k"]).reshape(3, 3), np.array(STEREO["d"]), np.array(STEREO["r"]).reshape(3, 3)
+    tight = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
+    by_opencv = cv2.undistortPointsIter(np.ascontiguousarray(seen_at[False][:, None]), k, d, r, P, tight)[:, 0]
+    np.testing.assert_allclose(by_opencv, seen_at[True], atol=1e-3)
+
+
+GOOD_K = [600.0, 0, 320, 0, 610, 240, 0, 0, 1]
+GOOD_P = [600.0, 0, 320, 0, 0, 610, 240, 0, 0, 0, 1, 0]
+
+
+def changed(numbers: list[float], index: int, value: float) -> list[float]:
+    return [*numbers[:index], value, *numbers[index + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"d": [0.1, 0.1, 0.1], "distortion_model": "plumb_bob"}, "D has 3 coefficients, its model 'plumb_bob' has 4"),
+        ({"d": [0.1] * 6, "distortion_model": "plumb_bob"}, "D has 6"),
+        ({"d": [0.1] * 7, "distortion_model": "plumb_bob"}, "D has 7"),
+        ({"d": [0.1] * 5, "distortion_model": "rational_polynomial"}, "D has 5"),
+        ({"d": [0.1] * 5, "distortion_model": "equidistant"}, "D has 5"),
+        ({"d": [0.1] * 3, "distortion_model": "kannala_brandt4"}, "D has 3"),
+        ({"d": [0.1] * 5, "distortion_model": "thin_bob"}, "model 'thin_bob' is not known"),
+        ({"d": [0.1] * 5, "distortion_model": ""}, "model '' is not known"),
+        ({"d": [float("nan")] * 5, "distortion_model": "plumb_bob"}, "D is not finite"),
+        ({"k": changed(GOOD_K, 0, 1e9)}, "no focal lengths"),
+        ({"k": changed(GOOD_K, 4, -600.0)}, "no focal lengths"),
+        ({"k": changed(GOOD_K, 8, 0.0)}, "K is no camera matrix"),
+        ({"k": changed(GOOD_K, 2, 1e7)}, "principal point"),
+        ({"k": changed(GOOD_K, 5, float("inf"))}, "K is not finite"),
+        ({"width": 0}, "its size is 0 x 480"),
+        ({"rectified": True}, "P is zero"),
+        ({"p": changed(GOOD_P, 0, float("nan")), "rectified": True}, "P is not finite"),
+        ({"p": changed(GOOD_P, 3, float("nan")), "rectified": True}, "P is not finite"),
+        ({"r": [2.0, 0, 0, 0, 1, 0, 0, 0, 1]}, "R is no rotation"),
+    ],
+)
+def test_what_cannot_be_a_camera_is_refused_with_the_reason(fields, reason):
+    with pytest.raises(IntrinsicsError, match=reason) as caught:
+        Intrinsics.from_camera_info(**{"k": GOOD_K, "width": 640, "height": 480} | fields)
+    assert "\n" not in str(caught.value)
 
 
 def test_many_faces_at_once_get_the_poses_they_get_alone():

@@ -150,3 +150,8 @@ def test_whole_numbers_are_taken_where_text_or_fractions_are_meant(make):
     assert settings.source == "0"
     assert settings.rate == 15.0
     assert isinstance(settings.rate, float)
+
+
+@pytest.mark.parametrize(("given", "taken"), [(True, "true"), (False, "false"), ("auto", "auto")])
+def test_true_and_false_may_be_given_as_such_where_text_is_wanted(make, given, taken):
+    assert read(make(image_is_rectified=given), OferSettings).image_is_rectified == taken

@@ -11,14 +11,14 @@ import time
 
 import numpy as np
 from ros_support import FakePipeline, image_message
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.runtime.memory import resident_megabytes
 from ofer_ros.base.frames import Frame
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics, RateCap
-from ofer_ros.input.calibration import Calibration
+from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.nodes.camera_node import camera_info
 from ofer_ros.work.mailbox import Mailbox
 from ofer_ros.work.worker import FrameWorker
@@ -80,15 +80,16 @@ class Bench:
         self.pipeline = pipeline or FakePipeline()
         self.statistics = FrameStatistics()
         self.logged: list[str] = []
+        self.problems = ProblemLog(self.logged.append)
         self.results: list = []
         self.mailbox: Mailbox[Frame] = Mailbox()
         self.worker = FrameWorker(
             self.mailbox,
             self.pipeline,
-            Calibration(60.0, ProblemLog(self.logged.append)),
+            Calibration(60.0, self.problems),
             deliver or (lambda result: self.results.append(result) or {"faces": 0.5}),
             self.statistics,
-            ProblemLog(self.logged.append),
+            self.problems,
             lambda: max_age,
         )
 
@@ -246,6 +247,64 @@ def test_each_size_keeps_its_camera_info():
     assert len(camera._calibrated) == 8
     camera.update(CameraInfo(width=640, height=480))
     assert not camera.intrinsics(640, 480).metric
+
+
+def info_of(**changes) -> CameraInfo:
+    """Of a camera as the calibrator leaves it: K with distortion, P of the rectified image."""
+    message = camera_info(image_message().header, 640, 480, 60.0)
+    message.k[0] = message.k[4] = 900.0
+    message.d = [-0.35, 0.12, 0.0, 0.0, 0.0]
+    message.p[0] = message.p[5] = 719.0
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+def test_rectified_images_have_the_focal_lengths_of_p_and_no_distortion():
+    problems = ProblemLog(pytest.fail)
+    raw, rectified = Calibration(60.0, problems), Calibration(60.0, problems, rectified=True)
+    for calibration in (raw, rectified):
+        calibration.update(info_of())
+    assert raw.intrinsics(640, 480).K[0, 0] == 900 and raw.intrinsics(640, 480).distortion.size == 5
+    shown = rectified.intrinsics(640, 480)
+    assert shown.metric and shown.K[0, 0] == 719 and not shown.distortion.size
+    assert rectified.intrinsics(320, 240).K[0, 0] == 719 / 2
+
+
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [("/image_raw", False), ("/cam/image_rect", True), ("/cam/image_rect_color", True), ("/rect/image_raw", False),
+     ("/cam/image_rectified", True), ("/cam/image_color", False), ("/cam/direct", False)],
+)  # fmt: skip
+def test_the_topic_s_last_name_tells_rectified_images(topic, expected):
+    assert is_rectified(topic) is expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"binning_x": 1000},
+        {"distortion_model": "unheard_of"},
+        {"d": [0.1, 0.2, 0.3]},
+        {"k": [1e9, 0.0, 320.0, 0.0, 1e9, 240.0, 0.0, 0.0, 1.0]},
+        {"k": [900.0, 0.0, 320.0, 0.0, 900.0, 240.0, 0.0, 0.0, 0.0]},
+        {"k": [float("nan")] * 9},
+        {"roi": RegionOfInterest(x_offset=600, width=200, height=100)},
+        {"roi": RegionOfInterest(width=200)},
+        {"width": 0},
+    ],
+)
+def test_a_bad_camera_info_is_said_once_not_used_and_forgotten_with_the_next_good_one(changes):
+    bench = Bench()
+    bad = info_of(**changes)
+    for _ in range(3):
+        bench.worker.process(Frame(image_message(np.zeros((480, 640, 3), np.uint8)), bad))
+        assert not bench.results[-1].intrinsics.metric
+    assert bench.statistics.failures == 0 and len(bench.results) == 3
+    assert len(bench.logged) == 1 and bench.logged[0].startswith("camera_info is not used: ")
+    assert bench.problems.latest(within=5) == bench.logged[0]
+    bench.worker.process(Frame(image_message(np.zeros((480, 640, 3), np.uint8)), info_of()))
+    assert bench.results[-1].intrinsics.metric
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
@@ -30,10 +31,10 @@ class Square(NamedTuple):
 
 
 def zoomed(intrinsics: Intrinsics, square: Square, size: int) -> Intrinsics:
-    """The pinhole camera whose whole picture is that square of the given camera's, at a tile's size in px."""
+    """The camera whose whole picture is that square of the given camera's, at a tile's size in px."""
     scale = size / square.side
     to_tile = np.array([[scale, 0, -scale * square.left], [0, scale, -scale * square.top], [0, 0, 1]])
-    return Intrinsics(to_tile @ intrinsics.K, size, size, metric=intrinsics.metric)
+    return replace(intrinsics, K=to_tile @ intrinsics.K, width=size, height=size)
 
 
 def blank(size: int) -> np.ndarray:

@@ -112,7 +112,7 @@ def _face(
         id=track.id, roi=_inside(track.box, camera.width, camera.height),
         confidence=float(track.confidence), landmarks=track.points,
         rotation=memory.rotation(memory.pose.rotation, stamp),
-        translation=memory.translation(memory.pose.translation, stamp), metric=camera.metric,
+        translation=memory.translation(memory.pose.translation - camera.offset, stamp), metric=camera.metric,
         shape=head.identity.betas, identity_revision=head.revision, identity_score=head.score,
         identity_state=head.state.value, identity_blend=head.blend,
         expressions=memory.expressions, jaws=memory.jaws, scores=scores, selected=selected,

@@ -114,6 +114,11 @@ class OferSettings(LayerSettings):
     field_of_view: float = setting(
         "field of view along the longer side, assumed without a valid CameraInfo", 10.0, 170.0, unit="degrees"
     )
+    image_is_rectified: str = setting(
+        "whether the images are rectified, so that CameraInfo's P is about them and not K and D; auto: by the topic's "
+        "last name (image_rect, image_rect_color)",
+        choices=("auto", "true", "false"),
+    )
     max_frame_age: float = setting(
         "frames that waited longer for their turn are dropped", 0.01, 10.0, unit="s", live=True
     )
@@ -267,7 +272,7 @@ def _problem(settings: type, parameter: Parameter) -> str | None:
         return None
     metadata = known[parameter.name].metadata
     kind = get_type_hints(settings)[parameter.name]
-    if metadata["choices"] and parameter.value not in metadata["choices"]:
+    if metadata["choices"] and _converted(kind, parameter.value) not in metadata["choices"]:
         return f"{parameter.name} '{parameter.value}' is not one of: {', '.join(metadata['choices'])}"
     if kind is int and isinstance(parameter.value, int) and 0 < parameter.value < metadata["unless_zero"]:
         return f"{parameter.name} must be 0 or at least {metadata['unless_zero']}, not {parameter.value}"
@@ -311,4 +316,11 @@ def declare(node: Node, section: str, settings: type[Settings], active: Callable
 def read(node: Node, settings: type[Settings]) -> Settings:
     """The node's present values."""
     kinds = get_type_hints(settings)
-    return settings(**{item.name: kinds[item.name](node.get_parameter(item.name).value) for item in fields(settings)})
+    return settings(
+        **{item.name: _converted(kinds[item.name], node.get_parameter(item.name).value) for item in fields(settings)}
+    )
+
+
+def _converted(kind: type, value: Any) -> Any:
+    """`-p source:=0` arrives as an integer, and `-p image_is_rectified:=true` as a boolean."""
+    return str(value).lower() if kind is str and isinstance(value, bool) else kind(value)

@@ -33,6 +33,11 @@ class ProblemLog:
             self._last_logged[text] = (now, 0)
         self._log(text if not suppressed else f"{text} ({suppressed} more times)")
 
+    def note(self, text: str) -> None:
+        """Make it the newest problem without a line in the log."""
+        with self._lock:
+            self._latest = (time.monotonic(), text)
+
     def latest(self, within: float = float("inf")) -> str:
         """The newest problem of the last `within` seconds, or ''."""
         with self._lock:

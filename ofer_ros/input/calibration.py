@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sensor_msgs.msg import CameraInfo
 
-from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.intrinsics import Intrinsics, IntrinsicsError
 from ofer_ros.base.problem_log import ProblemLog
 
 _SIZES_KEPT = 8
@@ -20,23 +18,25 @@ class Calibration:
     picture, the latest CameraInfo may already belong to the next frame.
     """
 
-    def __init__(self, field_of_view: float, problems: ProblemLog) -> None:
-        """field_of_view: along the longer side, degrees; assumed while no CameraInfo fits."""
+    def __init__(self, field_of_view: float, problems: ProblemLog, rectified: bool = False) -> None:
+        """field_of_view: along the longer side, degrees; assumed while no CameraInfo fits. rectified: images are."""
         self._field_of_view = field_of_view
         self._problems = problems
+        self._rectified = rectified
+        self._told = ""
         # One a size, the newest last. Replaced as a whole: the worker reads it while a callback brings the next.
         self._calibrated: tuple[Intrinsics, ...] = ()
 
     def update(self, message: CameraInfo) -> None:
-        """Keep a CameraInfo. One without a focal length (uncalibrated cameras send zeros) is reported and not used."""
-        calibrated = _of_the_image(message)
-        if calibrated is None:
+        """Keep a CameraInfo. One that cannot be used (uncalibrated cameras send zeros) is reported, and not used."""
+        try:
+            calibrated = camera_of(message, self._rectified)
+        except IntrinsicsError as error:
             self._calibrated = ()
-            self._problems.report(
-                "camera_info is not used: it has no size or no focal length (all zeros: the camera is not calibrated); "
-                f"assuming a field of view of {self._field_of_view:g} degrees, poses are not metric"
-            )
+            self._tell(str(error))
             return
+        if not self._calibrated:
+            self._told = ""
         size = (calibrated.width, calibrated.height)
         others = [known for known in self._calibrated if (known.width, known.height) != size]
         self._calibrated = (*others, calibrated)[-_SIZES_KEPT:]
@@ -51,23 +51,38 @@ class Calibration:
         if same_shape:
             return same_shape[-1].scaled_to(width, height)
         if known:
-            self._problems.report(
-                f"camera_info is not used: it is for {known[-1].width} x {known[-1].height}, "
-                f"the image is {width} x {height}; assuming a field of view of {self._field_of_view:g} degrees"
-            )
+            self._tell(f"it is for {known[-1].width} x {known[-1].height}, the image is {width} x {height}")
         return Intrinsics.from_field_of_view(width, height, self._field_of_view)
 
+    def _tell(self, reason: str) -> None:
+        """Log a reason once, and keep it before the diagnostics for as long as it holds."""
+        text = (
+            f"camera_info is not used: {reason}; assuming a field of view of {self._field_of_view:g} degrees, "
+            "poses are not metric"
+        )
+        if text == self._told:
+            self._problems.note(text)
+        else:
+            self._problems.report(text)
+        self._told = text
 
-def _of_the_image(message: CameraInfo) -> Intrinsics | None:
-    """Intrinsics of the image that comes with a CameraInfo: of its region of interest, binned. None: not calibrated.
 
-    K is stated for the full sensor; roi and binning (0 means 1) tell which part of it the image shows.
+def camera_of(message: CameraInfo, rectified: bool = False) -> Intrinsics:
+    """Intrinsics of the image that comes with a CameraInfo: of its region of interest, binned; as P says where the
+    image is rectified, else as K, D and R do. Raises IntrinsicsError.
+
+    All of these are stated for the full sensor; roi (zeros: all of it) and binning (0 means 1) tell which part of it
+    the image shows, and at which size.
     """
-    full = Intrinsics.from_camera_info(message.k, message.width, message.height, message.d, message.distortion_model)
-    if full is None:
-        return None
+    camera = Intrinsics.from_camera_info(
+        message.k, message.width, message.height, message.d, message.distortion_model, message.r, message.p, rectified
+    )
     roi = message.roi
-    if roi.width and roi.height and (roi.width, roi.height) != (message.width, message.height):
-        shifted = full.K - [[0, 0, roi.x_offset], [0, 0, roi.y_offset], [0, 0, 0]]
-        full = replace(full, K=shifted, width=roi.width, height=roi.height)
-    return full.scaled_to(full.width // max(message.binning_x, 1), full.height // max(message.binning_y, 1))
+    if roi.width or roi.height:
+        camera = camera.window(roi.x_offset, roi.y_offset, roi.width, roi.height)
+    return camera.scaled_to(camera.width // max(message.binning_x, 1), camera.height // max(message.binning_y, 1))
+
+
+def is_rectified(topic: str) -> bool:
+    """Whether an image topic is one of rectified images by its last name, as image_proc gives them: image_rect, ..."""
+    return not {"rect", "rectified"}.isdisjoint(topic.rpartition("/")[2].split("_"))

@@ -24,12 +24,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
 from ofer_models.head import HeadModel
-from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.intrinsics import DEFAULT_FIELD_OF_VIEW
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import seconds, stamp_key
 from ofer_ros.base.parameters import RecorderSettings, declare, read
+from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.input.images import ImageError, image_to_rgb, to_rgb
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
@@ -187,14 +189,15 @@ class Recorder(Node):
         chosen = choose_moments([message.faces[0].occlusion for _, message, _ in self._moments], _SHEET_ROWS)
         start = seconds(self._moments[0][1].header.stamp)
         moments = []
+        rectified = is_rectified(self.resolve_topic_name("image_raw"))
+        calibration = Calibration(DEFAULT_FIELD_OF_VIEW, ProblemLog(self.get_logger().warning), rectified)
         for index in chosen:
             jpeg, message, info = self._moments[index]
             rgb = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
             height, width = rgb.shape[:2]
-            camera = None
-            if info is not None and (info.width, info.height) == (width, height):
-                camera = Intrinsics.from_camera_info(info.k, width, height, info.d, info.distortion_model)
-            camera = camera or Intrinsics.from_field_of_view(width, height)
+            if info is not None:
+                calibration.update(info)
+            camera = calibration.intrinsics(width, height)
             label = f"{seconds(message.header.stamp) - start:.1f} s, {message.faces[0].id}"
             moments.append(Moment(np.ascontiguousarray(rgb), message.faces[0], camera, label))
         cv2.imwrite(str(self._output / "contact_sheet.png"), draw_run_sheet(moments, self._decoder)[..., ::-1])

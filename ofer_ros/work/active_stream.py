@@ -11,7 +11,7 @@ from ofer_ros.base.frames import Frame, Result
 from ofer_ros.base.parameters import OferSettings
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics
-from ofer_ros.input.calibration import Calibration
+from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.input.cv_bridge_converter import image_converter
 from ofer_ros.input.subscriptions import CameraInputs
 from ofer_ros.output.publishers import FaceOutputs
@@ -40,7 +40,10 @@ class FaceStream:
         self._mailbox: Mailbox[Frame] = Mailbox()
         self._paused = False
         self.tracks: list[str] = []  # ids of the last frame
-        calibration = Calibration(begun.field_of_view, problems)
+        raw, compressed = (node.resolve_topic_name(name) for name in ("image_raw", "image_raw/compressed"))
+        named_so = is_rectified(raw) or is_rectified(compressed.rpartition("/")[0])
+        by_name = begun.image_is_rectified == "auto" and named_so
+        calibration = Calibration(begun.field_of_view, problems, by_name or begun.image_is_rectified == "true")
         self._worker = FrameWorker(
             self._mailbox,
             pipeline,
