@@ -72,6 +72,23 @@ def read_open_npz(
         raise FileRefused(f"is damaged or cut short ({one_line(error)})") from None
 
 
+def read_npy(path: str | Path, most: int = 1 << 30) -> np.ndarray:
+    """The array of an .npy file, numbers and text only. Raises as `read_npz`."""
+    path = Path(path)
+    with path.open("rb") as file:
+        try:
+            header = read_header(file)
+            if header.dtype.kind not in _KINDS or header.dtype.hasobject:
+                raise FileRefused("refused: it holds Python objects or structures, not numbers")
+            size = os.fstat(file.fileno()).st_size
+            if header.start + header.size != size or size > most:
+                raise FileRefused(f"is damaged, cut short or too large: {size} bytes, its header tells {header.size}")
+            file.seek(0)
+            return _array(file, header)
+        except FileRefused as error:
+            raise FileRefused(f"{path.name} {error}") from None
+
+
 def read_header(file: BinaryIO) -> ArrayHeader:
     """The header of an .npy file at the file's position. Raises FileRefused when it is none, or makes no sense."""
     begin = file.tell()

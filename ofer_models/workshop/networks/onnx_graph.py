@@ -80,8 +80,8 @@ def save_model(model: onnx.ModelProto, path: str | Path, half_weights: bool = Fa
     """
     if half_weights:
         _halve(model.graph)
-    onnx.checker.check_model(model, full_check=True)
     Path(path).write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path), full_check=True)  # the file, not the model: that would be copied twice more
 
 
 def _halve(graph: onnx.GraphProto) -> None:

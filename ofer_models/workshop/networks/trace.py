@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +43,12 @@ def export_module(
             verbose=False,
         )
     model = program.model_proto
+    del program
+    gc.collect()  # the exporter's objects refer to each other, and hold the weights
     _forget_origin(model)
     save_model(model, path, half_weights)
+    del model
+    gc.collect()
 
 
 def _forget_origin(model: ModelProto) -> None:

@@ -210,19 +210,21 @@ class _Import:
         self._step("IdGen: encoder")
         checkpoint = self._checkpoint("idgen")
         context = IdentityContext(checkpoint.arcface(self._sizes.networks))
+        net = checkpoint.denoiser(self._sizes.networks, self._maps["idgen"].tensors)
+        del checkpoint  # what was looked at of the file is memory too
         self._add("identity_context", write_encoder(context, self._folder / "identity_context.onnx", self._crops(1)))
         self._step("IdGen: denoiser")
-        net = checkpoint.denoiser(self._sizes.networks, self._maps["idgen"].tensors)
         self._add("idgen", write_sampler(net, self._folder, "idgen", *self._sampling("idgen")))
 
     def _expgen(self) -> None:
         self._step("ExpGen: encoders")
         checkpoint = self._checkpoint("expgen")
         context = JointContext(checkpoint.arcface(self._sizes.networks), checkpoint.farl(self._sizes.networks))
+        net = checkpoint.denoiser(self._sizes.networks, self._maps["expgen"].tensors)
+        del checkpoint
         path = self._folder / "expression_context.onnx"
         self._add("expression_context", write_encoder(context, path, self._crops(2)))
         self._step("ExpGen: denoiser")
-        net = checkpoint.denoiser(self._sizes.networks, self._maps["expgen"].tensors)
         self._add("expgen", write_sampler(net, self._folder, "expgen", *self._sampling("expgen")))
 
     def _idrank(self, head: dict[str, np.ndarray]) -> None:
@@ -236,6 +238,7 @@ class _Import:
         folded = checkpoint.rank(self._sizes.networks).fold(
             torch.from_numpy(head["v_template"][frontal]), torch.from_numpy(head["shapedirs"][frontal, :, :n_shape])
         )
+        del checkpoint
         self._add("idrank", write_rank(context, folded, self._folder / "idrank.onnx", self._crops(2), n_shape))
 
     def _crops(self, count: int) -> dict[str, tuple[int | str, ...]]:

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from ofer_models.files.arrays import read_npy, read_npz
+from ofer_models.files.refusal import FileRefused, one_line
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.metrics import hypotheses as metrics
 from ofer_models.workshop.measure.metrics.nme import by_yaw, landmark_errors
@@ -70,29 +72,26 @@ def evaluate_co545(data: Path, predictions: Path, *, progress: Progress) -> dict
     """The multi-hypothesis metrics averaged over images; CSE, SE and self distances in mm, ODE in deviations."""
     truths = sorted((data / "truth").glob("*.npz"))
     if not truths:
-        raise EvaluationError(f"{data / 'truth'} holds no .npz files; see ofer_models/workshop/measure/README.md")
+        raise EvaluationError(f"{data / 'truth'} holds no .npz files; the evaluation page tells the set's layout")
     if not (data / "population.npz").is_file():
         raise EvaluationError(
-            f"{data} lacks population.npz, the reference meshes of ODE; see ofer_models/workshop/measure/README.md"
+            f"{data} lacks population.npz, the reference meshes of ODE; the evaluation page tells the set's layout"
         )
-    with np.load(data / "population.npz") as file:
-        population = metrics.VertexPopulation.fit(file["meshes"], _FLOOR)
-        scale = metrics.reference_scale(file["meshes"])
+    (meshes,) = _arrays(data / "population.npz", "meshes")
+    population, scale = metrics.VertexPopulation.fit(meshes, _FLOOR), metrics.reference_scale(meshes)
     rows, missing = [], 0
     for path in progress(truths, "CO-545", len(truths)):
         if not (predictions / path.name).is_file():
             missing += 1
             continue
-        with np.load(path) as truth, np.load(predictions / path.name) as predicted:
-            samples, vertices = np.asarray(predicted["vertices"], np.float64), truth["vertices"]
-            if samples.ndim != 3 or samples.shape[1:] != vertices.shape:
-                raise EvaluationError(
-                    f"{predictions / path.name}: vertices {samples.shape} do not fit the truth's {vertices.shape}; "
-                    "the samples need the topology of the set (FLAME)"
-                )
-            rows.append(
-                metrics.hypothesis_figures(samples, vertices, truth["visible"], truth["occluded"], population, scale)
+        vertices, visible, occluded = _arrays(path, "vertices", "visible", "occluded")
+        samples = _arrays(predictions / path.name, "vertices")[0].astype(np.float64)
+        if samples.ndim != 3 or samples.shape[1:] != vertices.shape:
+            raise EvaluationError(
+                f"{predictions / path.name}: vertices {samples.shape} do not fit the truth's {vertices.shape}; "
+                "the samples need the topology of the set (FLAME)"
             )
+        rows.append(metrics.hypothesis_figures(samples, vertices, visible, occluded, population, scale))
     return {**metrics.averaged(rows), "images": len(rows), "missing": missing}
 
 
@@ -101,7 +100,7 @@ def evaluate_aflw2000(data: Path, predictions: Path) -> dict[str, Any]:
     truth, yaw = aflw2000_truth(data)
     if not predictions.is_file():
         raise EvaluationError(f"{predictions} is missing: landmarks (n, 68, 2) px as .npy")
-    predicted = np.load(predictions)
+    predicted = _array(predictions)
     if predicted.shape[:2] != truth.shape[:2]:
         raise EvaluationError(f"{predictions} has shape {predicted.shape}, the set holds {truth.shape}")
     found = np.isfinite(predicted).all((1, 2))
@@ -120,10 +119,31 @@ def aflw2000_truth(data: Path) -> tuple[np.ndarray, np.ndarray]:
         raise EvaluationError(f"{data} holds no .mat files; give the folder AFLW2000 of the set")
     points, yaw = [], []
     for file in files:
-        content = loadmat(file, variable_names=("pt3d_68", "Pose_Para"))
-        points.append(content["pt3d_68"][:2].T)
-        yaw.append(np.degrees(content["Pose_Para"][0, 1]))
+        try:
+            content = loadmat(file, variable_names=("pt3d_68", "Pose_Para"))
+            points.append(content["pt3d_68"][:2].T.astype(np.float64).reshape(68, 2))
+            yaw.append(float(np.degrees(content["Pose_Para"][0, 1])))
+        except Exception as error:  # scipy raises many types for a damaged file
+            raise EvaluationError(f"{file} is no file of AFLW2000-3D ({one_line(error)})") from None
     return np.array(points, np.float64), np.array(yaw, np.float64)
+
+
+def _arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of numbers of an .npz by name."""
+    try:
+        arrays = read_npz(path)
+        return [arrays[name] for name in names]
+    except FileRefused as error:
+        raise EvaluationError(f"{path.parent}: {error}") from None
+    except KeyError as error:
+        raise EvaluationError(f"{path} lacks the array {error}") from None
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        return read_npy(path)
+    except FileRefused as error:
+        raise EvaluationError(f"{path.parent}: {error}") from None
 
 
 def _kind(challenge: str) -> str:
@@ -145,12 +165,18 @@ def _only(folder: Path, pattern: str) -> Path:
 def _mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import trimesh
 
-    mesh = trimesh.load(path, process=False, force="mesh")
+    try:
+        mesh = trimesh.load(path, process=False, force="mesh")
+    except Exception as error:  # trimesh raises many types for a damaged mesh
+        raise EvaluationError(f"{path} is no readable mesh ({one_line(error)})") from None
     return np.asarray(mesh.vertices), np.asarray(mesh.faces)
 
 
 def _seven(path: Path) -> np.ndarray:
-    points = np.load(path) if path.suffix == ".npy" else np.loadtxt(path)
+    try:
+        points = _array(path) if path.suffix == ".npy" else np.loadtxt(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} holds no numbers ({one_line(error)})") from None
     if points.shape != (7, 3):
         raise EvaluationError(f"{path} holds landmarks {points.shape}, expected (7, 3)")
     return points

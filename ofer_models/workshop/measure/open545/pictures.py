@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ofer_models.files.arrays import read_npz
 from ofer_models.files.hashing import sha256_of
+from ofer_models.files.refusal import FileRefused
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.progress import Progress, silent
@@ -88,9 +90,12 @@ def load(folder: Path) -> Open545:
         raise FileNotFoundError(f"{folder} holds no part of Open-545; `ofer evaluate --set open545` draws them")
     columns: dict[str, list[np.ndarray]] = {}
     for path in paths:
-        with np.load(path) as part:
-            for name in part.files:
-                columns.setdefault(name, []).append(part[name])
+        try:
+            part = read_npz(path)
+        except FileRefused as error:
+            raise EvaluationError(f"{folder}: {error}; remove it to draw it anew") from None
+        for name, array in part.items():
+            columns.setdefault(name, []).append(array)
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     sets = {
         which: PictureSet(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.bundle.manifest import HEAD, Bundle
+from ofer_models.files.arrays import read_npz
 from ofer_models.runtime.stages import StageSet
 from ofer_models.workshop.measure.open545.held_out import encoder_arrays
 from ofer_models.workshop.pictures import dataset
@@ -58,8 +59,7 @@ def get(
     own = work / "regressor.npz"
     for path in (SHIPPED, own):
         if path.is_file():
-            with np.load(path) as file:
-                regressor = Regressor({name: file[name] for name in file.files})
+            regressor = Regressor(read_npz(path))
             if regressor.fits(bundle):
                 return regressor
     folder = work / "pictures" / "train"

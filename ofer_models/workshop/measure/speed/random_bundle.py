@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ofer_models.bundle.manifest import HEAD, Bundle
+from ofer_models.files.arrays import read_npz
 from ofer_models.workshop import bundle_writer
 from ofer_models.workshop.measure.speed.bench import OFFICIAL
 from ofer_models.workshop.networks.arcface import ArcFace
@@ -28,7 +29,7 @@ def write_official_size(folder: Path, open_head: Path, seed: int = 0) -> Bundle:
     """Write the bundle into a folder, with the open head widened to 300 shape coefficients of which most do nothing."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    head = _widened(dict(np.load(open_head, allow_pickle=False)))
+    head = _widened(read_npz(open_head))
     np.savez(folder / HEAD, **head)
     one = {"crop112_bgr": _CROPS["crop112_bgr"]}
     files = {name: folder / f"{name}.onnx" for name in ("identity_context", "expression_context", "idrank")}
