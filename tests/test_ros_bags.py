@@ -22,7 +22,8 @@ from rclpy.serialization import serialize_message
 from rich.console import Console
 from ros_support import RosSession, fake_face, image_message
 from rosbags.interfaces import QosDurability
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -257,3 +258,24 @@ def test_a_bag_through_the_demo(tmp_path):
     assert 0 < summary["latency_ms"]["p50"] < 60_000, "not the age of the recording"
     film = cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) > 12
+
+
+def test_the_bags_own_definition_of_a_message_is_used(tmp_path):
+    """A picture of a distribution whose message has one field more, before the pixels."""
+    name = "sensor_msgs/msg/Image"
+    store = get_typestore(Stores.EMPTY)
+    own = {kind: TYPES.fielddefs[kind] for kind in ("builtin_interfaces/msg/Time", "std_msgs/msg/Header")}
+    constants, fields = TYPES.fielddefs[name]
+    step = next(field for field in fields if field[0] == "step")
+    store.register(own | {name: (constants, [*fields[:-1], ("row_bytes", step[1]), fields[-1]])})
+    colour = np.full((48, 64, 3), (10, 20, 30), np.uint8)
+    plain = image(START, colour)
+    values = {field: getattr(plain, field) for field, _ in fields}
+    stamp = store.types["builtin_interfaces/msg/Time"](sec=5, nanosec=0)
+    head = store.types["std_msgs/msg/Header"](stamp=stamp, frame_id="odd")
+    message = store.types[name](**values | {"header": head, "row_bytes": 7})
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/image", name, typestore=store)
+        writer.write(connection, START, bytes(store.serialize_cdr(message, name)))
+    (frame,) = play(tmp_path / "bag")
+    assert frame.bgr[3, 3].tolist() == [30, 20, 10] and frame.recorded.frame_id == "odd"

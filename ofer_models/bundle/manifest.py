@@ -159,11 +159,11 @@ class Bundle:
                 raise BundleError(f"{self.path / name} changed while the bundle was being loaded; start again")
 
     def _check_files(self) -> None:
-        wanted = {HEAD} | {path.name for stage in self.stages.values() for path in stage.files.values()}
-        for name in sorted(wanted):
-            if name.endswith(".onnx") and (self.path / name).is_file():
-                with suppress(FileRefused):  # no graph at all: whatever loads it says so
-                    wanted |= external_files(self.path / name)
+        parts = [part for stage in self.stages.values() for part in stage.files.items()]
+        wanted = {HEAD} | {path.name for _, path in parts}
+        for path in (path for part, path in parts if part != "noise" and path.is_file()):
+            with suppress(FileRefused):  # no graph at all: whatever loads it says so
+                wanted |= external_files(path)
         unlisted = sorted(wanted - self.files.keys())
         if unlisted:
             listed = one_line(", ".join(unlisted))

@@ -204,6 +204,8 @@ class OnnxRuntimeBackend(Backend):
                 entry = None
             if entry:
                 path, self.name = entry.path, "onnxruntime int8"
+                if weights := external_files(path):  # which no record lists
+                    raise StageError(f"{path.name} takes weights from {one_line(min(weights))}; run `{command}`")
         elif self._int8_unused and "int8" not in self._told:
             self._told.add("int8")
             _log.info("8-bit encoders of %s are for the CPU and not used with %s", self._int8_unused, self.providers[0])

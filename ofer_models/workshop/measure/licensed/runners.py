@@ -72,10 +72,10 @@ def evaluate_co545(data: Path, predictions: Path, *, progress: Progress) -> dict
     """The multi-hypothesis metrics averaged over images; CSE, SE and self distances in mm, ODE in deviations."""
     truths = sorted((data / "truth").glob("*.npz"))
     if not truths:
-        raise EvaluationError(f"{data / 'truth'} holds no .npz files; the evaluation page tells the set's layout")
+        raise EvaluationError(f"{data / 'truth'} holds no .npz files; the README that docs/cli.md links tells more")
     if not (data / "population.npz").is_file():
         raise EvaluationError(
-            f"{data} lacks population.npz, the reference meshes of ODE; the evaluation page tells the set's layout"
+            f"{data} lacks population.npz, the reference meshes of ODE; the README that docs/cli.md links tells more"
         )
     (meshes,) = _arrays(data / "population.npz", "meshes")
     population, scale = metrics.VertexPopulation.fit(meshes, _FLOOR), metrics.reference_scale(meshes)
