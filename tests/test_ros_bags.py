@@ -279,3 +279,19 @@ def test_the_bags_own_definition_of_a_message_is_used(tmp_path):
         writer.write(connection, START, bytes(store.serialize_cdr(message, name)))
     (frame,) = play(tmp_path / "bag")
     assert frame.bgr[3, 3].tolist() == [30, 20, 10] and frame.recorded.frame_id == "odd"
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_chunk_unpacks_to_what_it_tells_and_no_further(compression):
+    from ofer_ros.camera.bag_reader import _unpacked
+
+    if compression == "lz4":
+        packed = pytest.importorskip("lz4.frame").compress(bytes(20_000_000))
+    else:
+        from rosbags.rosbag2.storage_mcap import zstd
+
+        packed = zstd.compress(bytes(20_000_000))
+    assert len(_unpacked(compression, packed, 20_000_000)) == 20_000_000
+    assert len(_unpacked(compression, packed, 10)) == 11, "one more than told: rosbags sees that it is another size"
+    with pytest.raises(ValueError, match="a chunk of"):
+        _unpacked(compression, packed, 1 << 40)

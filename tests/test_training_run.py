@@ -287,13 +287,13 @@ def test_a_face_in_a_photograph_is_found(tmp_path):
 def test_what_was_made_of_something_else_is_not_taken(head_path, tmp_path):
     run(head_path, tmp_path / "a", "context")
     other = OpenTraining(head_path, tmp_path / "a", TINY, Arrays(), seed=7, log=quiet)
-    with pytest.raises(DataError, match=r"context\.pt was made with seed 1, asked for is seed 7; `--again`"):
+    with pytest.raises(DataError, match=r"made with seed 1, asked for is seed 7; `ofer train context --again`"):
         other.run(lambda iterable, text, total: iterable, tmp_path / "bundle", "context")
     longer = OpenTraining(head_path, tmp_path / "a", replace(TINY, context=Schedule(5, 16, 1e-3)), Arrays(), log=quiet)
     with pytest.raises(DataError, match="was made with steps 4, asked for is steps 5"):
         longer.run(lambda iterable, text, total: iterable, tmp_path / "bundle", "context")
     (tmp_path / "a" / "context.pt").write_bytes(b"garbage")
-    with pytest.raises(DataError, match=r"context\.pt is damaged or cut short, or no checkpoint.*`--again`"):
+    with pytest.raises(DataError, match=r"context\.pt is damaged or cut short, or no checkpoint.*--again`"):
         run(head_path, tmp_path / "a", "context")
 
 

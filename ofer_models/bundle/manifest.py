@@ -11,7 +11,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +183,7 @@ class Bundle:
             if not right:
                 raise BundleError(f"{file} is damaged or changed: its sha256 is not the manifest's; restore the bundle")
         if extra := self.unlisted():
-            _log.warning("%s also holds %s, which its manifest does not list and nothing reads", self.path,
-                         one_line(", ".join(extra)))  # fmt: skip
+            _name_unlisted(self.path, one_line(", ".join(extra)))
 
 
 def default_bundle() -> Path:
@@ -214,6 +213,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _incomplete(folder: Path, error: FileRefused) -> BundleError:
     return BundleError(f"{folder / MANIFEST} is not a complete manifest: it {error}; restore the bundle")
+
+
+@cache
+def _name_unlisted(folder: Path, names: str) -> None:
+    """Said once, however often a bundle is loaded."""
+    _log.warning("%s also holds %s, which its manifest does not list and nothing reads", folder, names)
 
 
 def _signature(stat: os.stat_result) -> tuple[int, ...]:

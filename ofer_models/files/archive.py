@@ -32,6 +32,8 @@ def open_archive(file: BinaryIO) -> zipfile.ZipFile:
     names = archive.namelist()
     if len(set(names)) != len(names):
         raise FileRefused("holds two entries of one name")
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in archive.infolist()):
+        raise FileRefused("is compressed in a way that numpy and torch do not use")
     if any(entry.flag_bits & _ENCRYPTED for entry in archive.infolist()):
         raise FileRefused("is encrypted")
     return archive

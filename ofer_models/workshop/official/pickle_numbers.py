@@ -17,7 +17,8 @@ from ofer_models.workshop.official.pickle_machine import UnsafePickleError
 
 _MOST_NESTING = 16  # of things inside things
 _MOST_PARTS = 1 << 20  # of all that one field is made of
-_MOST_NUMBERS = 1 << 23  # that lists, sparse matrices and expressions may be written out to: 64 MB as float64
+_MOST_LISTED = 1 << 20  # numbers that lists and sparse matrices may be written out to: 8 MB as float64
+_MOST_CHOSEN = 1 << 23  # that expressions may: FLAME's directions are 6 million
 
 
 def numbers(value: Any, what: str) -> np.ndarray:
@@ -31,7 +32,7 @@ class _Field:
     """One field being resolved, with the count of what it has cost."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._parts, self._numbers = what, 0, 0
+        self._what, self._parts, self._listed, self._chosen = what, 0, 0, 0
 
     def array(self, value: Any, depth: int = 0) -> np.ndarray:
         self._enter(depth)
@@ -60,9 +61,9 @@ class _Field:
         if self._parts > _MOST_PARTS:
             raise UnsafePickleError(f"{self._what} is made of too many parts for a head model")
 
-    def _count(self, more: int) -> None:
-        self._numbers += more
-        if self._numbers > _MOST_NUMBERS:
+    def _count(self, listed: int = 0, chosen: int = 0) -> None:
+        self._listed, self._chosen = self._listed + listed, self._chosen + chosen
+        if self._listed > _MOST_LISTED or self._chosen > _MOST_CHOSEN:
             raise UnsafePickleError(f"{self._what} is too large for a head model")
 
     def _count_list(self, value: Any, depth: int) -> None:
@@ -139,7 +140,7 @@ class _Field:
             inside = not len(indices) or 0 <= indices.min() <= indices.max() < source.size
             if indices.dtype.kind not in "iu" or not inside:
                 raise UnsafePickleError(f"{self._what}: a chumpy selection is outside its array")
-            self._count(indices.size)
+            self._count(chosen=indices.size)
             chosen, shape = source.ravel()[indices], state.get("preferred_shape")
             return chosen if shape is None else chosen.reshape(self._integers(shape, depth))
         except (TypeError, ValueError, IndexError, OverflowError) as error:
@@ -153,7 +154,7 @@ class _Field:
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise UnsafePickleError(f"{self._what}: a chumpy concatenation names no parts")
         parts = [self.array(state.get(name), depth + 1) for name in names]
-        self._count(sum(part.size for part in parts))
+        self._count(chosen=sum(part.size for part in parts))
         return np.concatenate(parts, axis=int(state.get("axis", 0)))
 
     def _turned(self, source: np.ndarray, state: dict[str, Any]) -> np.ndarray:

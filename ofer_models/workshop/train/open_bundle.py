@@ -43,7 +43,6 @@ from ofer_models.workshop.train.training_curves import TrainingCurves
 
 _ENCODER_SHARE = 0.75
 _HASH = 16  # digits of a hash that are kept
-_TRAIN_ANEW = "`--again` trains it anew"
 _VALIDATED = 1000  # pictures that a training is watched on
 _RANKED = 300  # the same for the ranking, where drawing candidates is what costs
 # IdGen's candidates go from the middle of what the picture allows (starting noise times 0), where the expected error is
@@ -222,7 +221,7 @@ class OpenTraining:
         """The trained network: loaded when an earlier run saved it, else trained and saved with its history."""
         path = self.work / f"{name}.pt"
         if path.exists():
-            told = check_record(path, self._made_of(name), _TRAIN_ANEW)
+            told = check_record(path, self._made_of(name), _anew(path))
             self._load(network, path)
             self.log(f"{name}: taken from {path}" + ("" if told else ", which does not tell what it was made of"))
             return network.eval().to(self.accelerator.device)
@@ -242,9 +241,9 @@ class OpenTraining:
         try:
             network.load_state_dict(load_torch(path))
         except UnsafePickleError as error:
-            raise DataError(f"{path.parent}: {error}; {_TRAIN_ANEW}") from None
+            raise DataError(f"{path.parent}: {error}; {_anew(path)}") from None
         except (RuntimeError, TypeError, AttributeError):  # other names or shapes, or no state dict at all
-            raise DataError(f"{path} is another network than asked for; {_TRAIN_ANEW}") from None
+            raise DataError(f"{path} is another network than asked for; {_anew(path)}") from None
 
     def _made_of(self, name: str) -> dict[str, Any]:
         """What a stage's network depends on, as its record and its checkpoint tell it."""
@@ -304,6 +303,10 @@ class OpenTraining:
         }  # fmt: skip
         head = _HEAD if arkit else Provenance(f"given to `ofer train`: {self.head_path.name}", "its owner's", False)
         write_manifest(folder, header, stages, {"*": self.source.provenance, HEAD: head})
+
+
+def _anew(path: Path) -> str:
+    return f"`ofer train {path.stem} --again` trains it anew"
 
 
 def _both_ways(
