@@ -1,4 +1,4 @@
-"""`ofer evaluate`: a bundle on Open-545, on held-out renderings, or on a licensed set."""
+"""`ofer evaluate`: a bundle on Open-545, on held-out renderings, or on a licensed set; the landmark network."""
 
 from __future__ import annotations
 
@@ -23,23 +23,27 @@ from ofer_models.cli.console import (
     write_json,
 )
 
-OPEN, HELD_OUT = "open545", "held_out"
+OPEN, HELD_OUT, EYES = "open545", "held_out", "eyes"
 LICENSED = ("now", "now-metrical", "co545", "aflw2000")
 
 
 def evaluate(
     bundle: BundleOption = None,
     which: Annotated[
-        str, typer.Option("--set", help=f"{OPEN}, {HELD_OUT}, {', '.join(LICENSED)}.", metavar="SET")
+        str, typer.Option("--set", help=f"{OPEN}, {HELD_OUT}, {EYES}, {', '.join(LICENSED)}.", metavar="SET")
     ] = OPEN,
     pictures: Annotated[
         int | None, typer.Option(min=20, help="Fewer pictures than the set has; figures are then not comparable.")
     ] = None,
     work: Annotated[Path, typer.Option(help="Where renderings and predictions are kept.")] = Path("out"),
     report: Annotated[
-        Path | None, typer.Option(help=f"Folder for {OPEN}'s report: Markdown, plots and JSON, such as docs.")
+        Path | None,
+        typer.Option(help=f"Folder for the report of {OPEN} or {EYES}: plots, JSON and Markdown, such as docs."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a licensed set.")] = None,
+    photographs: Annotated[
+        list[Path] | None, typer.Option(help=f"For {EYES}: folders of annotated faces (docs/eyes.md).")
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Predictions to measure on it; the bundle's own by default.")
     ] = None,
@@ -51,12 +55,15 @@ def evaluate(
     expression_ratio, spread_ratio, ode, coverage90, steps_error_loss, steps_spread_loss and more; the report says
     what each is.
     """
-    check_choice("--set", which, (OPEN, HELD_OUT, *LICENSED))
+    check_choice("--set", which, (OPEN, HELD_OUT, EYES, *LICENSED))
     require("run `make train-env`", "scipy", "trimesh" if which in LICENSED else "numba")
     from ofer_models.bundle.manifest import Bundle, default_bundle
 
     if which in LICENSED and data is None:
         raise typer.BadParameter(f"--set {which} needs the folder of the set", param_hint="--data")
+    if which == EYES:
+        write_json(json_file, _eyes(work, photographs or [], report))
+        return
     if predictions is None:
         loaded = Bundle.load(bundle or default_bundle())
     if which == OPEN:
@@ -110,6 +117,24 @@ def _held_out(bundle: Any, count: int, work: Path) -> dict[str, Any]:
     figures |= {f"expression_{name}": value for name, value in asdict(expression_errors(bundle, chosen)).items()}
     show_figures(f"bundle {bundle.name} {bundle.version} on {len(chosen)} held-out renderings (mm)", figures)
     return figures
+
+
+def _eyes(work: Path, photographs: list[Path], report: Path | None) -> dict[str, Any]:
+    """The landmark network that `ofer train eyes` left in a working folder."""
+    from ofer_models.workshop.measure.eyes.figures import measure
+    from ofer_models.workshop.measure.eyes.report import write_report
+
+    results = measure(work, photographs)
+    names = list(results.figures)
+    table = Table("figure", *names, title=f"landmark network, {results.about}", box=None)
+    for key in results.figures["fp32"]:
+        values = (results.figures[name].get(key) for name in names)
+        table.add_row(key, *("" if value is None else f"{value:.3g}" for value in values))
+    console.print(table)
+    if report:
+        for path in write_report(results, work, report, " ".join(["ofer", *sys.argv[1:]])):
+            say(f"wrote {path}")
+    return results.figures
 
 
 def _predict(bundle: Any, which: str, data: Path, work: Path) -> Path:

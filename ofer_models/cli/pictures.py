@@ -17,6 +17,9 @@ def pictures(
     count: Annotated[int, typer.Option(min=1, help="Pictures on the sheet.")] = 48,
     seed: Annotated[int, typer.Option(help="Seed of the pictures; `ofer train` uses 1.")] = 1,
     wide: Annotated[bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees.")] = False,
+    people: Annotated[
+        Path | None, typer.Option(help="Those of `ofer train eyes` instead; the folder to keep MakeHuman's assets in.")
+    ] = None,
 ) -> None:
     """Training pictures with what MediaPipe sees in them, the truth, and the crop. Needs `make train-env`."""
     require("run `make train-env`", "numba")
@@ -24,8 +27,18 @@ def pictures(
 
     from ofer_models.head.model import HeadModel
     from ofer_models.workshop.pictures.pictures import PictureSource
-    from ofer_models.workshop.pictures.sheets import picture_tile, sheet
+    from ofer_models.workshop.pictures.sheets import people_tile, picture_tile, sheet
 
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if people is not None:
+        from ofer_models.workshop.pictures.people.assets import load_library
+        from ofer_models.workshop.pictures.people.source import PeopleSource
+
+        drawn = PeopleSource(HeadModel.load(head), load_library(people), seed)
+        shown = [people_tile(drawn.picture(index)) for index in progress(range(count), "drawing people", count)]
+        cv2.imwrite(str(out), sheet(shown))
+        say(f"wrote {out}")
+        return
     source = PictureSource(HeadModel.load(head), seed, wide=wide)
     source.sample(0)  # compiles the renderer
     tiles, found, spent = [], 0, 0.0
@@ -35,6 +48,5 @@ def pictures(
         spent += time.perf_counter() - started
         found += sample is not None
         tiles.append(picture_tile(source.picture(index)[0], sample))
-    out.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(out), sheet(tiles))
     say(f"wrote {out}; {found} of {count} faces found, {count / spent:.1f} pictures a second in one process")

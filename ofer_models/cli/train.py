@@ -9,7 +9,7 @@ import typer
 
 from ofer_models.cli.console import check_choice, progress, require, say
 
-PARTS = ("all", "context", "idgen", "idrank", "expgen")
+PARTS = ("all", "context", "idgen", "idrank", "expgen", "eyes")
 RANKS = ("posterior", "listnet", "listmle", "pairwise", "error")
 OBJECTIVES = ("weighted", "mse", "l1")
 LAYOUTS = ("ofer", "mica", "famos")
@@ -34,6 +34,12 @@ def train(
         str, typer.Option(help="IdGen's and ExpGen's loss: weighted (the open bundle's), mse, or l1 (OFER's).")
     ] = "weighted",
     rank: Annotated[str, typer.Option(help=f"IdRank's method: {', '.join(RANKS)}; `listnet` is OFER's.")] = "posterior",
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Of `eyes`: how many times each picture is seen, each time another one.")
+    ] = 10,
+    photographs: Annotated[
+        list[Path] | None, typer.Option(help="Of `eyes`: folders of annotated faces to watch the training on.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
     again: Annotated[
@@ -43,6 +49,8 @@ def train(
 ) -> None:
     """Train encoders, IdGen, IdRank and ExpGen, then write the bundle. Needs `make train-env`.
 
+    `eyes` trains the dense landmark network on pictures of people (docs/eyes.md); no other part needs it so far.
+
     The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
     """
     check_choice("part", part, PARTS)
@@ -50,8 +58,19 @@ def train(
     check_choice("--rank", rank, RANKS)
     check_choice("--layout", layout, LAYOUTS)
     require("run `make train-env`", "torch", "accelerate")
-    from ofer_models.head.model import HeadModel
     from ofer_models.workshop.train.accelerator import Distributed
+
+    if part == "eyes":
+        from ofer_models.workshop.train.eyes import training as eyes
+
+        plan = eyes.Plan.smoke() if smoke else eyes.Plan(pictures, epochs)
+        eyes.train_eyes(
+            head, work, plan, seed=seed, workers=workers, photographs=photographs or (), again=again,
+            progress=progress, accelerator=Distributed(), log=say,
+        )  # fmt: skip
+        say(f"measure it with `ofer evaluate --set {part} --work {work}`")
+        return
+    from ofer_models.head.model import HeadModel
     from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
     from ofer_models.workshop.train.photographs import Photographs
     from ofer_models.workshop.train.sources import Rendered

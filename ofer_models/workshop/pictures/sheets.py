@@ -9,6 +9,7 @@ import numpy as np
 
 from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.workshop.pictures.paint import paint_head
+from ofer_models.workshop.pictures.people.source import Picture
 from ofer_models.workshop.pictures.pictures import Sample
 from ofer_models.workshop.pictures.render import plain_light, render
 from ofer_models.workshop.pictures.surface import describe_surface
@@ -72,6 +73,15 @@ def picture_tile(picture: np.ndarray, sample: Sample | None) -> np.ndarray:
         cv2.putText(tile, f"hidden {sample.occlusion:.0%}", (height + 4, 132), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
                     (255, 255, 255), 1, cv2.LINE_AA)  # fmt: skip
     return tile
+
+
+def people_tile(picture: Picture) -> np.ndarray:
+    """A picture of a person and, beside it, the same with its points, those that are seen in green: BGR, H high."""
+    plain = picture.image[..., ::-1]
+    marked = plain.copy()
+    for (x, y), seen in zip(np.round(picture.points), picture.visible, strict=True):
+        cv2.circle(marked, (int(x), int(y)), 0, (90, 220, 60) if seen else (60, 60, 255), -1)
+    return np.hstack([plain, marked])
 
 
 def sheet(tiles: list[np.ndarray]) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.networks.open_context import CONTEXT, GIST, Branch, OpenContext, Pixels
 from ofer_models.workshop.pictures.dataset import PictureSet
-from ofer_models.workshop.train.accelerator import Accelerator
+from ofer_models.workshop.train.accelerator import Accelerator, short_floats_pay
 from ofer_models.workshop.train.augmentation import augment, crop_input
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, train
 from ofer_models.workshop.train.mirror import Mirror
@@ -70,7 +70,7 @@ class Encoders(nn.Module):
         self.branches = nn.ModuleDict({name: TrainedBranch(count) for name, count in n_targets.items()})
 
     def forward(self, landmarks: Tensor, crop: Tensor) -> dict[str, Guess]:
-        with torch.autocast(crop.device.type, torch.bfloat16, enabled=self.training and _short_floats_pay(crop.device)):
+        with torch.autocast(crop.device.type, torch.bfloat16, enabled=self.training and short_floats_pay(crop.device)):
             pixels = self.pixels(crop.to(memory_format=torch.channels_last))
         return {name: branch(landmarks, pixels.float()) for name, branch in self.branches.items()}
 
@@ -78,11 +78,6 @@ class Encoders(nn.Module):
         """One encoder, as the bundle holds it."""
         trained = self.branches[name]
         return OpenContext(self.pixels, trained.branch, trained.occlusion if occlusion else None)
-
-
-def _short_floats_pay(device: torch.device) -> bool:
-    """Whether bfloat16 is quicker there: on GPUs, and on processors that multiply it. Elsewhere it costs six times."""
-    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def region_hidden(head: HeadModel, pictures: PictureSet) -> np.ndarray:

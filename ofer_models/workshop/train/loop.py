@@ -126,12 +126,13 @@ def train(
     log: Callable[[str], None] = print,
     accelerator: Accelerator | None = None,
     keeper: Keeper | None = None,
+    validations: int = 10,
 ) -> tuple[nn.Module, History]:
     """Minimise loss(network, indices into the training set, noise) over the network's weights; returns the averaged
     network that validated best, on the CPU, and the history.
 
-    `noise` is the generator to draw all randomness from. `validate` gets the averaged network; it runs ten times over
-    the training, in the main process alone: in the others the result is the average of the last step.
+    `noise` is the generator to draw all randomness from. `validate` gets the averaged network; it runs `validations`
+    times over the training, in the main process alone: in the others the result is the average of the last step.
 
     keeper: a training that was stopped goes on from there.
     """
@@ -145,7 +146,7 @@ def train(
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise DataError(f"{keeper.path} does not fit this training ({one_line(error)}); {_BEGIN_ANEW}") from None
         log(f"{name}: goes on from step {run.step} of {schedule.steps}")
-    every, started, first = max(1, schedule.steps // 10), time.monotonic(), run.step
+    every, started, first = max(1, schedule.steps // validations), time.monotonic(), run.step
     saved = started
     while run.step < schedule.steps:
         run.advance(loss)

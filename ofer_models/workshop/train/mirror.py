@@ -37,7 +37,8 @@ class Mirror:
         partner = [names.index(_other_side(name)) for name in names]
         order = torch.tensor([*partner, *(len(names) + axis for axis in range(3))])
         sign = torch.tensor([1.0] * len(names) + list(_JAW_SIGN))
-        return cls(torch.from_numpy(_partners(canonical_face())), torch.from_numpy(_mirror_shape(head)), order, sign)
+        landmarks = torch.from_numpy(mirrored_order(canonical_face()))
+        return cls(landmarks, torch.from_numpy(_mirror_shape(head)), order, sign)
 
     def landmarks(self, points: Tensor) -> Tensor:
         """Encoder landmarks (n, 478, 6): x of both halves changes sign, left and right points change places."""
@@ -59,7 +60,7 @@ def _other_side(name: str) -> str:
     return name
 
 
-def _partners(points: np.ndarray) -> np.ndarray:
+def mirrored_order(points: np.ndarray) -> np.ndarray:
     """For each point (n, 3) the index of the one nearest to its image in the plane x = 0."""
     image = points * [-1, 1, 1]
     return np.linalg.norm(points[None] - image[:, None], axis=-1).argmin(1)
@@ -67,7 +68,7 @@ def _partners(points: np.ndarray) -> np.ndarray:
 
 def _mirror_shape(head: HeadModel) -> np.ndarray:
     """(S, S) matrix that takes the betas of a head to those of its mirror image, least squares over the vertices."""
-    partner = _partners(head.v_template)
+    partner = mirrored_order(head.v_template)
     directions = head.shapedirs[..., : head.n_shape]
     mirrored = directions[partner] * np.array([-1, 1, 1], np.float32)[:, None]
     solution = np.linalg.lstsq(directions.reshape(-1, head.n_shape), mirrored.reshape(-1, head.n_shape), rcond=1e-4)[0]

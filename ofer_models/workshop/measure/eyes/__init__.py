@@ -1,0 +1,1 @@
+"""The landmark network beside MediaPipe's, on renderings and on annotated photographs, and what it costs."""

