@@ -111,8 +111,12 @@ class FacePipeline:
                 self._stages.warm_up(faces, count, share)
             self._drawer.warm_up()
             self._stages.runtime.settle()
-            memory = self._stages.runtime.memory / 2**20
-            say(f"warm after {time.monotonic() - started:.1f} s, {memory:.0f} MB on the GPU")
+            say(f"warm after {time.monotonic() - started:.1f} s, {self.gpu_memory / 2**20:.0f} MB on the GPU")
+
+    @property
+    def gpu_memory(self) -> int:
+        """Bytes held on a GPU; 0 without one."""
+        return self._stages.runtime.memory
 
     def close(self) -> None:
         """Let go of everything, also on a GPU; returns when a draw at work has come to its end."""
@@ -157,12 +161,14 @@ class FacePipeline:
             self.hypotheses = hypotheses
             for memory in self._memory.values():
                 memory.noise.resize(hypotheses)
+        self.warm_up()
 
     def set_steps(self, steps: int | None) -> None:
         """Sampling steps from the next frame on; None: the bundle's. Raises ValueError for a count that is refused."""
         with self._lock:
             for sampler in (self._stages.idgen, self._stages.expgen):
                 sampler.set_steps(steps)
+        self.warm_up()
 
     def report_latency(self, milliseconds: float) -> None:
         """Tell the load plan how long the last frame took from its arrival to its publication."""
@@ -170,8 +176,7 @@ class FacePipeline:
 
     def status(self) -> dict[str, object]:
         """Load tier, and identities after the last frame, for diagnostics. From any thread, without waiting."""
-        held = self._stages.runtime.memory
-        memory = {"gpu_memory_mb": f"{held / 2**20:.1f}"} if held else {}
+        memory = {"gpu_memory_mb": f"{self.gpu_memory / 2**20:.1f}"}
         return {"tier": self.plan.tier.name, "tier_level": self.plan.level, **memory, **self._identity_status}
 
     def _clear(self) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ofer_models.runtime.interface import Backend
+
 
 @dataclass(frozen=True)
 class PipelineSettings:
     """hypotheses H a face, candidates N a head and sampling steps, None for the bundle's. Equal seeds and frames give
-    equal faces. threads: of each stage. backend: auto, tensorrt, onnxruntime or torch (`runtime.backend`).
+    equal faces. threads: of each stage. backend: auto, tensorrt, onnxruntime or torch (`runtime.backend`),
+    or one that is open already.
 
     background: identities are drawn on a thread beside the frames, which they then never hold up; a face shows the mean
     head until its first one, and what a frame gives depends on time. drift: rate in 1/s at which the hypotheses' noise
@@ -22,7 +25,7 @@ class PipelineSettings:
     seed: int = 0
     threads: int = 1
     max_faces: int = 4
-    backend: str = "auto"
+    backend: str | Backend = "auto"
     background: bool = False
     drift: float = 0.0
     latency_bound: float = 0.0

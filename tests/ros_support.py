@@ -140,7 +140,7 @@ class FakePipeline:
         self.calls: list[tuple] = []  # what services and parameters asked for
         self.hypotheses = 15
         self.latencies: list[float] = []
-        self.expiries = 0
+        self.expiries = self.warm_ups = self.closed = 0
 
     def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None) -> list[Face]:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
@@ -152,11 +152,11 @@ class FakePipeline:
         ]
 
     def warm_up(self, say: Callable[[str], None]) -> None:
-        self.calls.append(("warm_up",))
+        self.warm_ups += 1
         say("warm-up 1 of 1: nothing")
 
     def close(self) -> None:
-        self.calls.append(("close",))
+        self.closed += 1
 
     def reset(self) -> None:
         self.resets += 1
@@ -176,7 +176,7 @@ class FakePipeline:
 
     def status(self) -> dict[str, object]:
         states = {f"identity/{track}": "locked" for track in self.tracks}
-        return {"tier": "full", "tier_level": 0, "identities_lost": 0, **states}
+        return {"tier": "full", "tier_level": 0, "gpu_memory_mb": "0.0", "identities_lost": 0, **states}
 
     def set_hypotheses(self, count: int) -> None:
         self.calls.append(("hypotheses", count, threading.current_thread().name))

@@ -91,7 +91,7 @@ def test_differences_between_runtimes_are_told_stage_by_stage_and_in_millimetres
     drawn = np.zeros((2, 53), np.float32)
     other = drawn.copy()
     drawn[:, 0], other[:, 0] = 1.0, 0.99
-    meshes = bench._meshes_apart(open_bundle, drawn, other)
+    meshes = bench.meshes_apart(open_bundle, drawn, other)
     assert meshes["vertices"] == pytest.approx(0.01, rel=0.01)
     moved = open_bundle.head.shapedirs[:, :, open_bundle.n_shape]
     assert meshes["vertices_mm"] == pytest.approx(10 * np.linalg.norm(moved, axis=-1).max(), rel=0.01)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 
 import numpy as np
 import pytest
 from strict_device import StrictDriver, StrictTensorRt, strict_backend
 
+from ofer_models.bundle.tensors import StageError
 from ofer_models.perception.tracker import Track
 from ofer_models.pipeline import FacePipeline
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
+from ofer_models.runtime.tensorrt import cuda_driver
 from ofer_models.tracking.load_plan import TIERS
-from ofer_models.workshop.measure.speed.bench import _StillFaces
+from ofer_models.workshop.measure.speed import bench, gpu
+from ofer_models.workshop.measure.speed.bench import StillFaces
 
 FACES = 3
 SMALL = PipelineSettings(hypotheses=5, candidates=8, steps=4, max_faces=FACES, background=True, latency_bound=50.0)
@@ -26,7 +30,7 @@ class ComingAndGoing:
 
     def __init__(self, seed: int = 0) -> None:
         self._rng, self._frames = np.random.default_rng(seed), 0
-        self._places: list[Track] = _StillFaces(FACES)(FRAME, 0.0)
+        self._places: list[Track] = StillFaces(FACES)(FRAME, 0.0)
         self._names = [f"f{place}" for place in range(FACES)]
         self._there = [True] * FACES
 
@@ -54,14 +58,13 @@ def driver():
 
 
 @pytest.fixture()
-def make(open_bundle, tmp_path, driver, monkeypatch):
+def make(open_bundle, tmp_path, driver):
     """A pipeline on the strict device."""
     trt = StrictTensorRt(driver)
 
     def pipeline(settings: PipelineSettings = SMALL) -> FacePipeline:
         backend = strict_backend(open_bundle, tmp_path, driver, trt)
-        monkeypatch.setattr("ofer_models.runtime.stages.open_backend", lambda *_: backend)
-        made = FacePipeline(open_bundle, settings)
+        made = FacePipeline(open_bundle, settings, backend=backend)
         made._frontend = ComingAndGoing()
         return made
 
@@ -76,8 +79,8 @@ def test_nothing_is_captured_after_the_warm_up(make, driver):
     assert len(said) == 2 + len(batches(FACES)) * len({(tier.steps, tier.count(5)) for tier in TIERS})
     assert said[0].startswith("warm-up 1 of ") and "MB on the GPU" in said[-1]
     before = driver.calls["cuStreamBeginCapture"], driver.calls["cuMemAlloc"], dict(make.trt.compiled)
-    for i in range(240):
-        pipeline.plan._level = (i // 30) % len(TIERS)
+    for i in range(120):
+        pipeline.plan._level = (i // 20) % len(TIERS)
         pipeline(FRAME, i / 30)
     pipeline.close()
     after = driver.calls["cuStreamBeginCapture"], driver.calls["cuMemAlloc"], dict(make.trt.compiled)
@@ -89,7 +92,7 @@ def test_a_thousand_frames_break_no_rule_and_memory_returns(make, driver):
     """Without a warm-up: captures happen among the frames, while identities are drawn on the other thread."""
     for _ in range(2):
         pipeline = make()
-        assert "gpu_memory_mb" in pipeline.status()
+        assert float(pipeline.status()["gpu_memory_mb"]) > 1
         most = []
         for i in range(500):
             pipeline.plan._level = (i // 20) % len(TIERS)
@@ -102,14 +105,22 @@ def test_a_thousand_frames_break_no_rule_and_memory_returns(make, driver):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ofer-identity")]
 
 
+def test_other_numbers_of_hypotheses_and_steps_are_warmed_up_at_once(make, driver):
+    pipeline = make()
+    pipeline.warm_up()
+    pipeline.set_hypotheses(4)
+    pipeline.set_steps(3)
+    captured = driver.calls["cuStreamBeginCapture"]
+    for i in range(20):
+        pipeline(FRAME, i / 30)
+    pipeline.close()
+    assert driver.calls["cuStreamBeginCapture"] == captured
+
+
 def test_the_strict_device_gives_what_the_cpu_gives(make, open_bundle, driver):
     settings = dataclasses.replace(SMALL, background=False, latency_bound=0.0)
     ours = make(settings)
-    with pytest.MonkeyPatch.context() as patch:
-        from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
-
-        patch.setattr("ofer_models.runtime.stages.open_backend", lambda *_: OnnxRuntimeBackend())
-        reference = FacePipeline(open_bundle, settings)
+    reference = FacePipeline(open_bundle, settings, backend="onnxruntime")
     reference._frontend = ComingAndGoing()
     for i in range(30):
         found, expected = ours(FRAME, i / 30), reference(FRAME, i / 30)
@@ -118,3 +129,45 @@ def test_the_strict_device_gives_what_the_cpu_gives(make, open_bundle, driver):
             np.testing.assert_allclose(one.expressions, other.expressions, atol=2e-3)
     ours.close()
     assert driver.empty
+
+
+class TestBench:
+    """`ofer bench --gpu`, on the strict device and where there is none."""
+
+    def test_one_json_holds_everything(self, open_bundle, tmp_path, driver, monkeypatch):
+        monkeypatch.setattr(bench, "FACES", (1, 2))
+        monkeypatch.setattr(bench, "BATCHES", (1, 2))
+        monkeypatch.setattr(gpu, "_MOST_FACES", 2)
+        backend = strict_backend(open_bundle, tmp_path, driver, StrictTensorRt(driver))
+
+        def none():
+            raise StageError("does not build for sm90")
+
+        kept = []
+        chosen = [gpu.Way("tensorrt", lambda: backend, True), gpu.Way("other", none, False)]
+        figures = gpu.run(open_bundle, 3, lambda line: None, lambda so_far: kept.append(json.dumps(so_far)), chosen)
+        one = figures["runtimes"]["tensorrt"]
+        assert len(kept) == 3 and figures["runtimes"]["other"] == {"not_run": "does not build for sm90"}
+        assert one["stages_ms"].keys() == open_bundle.stages.keys() and one["networks_ms_per_face"].keys() == {"1", "2"}
+        for title in ("frame_ms", "frame_ms_while_identities_are_drawn"):
+            assert one[title].keys() == {"1", "2"} and all(value > 0 for value in one[title].values())
+        assert one["warm_up_s"] > 0 and one["gpu_memory_mb"] > 1 and one["differences"]["vertices_mm"] < 0.1
+        assert figures["reference"].keys() == open_bundle.stages.keys()
+        assert driver.empty
+
+    def test_results_that_are_apart_stop_it(self, open_bundle, tmp_path, driver, monkeypatch):
+        backend = strict_backend(open_bundle, tmp_path, driver, StrictTensorRt(driver))
+        monkeypatch.setattr(bench, "HALF_TOLERANCE", -1.0)
+        with pytest.raises(StageError, match="on tensorrt differs from fp32 on the CPU by"):
+            gpu.run(open_bundle, 3, lambda line: None, chosen=[gpu.Way("tensorrt", lambda: backend, True)])
+        assert driver.empty
+
+    def test_without_a_gpu_it_goes_as_far_as_the_first_call_of_the_device(self, open_bundle):
+        if cuda_driver.gpu_present():
+            pytest.skip("there is a GPU")
+        kept = []
+        with pytest.raises(StageError, match=r"nothing ran on a GPU \(torch fp16: torch .* finds no GPU; tensorrt: "):
+            gpu.run(open_bundle, 3, lambda line: None, lambda so_far: kept.append(json.dumps(so_far)))
+        assert len(kept) == 5 and json.loads(kept[-1])["runtimes"].keys() == {
+            "torch fp16", "tensorrt", "torch", "onnxruntime CUDA"
+        }  # fmt: skip

@@ -22,6 +22,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool, Trigger
 
+from ofer_models.bundle.tensors import StageError
 from ofer_msgs.msg import BlendshapesArray, FaceArray
 from ofer_msgs.srv import ResetIdentity
 from ofer_ros.nodes import ofer_node
@@ -272,6 +273,36 @@ def test_nothing_of_a_pipeline_is_left_after_cleanup():
         held = [weakref.ref(one) for one in (node._pipeline, node._outputs, node._stream)]
         assert harness.change("deactivate") and harness.change("cleanup")
         assert [reference() for reference in held] == [None] * 3, "each real one is 60 MB"
+
+
+def test_networks_are_warmed_up_at_configure_and_given_back_at_cleanup(capfd):
+    """With progress in the log; again when the parameters that they depend on have changed."""
+    made = []
+
+    def make(settings):
+        made.append(FakePipeline())
+        return made[-1]
+
+    with NodeHarness(make_pipeline=make) as harness:
+        assert [one.warm_ups for one in made] == [1] and "warm-up 1 of 1" in capfd.readouterr().err
+        assert harness.change("deactivate") and made[0].closed == 0
+        assert harness.change("cleanup") and made[0].closed == 1
+        assert harness.change("configure")
+        assert harness.set(hypotheses=7) == [""] and harness.change("activate")
+        assert [(one.warm_ups, one.closed) for one in made] == [(1, 1), (1, 1), (1, 0)]
+    assert made[-1].closed == 1
+
+
+def test_a_gpu_that_is_full_at_configure_is_one_line(capfd):
+    class Full(FakePipeline):
+        def warm_up(self, say):
+            raise StageError("the NVIDIA driver's cuMemAlloc fails with CUDA_ERROR_OUT_OF_MEMORY (2)")
+
+    with NodeHarness(pipeline=Full(), start=False) as harness:
+        assert not harness.change("configure")
+        assert harness.pipeline.closed == 1
+    said = capfd.readouterr().err
+    assert "cannot configure: the NVIDIA driver's cuMemAlloc fails" in said and "Traceback" not in said
 
 
 def test_an_activate_that_fails_half_way_leaves_nothing_running(monkeypatch, capfd):

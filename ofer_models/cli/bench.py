@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +22,19 @@ def bench(
     official_size: Annotated[
         bool, typer.Option("--official-size", help="A bundle of official size with random weights, made in out/.")
     ] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Every way onto an NVIDIA GPU instead: torch, TensorRT, ONNX Runtime's CUDA.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Time samplers, stages and frames, against a plain implementation of the paper; compares results first."""
     from ofer_models.bundle.manifest import Bundle, default_bundle
     from ofer_models.workshop.measure.speed import bench
 
-    loaded = _official_size() if official_size else Bundle.load(bundle or default_bundle())
+    loaded = _official_size(build_engines=not gpu) if official_size else Bundle.load(bundle or default_bundle())
+    if gpu:
+        _on_gpu(loaded, repeats, json_file)
+        return
     with console.status("frames") as status:
 
         def tell(line: str) -> None:
@@ -70,7 +76,37 @@ def bench(
     write_json(json_file, figures)
 
 
-def _official_size() -> Any:
+def _on_gpu(bundle: Any, repeats: int, json_file: Path | None) -> None:
+    from ofer_models.workshop.measure.speed import gpu
+
+    with console.status("fp32 on the CPU") as status:
+        figures = gpu.run(bundle, repeats, status.update, lambda so_far: write_json(json_file, so_far))
+    say(", ".join(f"{name} {value}" for name, value in figures["machine"].items()))
+    table = Table("", *figures["runtimes"], title=f"bundle {figures['bundle']}, ms", box=None)
+    rows: dict[str, dict[str, str]] = {}
+    for name, one in figures["runtimes"].items():
+        if "not_run" in one:
+            say(f"without {name}: {one['not_run']}")
+            continue
+        for title, value in _flat(one):
+            rows.setdefault(title, {})[name] = f"{value:.3g}"
+    for title, values in rows.items():
+        table.add_row(title, *(values.get(name, "") for name in figures["runtimes"]))
+    console.print(table)
+    write_json(json_file, figures)
+
+
+def _flat(figures: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers of nested figures with the names that lead to them."""
+    for name, value in figures.items():
+        title = f"{above}, {name}" if above else name
+        if isinstance(value, dict):
+            yield from _flat(value, title)
+        elif not isinstance(value, str):
+            yield title, value
+
+
+def _official_size(build_engines: bool) -> Any:
     """The random bundle in out/official_size, made when it is not there, with engines where a GPU could run them."""
     from ofer_models.bundle.manifest import HEAD, Bundle, default_bundle
     from ofer_models.runtime.tensorrt import api, cuda_driver
@@ -82,7 +118,7 @@ def _official_size() -> Any:
         say("writing a bundle of official size with random weights (a minute)")
         write_official_size(folder, default_bundle() / HEAD)
     bundle = Bundle.load(folder)
-    if cuda_driver.gpu_present() and api.installed():
+    if build_engines and cuda_driver.gpu_present() and api.installed():
         say("building its engines")
-        build.build(build.Order(bundle, jobs=len(os.sched_getaffinity(0))))
+        build.build(build.Order(bundle))
     return bundle

@@ -41,7 +41,9 @@ def build(
     ] = "current",
     stage: Annotated[list[str] | None, typer.Option(help="Only this stage; may be repeated.")] = None,
     all_stages: Annotated[bool, typer.Option("--all", help="Build all anew, also what is there and fits.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Graphs built at the same time.")] = len(os.sched_getaffinity(0)),
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Graphs built at the same time; always one where kernels are timed on a GPU.")
+    ] = len(os.sched_getaffinity(0)),
     show: Annotated[bool, typer.Option("--list", help="List the engines that are there, build nothing.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove engines that no graph can use, or of another version.")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from ofer_models.bundle.tensors import StageError
-from ofer_models.runtime.tensorrt.cuda_driver import current_gpu
+from ofer_models.runtime.tensorrt import api
+from ofer_models.runtime.tensorrt.cuda_driver import NoGpu, current_gpu
 
 State = Literal["ok", "note", "problem"]
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
@@ -152,18 +153,24 @@ def _gpu() -> Finding:
     try:
         jetson = ", Jetson" if Path("/etc/nv_tegra_release").exists() else ""
         return Finding("GPU", "ok", f"{current_gpu().name}{jetson}")
-    except StageError:
+    except NoGpu:
         return none
+    except StageError as error:
+        return Finding("GPU", "note", f"there is one, but TensorRT cannot be used: {error}")
 
 
 def _tensorrt(gpu: bool) -> Finding:
     found = [f"{name} {_version(name)}" for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
     if found:
+        try:
+            api.load()
+        except StageError as error:
+            return Finding("TensorRT", "note", str(error))
         return Finding("TensorRT", "ok", ", ".join(found))
     if not gpu:
         return Finding("TensorRT", "note", "not installed, and of no use without a GPU")
     return Finding("TensorRT", "note", "not installed: networks run on ONNX Runtime",
-                   "pip install tensorrt_rtx (PC), JetPack (Jetson), or NVIDIA's page `TensorRT Download`")  # fmt: skip
+                   "pip install -r requirements/gpu.txt (PC), JetPack (Jetson): docs/gpu.md")  # fmt: skip
 
 
 def _packages(versions: Mapping[str, str]) -> list[Finding]:

@@ -38,8 +38,8 @@ FACES = (1, 2, 4, 8)
 THREADS = (1, 2)
 TOLERANCE = 1e-3  # of the largest value, after 1000 steps in float32
 HALF_TOLERANCE = 0.05  # the same, after the bundle's steps in half precision
-_BATCHES = (1, 8)
-_FRAME = (720, 1280)
+BATCHES = (1, 8)
+FRAME = (720, 1280)
 _FACE_WIDTH = 140  # px
 
 
@@ -207,7 +207,7 @@ def stages(bundle: Bundle, repeats: int, say: Say = print) -> Iterator[dict[str,
             except ValueError as error:  # not installed, no GPU, nothing built
                 say(f"  without {runtime.name}: {error}")
                 break
-            calls = _calls(bundle, loaded)
+            calls = calls_of(bundle, loaded)
             for name, (call, output) in calls.items():
                 found = output(call())
                 first = expected.setdefault(name, found)
@@ -217,13 +217,14 @@ def stages(bundle: Bundle, repeats: int, say: Say = print) -> Iterator[dict[str,
                 if runtime is not present[0]:
                     differences.setdefault(runtime.name, {})[name] = apart
                     if name == "expgen":
-                        differences[runtime.name] |= _meshes_apart(bundle, first[0], found[0])
+                        differences[runtime.name] |= meshes_apart(bundle, first[0], found[0])
             # The reference is slow on a CPU, and no product.
             count = min(repeats, 5) if runtime.name == "torch" and len(runtime.threads) > 1 else repeats
             for name, (call, _) in calls.items():
                 figures[name].setdefault(runtime.name, {})[str(threads)] = median_ms(call, count)
             if threads == 1:
-                per_face[runtime.name] = {str(faces): _networks_ms(bundle, loaded, faces, count) for faces in _BATCHES}
+                per_face[runtime.name] = {str(faces): networks_ms(bundle, loaded, faces, count) for faces in BATCHES}
+            loaded.close()
         yield {"stages": figures, "networks_ms_per_face": per_face, "differences": differences}
 
 
@@ -234,8 +235,8 @@ def frames(bundle: Bundle, backend: str, repeats: int) -> dict[str, Any]:
     frame_ms, frame_cpu_ms, parts, used = {}, {}, {}, ""
     for faces in FACES:
         pipeline = FacePipeline(bundle, max_faces=faces, backend=backend)
-        pipeline._frontend = _StillFaces(faces)  # the camera's part: finding faces is not what is timed here
-        frame = np.random.default_rng(0).integers(0, 255, (*_FRAME, 3), dtype=np.uint8)
+        pipeline._frontend = StillFaces(faces)  # the camera's part: finding faces is not what is timed here
+        frame = np.random.default_rng(0).integers(0, 255, (*FRAME, 3), dtype=np.uint8)
         stamp = 0.0
 
         def once(pipeline: FacePipeline = pipeline, frame: np.ndarray = frame) -> int:
@@ -259,6 +260,7 @@ def frames(bundle: Bundle, backend: str, repeats: int) -> dict[str, Any]:
             names = set().union(*collected) - {"perception", "total"}
             parts = {name: statistics.median(timing.get(name, 0.0) for timing in collected) for name in sorted(names)}
         used = pipeline._stages.backend
+        pipeline.close()
     return {"frame_ms": frame_ms, "frame_cpu_ms": frame_cpu_ms, "frame_stages_ms": parts, "backend": used}
 
 
@@ -302,7 +304,7 @@ def _torch_finds_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _meshes_apart(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+def meshes_apart(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     """How far two runtimes' hypotheses (H, E + 3) are apart as meshes of the mean head."""
     head, shape = bundle.head, np.zeros(bundle.n_shape)
     both = [head.decode(shape, drawn[:, : bundle.n_expression], drawn[:, bundle.n_expression :])
@@ -311,14 +313,14 @@ def _meshes_apart(bundle: Bundle, expected: np.ndarray, found: np.ndarray) -> di
     return {"vertices": apart / moved, "vertices_mm": 1000 * apart}
 
 
-def _networks_ms(bundle: Bundle, loaded: StageSet, faces: int, repeats: int) -> float:
+def networks_ms(bundle: Bundle, loaded: StageSet, faces: int, repeats: int) -> float:
     """Median ms a face of expression context and ExpGen in one batch of faces."""
-    calls = _calls(bundle, loaded, faces)
+    calls = calls_of(bundle, loaded, faces)
     both = [calls[name][0] for name in ("expression_context", "expgen")]
     return median_ms(lambda: [call() for call in both], repeats) / faces
 
 
-def _calls(
+def calls_of(
     bundle: Bundle, loaded: StageSet, faces: int = 1
 ) -> dict[str, tuple[Callable[[], Any], Callable[[Any], np.ndarray]]]:
     """Stage -> a call on random data, and how to read an array from what it returns."""
@@ -344,7 +346,7 @@ def _calls(
     return calls
 
 
-class _StillFaces:
+class StillFaces:
     """In the place of the face finder: the canonical face, seen from the front, several times side by side."""
 
     def __init__(self, faces: int) -> None:
@@ -353,7 +355,7 @@ class _StillFaces:
         columns = min(faces, 4)
         self._tracks = []
         for i in range(faces):
-            centre = (_FRAME[1] * (i % columns + 0.5) / columns, _FRAME[0] * (0.3 + 0.4 * (i // columns)), 0.0)
+            centre = (FRAME[1] * (i % columns + 0.5) / columns, FRAME[0] * (0.3 + 0.4 * (i // columns)), 0.0)
             here = (points - points.mean(0) + np.array(centre)).astype(np.float32)
             self._tracks.append(Track(f"f{i + 1}", box_of(here), here, np.zeros(2), 1.0, 1.0, 0.0, True))
 
