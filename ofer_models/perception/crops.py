@@ -129,6 +129,15 @@ def frontalise(points: np.ndarray) -> np.ndarray:
     return (points - source_mean) @ rotation * scale[..., None, None] + target.mean(axis=0)
 
 
+def misfit(points: np.ndarray) -> float:
+    """How far mesh points (478, 3) px are from any face: 0.03 to 0.09, more where the mesh lies on something else.
+
+    The root mean square distance of the stable points from the canonical face's, in the unit of `frontalise`.
+    """
+    apart = (frontalise(points) - _CANONICAL)[STABLE_POINTS]
+    return float(np.sqrt((apart**2).sum(axis=-1).mean()))
+
+
 def landmark_features(points: np.ndarray) -> np.ndarray:
     """(..., 478, 6) float32 of mesh points (..., 478, 3) px: [in the aligned crop | frontalised].
 

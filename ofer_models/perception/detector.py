@@ -59,26 +59,34 @@ class FaceDetector:
                 for calculator in ("FaceDetectionShortRangeCpu", "FaceDetectionFullRangeCpu")
             ]
 
-    def detect(self, rgb: np.ndarray) -> list[Detection]:
-        """Faces of an RGB image (H, W, 3) uint8 of any size, best first.  Raises ValueError for anything else."""
+    def detect(self, rgb: np.ndarray, quarters: int = 0) -> list[Detection]:
+        """Faces of an RGB image (H, W, 3) uint8 of any size, best first, after so many quarter turns counterclockwise;
+        places are those in the image as given.  Raises ValueError for anything else.
+        """
         height, width = check_rgb(rgb).shape[:2]
         shrink = min(1.0, _LONGEST_SIDE / max(height, width))
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        small = np.ascontiguousarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if shrink < 1 else rgb)
+        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if shrink < 1 else rgb
+        small = np.ascontiguousarray(np.rot90(small, quarters))
         found = []
         for graph in self._graphs:
             for raw in graph.process(small).detections or []:
                 place = raw.location_data
                 box = place.relative_bounding_box
-                keypoints = np.array([(k.x, k.y) for k in place.relative_keypoints])
-                found.append(
-                    Detection(
-                        np.array([box.xmin, box.ymin, box.width, box.height]) * (width, height, width, height),
-                        float(raw.score[0]),
-                        keypoints * (width, height) - 0.5,
-                    )
-                )
+                points = [(box.xmin, box.ymin), (box.xmin + box.width, box.ymin + box.height)]
+                points += [(k.x, k.y) for k in place.relative_keypoints]
+                points = _turned_back(np.array(points), quarters) * (width, height)
+                low, high = points[:2].min(axis=0), points[:2].max(axis=0)
+                box = np.concatenate([low, high - low])
+                found.append(Detection(box, float(raw.score[0]), points[2:] - 0.5))
         return suppress(found)
+
+
+def _turned_back(points: np.ndarray, quarters: int) -> np.ndarray:
+    """Points (P, 2) as parts of the width and height, in the image from which it was turned counterclockwise."""
+    for _ in range(quarters % 4):
+        points = np.stack([1 - points[:, 1], points[:, 0]], axis=-1)
+    return points
 
 
 def suppress(detections: list[Detection]) -> list[Detection]:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from ofer_models.perception.crops import box_of, overlap
-from ofer_models.perception.detector import FaceDetector
+from ofer_models.perception.crops import box_of, misfit, overlap
+from ofer_models.perception.detector import Detection
+from ofer_models.perception.face_search import PLAIN, PLAIN_ROLL, TURNED, FaceSearch, quarter_of
 from ofer_models.perception.landmarks import FaceLandmarker, LandmarkResult, Roi, roi_from_keypoints, roi_from_points
 from ofer_models.perception.mediapipe_graph import check_rgb
 from ofer_models.perception.tracker import FaceTracker, Observation, Track
 
 DETECT_EVERY = 5  # frames between runs of the detector; while a known face is missing it runs on every one
 _SAME_FACE = 0.6  # two boxes that share this part of the smaller one lie on one face
+_NEAR = 0.3  # the same of two detections that see a face different ways round
 # How a detection's region relates to that of a mesh that fits: 0.6 to 1.1 times its size, centres within 0.2 sizes.
 _SIZE_RATIO, _OFFSET = (0.55, 1.4), 0.25
 _UNCONFIRMED = 0.5  # s, from its first or last confirmed check, for which a mesh is believed without a detection
 _SURE = 0.6  # score from which a further face is believed at once; a weaker one must be found twice
+_SURELY_TURNED = 0.8  # score from which a detection is right about the way round, and the mesh wrong
+_UNEXPECTED = 0.1  # by which the score of an unexpected orientation has to be better
+_MISFIT_WEIGHT = 2.0  # what the meshes' misfits count against the scores
+_OTHER_WAY = math.radians(60)  # between the rolls of a detection and of a mesh that see a face the other way round
+# s between looks at the picture in all orientations: for faces that are not plainly upright, and to check known ones
+_LOOK_FOR_NEW, _CHECK_KNOWN = 0.5, 2.0
 _SLOW = 0.3  # s between frames, from which on place alone does not tell who is who
 _THUMBNAIL = (32, 24)  # px, width and height at which frames are compared
 # Correlation below which a frame shows another scene. Following frames of a camera in motion stay above 0.9 at 30 Hz
@@ -33,13 +42,23 @@ class FaceFrontend:
     The mesh network follows a face by itself, but when a face is half hidden the mesh may shrink onto the visible half
     or slide off, and report full presence.  Hence the regular detections: a mesh much smaller than the detection on it
     is placed anew, and one that no detection confirms is dropped.
+
+    Faces may have any roll. The detector knows upright ones: it sees the picture as the camera is mounted, turned as
+    the followed faces are, and every now and then, where it is not sure, in all orientations.
     """
 
-    def __init__(self, max_faces: int = 4) -> None:
+    def __init__(self, max_faces: int = 4, camera_rotation: int = 0, small_faces: bool = False) -> None:
+        """camera_rotation: degrees by which the picture has to be turned clockwise to be upright, 0, 90, 180 or 270.
+        small_faces: look for them in parts of the picture as well, which takes time.
+        """
         if max_faces < 1:
             raise ValueError(f"max_faces must be at least 1, got {max_faces}")
+        if camera_rotation not in (0, 90, 180, 270):
+            raise ValueError(f"camera_rotation must be 0, 90, 180 or 270 degrees, got {camera_rotation}")
         self.max_faces = max_faces
-        self._detector = FaceDetector()
+        self._upright = -camera_rotation // 90 % 4
+        self._small_faces = small_faces
+        self._search = FaceSearch()
         self._landmarker = FaceLandmarker()
         self._tracker = FaceTracker()
         self._shape: tuple[int, ...] = ()
@@ -52,6 +71,7 @@ class FaceFrontend:
         self._stamp = 0.0
         self._last_passed = math.inf  # between the last two frames, s
         self._since_detection = 0
+        self._looked_around = -math.inf  # stamp
         self._scene: np.ndarray | None = None
         self._doubtful: list[np.ndarray] = []  # boxes of weak detections in the detector's last run
         self._confirmed: dict[str, float] = {}  # track id -> stamp of the last detection that agreed with its mesh
@@ -103,15 +123,18 @@ class FaceFrontend:
         ids, faces = list(followed), list(followed.values())
         confirmed: set[int] = set()
         doubtful: list[np.ndarray] = []
-        for detection in sorted(self._detector.detect(rgb), key=lambda found: -found.score):
+        for detection in self._look(rgb, stamp, faces):
             roi = roi_from_keypoints(detection.box, detection.keypoints)
             partner = _on_same_face(detection.box, faces)
             if partner is not None:
                 mesh_roi = roi_from_points(faces[partner].points)
-                if _agree(roi, mesh_roi):
+                turned = _between(roi.angle, mesh_roi.angle) > _OTHER_WAY
+                if _agree(roi, mesh_roi) and not (turned and detection.score >= _SURELY_TURNED):
                     confirmed.add(partner)
                     continue
-                if roi.size < mesh_roi.size:  # the detector has found less of the face than the mesh
+                if roi.size < mesh_roi.size and not turned:  # the detector has found less of the face than the mesh
+                    continue
+                if turned and (detection.score < _SURELY_TURNED or partner >= len(ids)):
                     continue
             elif len(faces) >= self.max_faces:
                 continue
@@ -136,6 +159,32 @@ class FaceFrontend:
                 followed[id] = face
         return faces[len(ids) :]
 
+    def _look(self, rgb: np.ndarray, stamp: float, faces: Sequence[LandmarkResult]) -> list[Detection]:
+        """Detections, best first, in the orientations that are expected, or if these are not enough in all."""
+        expected = {self._upright, *(quarter_of(roi_from_points(face.points).angle) for face in faces)}
+        found = self._search(rgb, sorted(expected))
+        if stamp - self._looked_around >= _patience(found, faces, expected):
+            self._looked_around = stamp
+            for other in self._search(rgb, [quarter for quarter in range(4) if quarter not in expected]):
+                rivals = [one for one in found if overlap(one.box, other.box) >= _NEAR]
+                if other.score >= TURNED and all(self._is_rather(other, rival, rgb) for rival in rivals):
+                    found = [one for one in found if not any(one is rival for rival in rivals)] + [other]
+            found.sort(key=lambda one: -one.score)
+        if self._small_faces:
+            found += self._search.in_tiles(rgb, self._upright, found)
+        return found
+
+    def _is_rather(self, turned: Detection, expected: Detection, rgb: np.ndarray) -> bool:
+        """Whether a face is as a detection in an unexpected orientation says, and not as the one in an expected."""
+        rois = [roi_from_keypoints(one.box, one.keypoints) for one in (turned, expected)]
+        if turned.score < expected.score - _MISFIT_WEIGHT / 10:  # which no fit could make up for
+            return False
+        mine, its = (self._landmarker.locate(rgb, roi) for roi in rois)
+        if mine is None or its is None:
+            return mine is not None
+        better_fit = misfit(its.points) - misfit(mine.points)
+        return turned.score - expected.score - _UNEXPECTED + _MISFIT_WEIGHT * better_fit > 0
+
 
 def _scene(rgb: np.ndarray) -> np.ndarray | None:
     """A frame as a unit vector that a change of brightness or contrast leaves alone; None for a blank one."""
@@ -159,3 +208,22 @@ def _agree(detected: Roi, mesh: Roi) -> bool:
     low, high = _SIZE_RATIO
     offset = math.hypot(detected.x - mesh.x, detected.y - mesh.y)
     return low <= detected.size / mesh.size <= high and offset < _OFFSET * max(mesh.size, detected.size)
+
+
+def _patience(found: Sequence[Detection], faces: Sequence[LandmarkResult], expected: Collection[int]) -> float:
+    """Seconds since the last look in all orientations after which another one is due; infinite where all is plain."""
+    if not found and not faces:
+        return _LOOK_FOR_NEW
+    patience = math.inf
+    for detection in found:
+        roll = roi_from_keypoints(detection.box, detection.keypoints).angle
+        off = min(_between(roll, quarter * math.pi / 2) for quarter in expected)
+        if detection.score < PLAIN or off > PLAIN_ROLL:
+            known = _on_same_face(detection.box, list(faces)) is not None
+            patience = min(patience, _CHECK_KNOWN if known else _LOOK_FOR_NEW)
+    return patience
+
+
+def _between(a: float, b: float) -> float:
+    """Angle 0..pi between two directions, radians."""
+    return abs(math.remainder(a - b, 2 * math.pi))
