@@ -17,6 +17,10 @@ class PipelineSettings:
     head until its first one, and what a frame gives depends on time. drift: rate in 1/s at which the hypotheses' noise
     wanders, 0 frozen. latency_bound: ms, kept by a `LoadPlan`; 0: none. remember: seconds for which a lost face's
     identity is kept.
+
+    camera_rotation: degrees by which pictures have to be turned clockwise to be upright, 0, 90, 180 or 270; faces of
+    other rolls are found all the same, a little later. small_faces: look for them in parts of a picture as well, at the
+    cost of one run of the detector for each.
     """
 
     hypotheses: int | None = None
@@ -30,3 +34,5 @@ class PipelineSettings:
     drift: float = 0.0
     latency_bound: float = 0.0
     remember: float = 30.0
+    camera_rotation: int = 0
+    small_faces: bool = False

@@ -51,7 +51,7 @@ def reconstruct(
             raise ReconstructError(f"{out} cannot be used for results ({error})") from None
         pipeline = FacePipeline(
             bundle or default_bundle(), hypotheses=hypotheses, candidates=candidates, seed=seed,
-            threads=len(os.sched_getaffinity(0)), max_faces=MAX_FACES,
+            threads=len(os.sched_getaffinity(0)), max_faces=MAX_FACES, small_faces=True,
         )  # fmt: skip
         work = reconstruct_all(pictures, pipeline, output, seed)
         results = list(progress(work, "pictures", len(pictures)))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ofer_models.perception.crops import box_of, misfit, overlap
-from ofer_models.perception.detector import Detection
+from ofer_models.perception.detector import Detection, FaceDetector
 from ofer_models.perception.face_search import PLAIN, PLAIN_ROLL, TURNED, FaceSearch, quarter_of
 from ofer_models.perception.landmarks import FaceLandmarker, LandmarkResult, Roi, roi_from_keypoints, roi_from_points
 from ofer_models.perception.mediapipe_graph import check_rgb
@@ -58,7 +58,8 @@ class FaceFrontend:
         self.max_faces = max_faces
         self._upright = -camera_rotation // 90 % 4
         self._small_faces = small_faces
-        self._search = FaceSearch()
+        self._detector = FaceDetector()
+        self._search = FaceSearch(self._detector)
         self._landmarker = FaceLandmarker()
         self._tracker = FaceTracker()
         self._shape: tuple[int, ...] = ()
@@ -163,7 +164,7 @@ class FaceFrontend:
         """Detections, best first, in the orientations that are expected, or if these are not enough in all."""
         expected = {self._upright, *(quarter_of(roi_from_points(face.points).angle) for face in faces)}
         found = self._search(rgb, sorted(expected))
-        if stamp - self._looked_around >= _patience(found, faces, expected):
+        if stamp - self._looked_around > _patience(found, faces, expected):
             self._looked_around = stamp
             for other in self._search(rgb, [quarter for quarter in range(4) if quarter not in expected]):
                 rivals = [one for one in found if overlap(one.box, other.box) >= _NEAR]

@@ -20,7 +20,7 @@ from ofer_models.reconstruction.pictures import folder_names
 from ofer_models.reconstruction.result import Reconstruction
 from ofer_models.reconstruction.sheet import draw_sheet
 
-MAX_FACES = 20  # in one picture; a group portrait, not a crowd
+MAX_FACES = 100  # in one picture
 NOW = "now7"
 
 

@@ -81,7 +81,17 @@ class OferSettings(LayerSettings):
     identity_memory: float = setting(
         "how long a lost face's identity is kept, in memory alone", 0.0, 3600.0, unit="s"
     )
-    max_faces: int = setting("most faces tracked at once", 1, 16)
+    max_faces: int = setting("most faces tracked at once", 1, 64)
+    camera_rotation: str = setting(
+        "how far images have to be turned clockwise to be upright, for a camera that is mounted so: new faces are "
+        "looked for that way round first. Faces of any roll are found and followed, others half a second later at most",
+        choices=("0", "90", "180", "270"),
+        unit="degrees",
+    )
+    small_faces: bool = setting(
+        "find faces smaller than about 1/20 of the image's longer side too, by looking at parts of it: the detector "
+        "then runs not once but 7 times on 1280 x 720, 25 times on 1920 x 1080, 109 times on 3840 x 2160"
+    )
     threads: int = setting("threads of the inference engine", 1, 64)
     backend: str = setting(
         "inference engine; auto: tensorrt where a GPU and engines made by `ofer build` are present, else onnxruntime, "
@@ -137,6 +147,7 @@ class OferSettings(LayerSettings):
             self.hypotheses, self.candidates or None, self.steps or None, self.seed, self.threads, self.max_faces,
             self.backend, background=self.identity_in_background, drift=self.hypothesis_drift,
             latency_bound=self.latency_bound, remember=self.identity_memory,
+            camera_rotation=int(self.camera_rotation), small_faces=self.small_faces,
         )  # fmt: skip
 
 
