@@ -13,10 +13,10 @@ import pytest
 from official_inputs import SMALL, flame_arrays, write_flame
 from typer.testing import CliRunner
 
-from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES
+from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES, BundleError
 from ofer_models.cli import host
 from ofer_models.cli.doctor import show
-from ofer_models.cli.examination import examine, report_on
+from ofer_models.cli.examination import examine, report_on, try_out
 from ofer_models.cli.main import app
 from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache
@@ -86,6 +86,22 @@ def test_damaged_bundles_are_named_with_a_remedy(neighbours, damage, message):
     assert f"ofer train --out {folder}" in report.remedy
     examination = examine()
     assert not examination.runs and message in examination.verdict
+
+
+@pytest.mark.parametrize(("taken", "said"), [("landmarks68", "no 68 landmarks"), ("face", "no mask of the face")])
+def test_a_head_without_what_the_nodes_show_is_told_before_they_start(open_bundle, tmp_path, taken, said):
+    folder = shutil.copytree(open_bundle, tmp_path / "open")
+    with np.load(folder / "head.npz") as stored:
+        gone = (f"{taken}_triangle", f"{taken}_bary", f"mask_{taken}")
+        kept = {name: array for name, array in stored.items() if name not in gone}
+    np.savez(folder / "head.npz", **kept)
+    manifest = folder / MANIFEST
+    before, after = (sha256_of(path / "head.npz") for path in (open_bundle, folder))
+    manifest.write_text(manifest.read_text().replace(before, after))
+    assert said in try_out(folder)
+    load_bundle = pytest.importorskip("ofer_ros.base.bundles", reason="source .venv/ofer_env.sh").load_bundle
+    with pytest.raises(BundleError, match=said):
+        load_bundle(str(folder))
 
 
 def test_the_remedy_is_the_command_for_that_bundle(neighbours):

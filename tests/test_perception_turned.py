@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from ofer_models.perception.crops import encoder_inputs, quarter_of
 from ofer_models.perception.detector import FaceDetector
-from ofer_models.perception.face_search import quarter_of
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.pipeline import FacePipeline
 
@@ -121,6 +121,22 @@ def test_detections_in_a_turned_picture_are_places_in_the_picture_as_it_is(quart
 @pytest.mark.parametrize(("degrees", "quarter"), [(0, 0), (44, 0), (-44, 0), (46, 1), (180, 2), (-179, 2), (-90, 3)])
 def test_quarters(degrees, quarter):
     assert quarter_of(math.radians(degrees)) == quarter
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_encoders_see_a_turned_face_upright(frontend, quarters):
+    rgb = astronaut()
+    frontend.reset()
+    points = frontend(rgb, 0.0)[0].points
+    height, width = rgb.shape[:2]
+    x, y = points[:, :2].T
+    turned_back = {1: (y, width - 1 - x), 2: (width - 1 - x, height - 1 - y), 3: (height - 1 - y, x)}[quarters]
+    lying = np.concatenate([np.stack(turned_back, axis=-1), points[:, 2:]], axis=1)
+    names = ("crop224", "crop112", "landmarks")
+    upright = encoder_inputs(rgb, points[None], names)
+    found = encoder_inputs(np.ascontiguousarray(np.rot90(rgb, quarters)), lying[None], names)
+    for name in names:
+        assert np.abs(found[name] - upright[name]).mean() < 0.06, name
 
 
 def crowd(width: int, height: int, faces: int, size: int) -> np.ndarray:

@@ -181,6 +181,23 @@ def test_a_camera_info_of_zeros_is_one_line_and_poses_are_not_metric(harness, ca
     assert sum("not calibrated" in line for line in capfd.readouterr().err.splitlines()) == 1
 
 
+def test_rectified_images_are_seen_through_p_and_no_camera_info_stops_the_node():
+    with NodeHarness(image_is_rectified=True) as harness:
+        infos = harness.client.create_publisher(CameraInfo, "/camera_info", qos_profile_sensor_data)
+        harness.wait_for(lambda: infos.get_subscription_count() == 1)
+        good, worst = (camera_info(image_message().header, 64, 48, 60.0) for _ in range(2))
+        good.d, good.p[0], good.p[5] = [-0.35, 0.12, 0.0, 0.0, 0.0], 71.9, 71.9
+        worst.binning_x = worst.binning_y = 1000
+        infos.publish(worst)
+        harness.status(failing("its image would be 0 x 0"))
+        assert harness.send_and_wait(image_message(stamp=1.0)).faces[0].metric is False
+        infos.publish(good)
+        harness.wait_for(lambda: harness.send_and_wait(image_message(stamp=time.time())).faces[0].metric)
+        seen = harness.pipeline.frames[-1][2]
+        assert seen.K[0, 0] == 71.9 and not seen.distortion.size
+        assert not harness.escaped
+
+
 def test_a_pipeline_that_raises_does_not_stop_the_node(capfd):
     def behaviour(rgb):
         if rgb[0, 0, 0] == 13:

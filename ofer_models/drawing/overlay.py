@@ -68,7 +68,9 @@ def draw_landmarks(image: np.ndarray, points: np.ndarray, color: tuple[int, int,
 
 
 def draw_label(image: np.ndarray, roi: tuple[int, int, int, int], text: str) -> None:
-    """A thin box (x, y, w, h) px and a line of text above it, in place."""
+    """A thin box (x, y, w, h) px and a line of text above it, in place; nothing for a box without a size."""
     x, y, width, height = (int(value) for value in roi)
+    if width < 1 or height < 1:
+        return
     cv2.rectangle(image, (x, y), (x + width, y + height), _TEXT_COLOR, 1)
     cv2.putText(image, text, (x, max(y - 5, 12)), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _TEXT_COLOR, 1, cv2.LINE_AA)

@@ -6,6 +6,7 @@ Pixel coordinates have the centre of the first pixel at (0, 0).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 
@@ -112,6 +113,11 @@ def loose_crop(rgb: np.ndarray, box: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(rgb, to_image, (LOOSE, LOOSE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
+def quarter_of(angle: float) -> int:
+    """Quarter turns counterclockwise (0..3) that bring a face with this roll, radians, nearest to upright."""
+    return round(angle / (math.pi / 2)) % 4
+
+
 def frontalise(points: np.ndarray) -> np.ndarray:
     """Mesh points (..., 478, 3) px with position, size and head rotation taken out: (..., 478, 3) float64.
 
@@ -165,6 +171,13 @@ def clip_blob(crops: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((crops * scale.astype(np.float32) - offset.astype(np.float32)).transpose(0, 3, 1, 2))
 
 
+def _upright_crop(rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The loose crop of a face (478, >=2) px, turned by quarters where the face is not upright in the picture."""
+    left, right = five_points(points)[:2]
+    roll = math.atan2(right[1] - left[1], right[0] - left[0])
+    return np.rot90(loose_crop(rgb, box_of(points)), quarter_of(roll))
+
+
 def encoder_inputs(rgb: np.ndarray, points: np.ndarray, names: Collection[str]) -> dict[str, np.ndarray]:
     """The named encoder inputs for all faces of a frame.
 
@@ -178,7 +191,7 @@ def encoder_inputs(rgb: np.ndarray, points: np.ndarray, names: Collection[str]) 
             crops = np.stack([aligned_crop(rgb, face)[0] for face in points])
             inputs[name] = arcface_blob(crops if name == "crop112" else crops[..., ::-1])
         elif name == "crop224":
-            inputs[name] = clip_blob(np.stack([loose_crop(rgb, box_of(face)) for face in points]))
+            inputs[name] = clip_blob(np.stack([_upright_crop(rgb, face) for face in points]))
         elif name == "landmarks":
             inputs[name] = landmark_features(points)
         else:

@@ -24,11 +24,6 @@ _APART = 0.3  # two faces share less than this part of the smaller box
 _IN_A_TILE = 0.6  # least score there: the more is looked at, the more is taken for a face
 
 
-def quarter_of(angle: float) -> int:
-    """Quarter turns counterclockwise (0..3) that bring a face with this roll, radians, nearest to upright."""
-    return round(angle / (math.pi / 2)) % 4
-
-
 class FaceSearch:
     """The detector on whole pictures and parts of them; one instance per thread."""
 

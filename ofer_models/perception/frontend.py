@@ -9,9 +9,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from ofer_models.perception.crops import box_of, misfit, overlap
+from ofer_models.perception.crops import box_of, misfit, overlap, quarter_of
 from ofer_models.perception.detector import Detection, FaceDetector
-from ofer_models.perception.face_search import PLAIN, PLAIN_ROLL, TURNED, FaceSearch, quarter_of
+from ofer_models.perception.face_search import PLAIN, PLAIN_ROLL, TURNED, FaceSearch
 from ofer_models.perception.landmarks import FaceLandmarker, LandmarkResult, Roi, roi_from_keypoints, roi_from_points
 from ofer_models.perception.mediapipe_graph import check_rgb
 from ofer_models.perception.tracker import FaceTracker, Observation, Track
