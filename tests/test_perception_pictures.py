@@ -183,3 +183,9 @@ def test_sixteen_bits_and_grey_become_eight_bits_of_colour(tmp_path):
     grey = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
     rgb = decode_picture(cv2.imencode(".png", grey)[1].tobytes())
     assert rgb.shape == (64, 64, 3) and (rgb[0, 0] == 0).all() and (rgb[-1, -1] == 255).all()
+
+
+def test_cameras_that_leave_the_end_mark_out_are_read_without_a_word(capfd):
+    data = encoded(FACE)[:-2] + bytes(4096)
+    decode_picture(data)
+    assert capfd.readouterr().err == ""

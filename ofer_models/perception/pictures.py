@@ -179,13 +179,28 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
     in its place: a picture that is complete does not depend on what follows it.
     """
     end, marked, progressive = _jpeg_end(data)
-    body = data[: end - len(_JPEG_END)].rstrip(b"\xff") if marked else _unfilled(data)
+    if not marked:
+        return None if progressive else _whole(_unfilled(data))
+    body = data[: end - len(_JPEG_END)].rstrip(b"\xff")
     pixels = _decode(body + _JPEG_END)
-    if pixels is None or (marked and not progressive and (pixels[-1, -1] != _UNDECODED).any()):
-        return pixels
-    other = _decode(body + _OTHER_END + _JPEG_END)
-    complete = other is not None and np.array_equal(pixels, other) and (marked or not progressive)
-    return pixels if complete else None
+    if pixels is not None and (progressive or (pixels[-1, -1] == _UNDECODED).all()):
+        return pixels if _whole(body) is not None else None
+    return pixels
+
+
+def _whole(body: bytes) -> np.ndarray | None:
+    """BGR pixels of JPEG data without its end mark, where they do not depend on what follows; else None."""
+    one, other = (_quietly(body + end) for end in (_JPEG_END, _OTHER_END + _JPEG_END))
+    return one if one is not None and other is not None and np.array_equal(one, other) else None
+
+
+def _quietly(data: bytes) -> np.ndarray | None:
+    """A JPEG's BGR pixels by Pillow: it says nothing on stderr of what is odd, and a camera may send many such."""
+    try:
+        rgb = JpegImagePlugin.JpegImageFile(io.BytesIO(data)).convert("RGB")
+        return np.ascontiguousarray(np.asarray(rgb)[..., ::-1])
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def _unfilled(data: bytes) -> bytes:
