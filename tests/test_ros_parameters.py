@@ -155,3 +155,10 @@ def test_whole_numbers_are_taken_where_text_or_fractions_are_meant(make):
 @pytest.mark.parametrize(("given", "taken"), [(True, "true"), (False, "false"), ("auto", "auto")])
 def test_true_and_false_may_be_given_as_such_where_text_is_wanted(make, given, taken):
     assert read(make(image_is_rectified=given), OferSettings).image_is_rectified == taken
+
+
+@pytest.mark.parametrize("given", [90, "90"])
+def test_the_camera_s_rotation_may_be_given_as_a_number(make, given):
+    assert read(make(camera_rotation=given), OferSettings).pipeline().camera_rotation == 90
+    with pytest.raises(ParameterException, match="camera_rotation"):
+        make(camera_rotation=45)
