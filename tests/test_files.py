@@ -79,6 +79,8 @@ def test_documents_are_read_and_refused_in_one_line(tmp_path):
     for text in (100 * "[" + "1", "{]"):
         with pytest.raises(FileRefused, match="not readable JSON"):
             read_json(written(tmp_path / "a", text), 1000)
+    with pytest.raises(FileRefused, match="nested too deeply"):
+        read_json(written(tmp_path / "a", 100_000 * "["), 1 << 20)
     (tmp_path / "a").write_bytes(b"\xff\xfe")
     with pytest.raises(FileRefused, match="not text"):
         read_yaml(tmp_path / "a", 1000)

@@ -143,11 +143,12 @@ def test_numpy_arrays_survive_every_protocol(tmp_path, protocol):
         "scalar": np.float32(2.5),
         "text": np.array(["a", "bc"]),
         "ordered": collections.OrderedDict([("k", 1)]),
+        "counter": collections.Counter({3: 2}),
         "empty": np.zeros((0, 3)),
     }
     (tmp_path / "a").write_bytes(pickle.dumps(content, protocol))
     read = read_pickle(tmp_path / "a")
-    assert read.keys() == content.keys() and read["ordered"] == {"k": 1}
+    assert read.keys() == content.keys() and read["ordered"] == {"k": 1} and read["counter"] == {3: 2}
     for name in ("big", "fortran", "scalar", "text", "empty"):
         np.testing.assert_array_equal(np.asarray(read[name]), content[name])
 
@@ -196,6 +197,7 @@ def test_chains_of_chumpys_reorderings_come_out_as_arrays(tmp_path):
         np.testing.assert_array_equal(numbers(read[name], name), value)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
 def test_matrices_and_shapes_of_numpy_numbers_are_read(tmp_path):
     array = np.arange(6.0).reshape(2, 3)
     matrix = sparse(array)

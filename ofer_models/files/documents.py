@@ -23,7 +23,7 @@ def read_yaml(path: Path, most: int) -> Any:
     except yaml.MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise FileRefused(f"is not readable YAML ({one_line(error.problem or error)}{where})") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         if isinstance(error, FileRefused):
             raise
         raise FileRefused(f"is not readable YAML ({one_line(error)})") from None
@@ -33,7 +33,9 @@ def read_json(path: Path, most: int) -> Any:
     """The content of a JSON file of at most `most` bytes. Raises as `read_yaml`."""
     try:
         return json.loads(_text(path, most))
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise FileRefused("is nested too deeply") from None
+    except ValueError as error:
         if isinstance(error, FileRefused):
             raise
         raise FileRefused(f"is not readable JSON ({one_line(error)})") from None

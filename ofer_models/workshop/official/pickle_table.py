@@ -38,6 +38,7 @@ def pickle_table(budget: Budget, objects: bool = False) -> dict[str, Builder]:
         **dict.fromkeys(("numpy.ndarray", "numpy.matrix"), _refuse("an array without its numbers")),
         "numpy.dtype": standins.Dtype,
         "collections.OrderedDict": lambda pairs=(): _dictionary(pairs, budget),
+        "collections.Counter": lambda counts=(): _counter(counts),
         "_codecs.encode": lambda text, encoding="latin1", *_: _encoded(text, encoding, budget),
         "torch.storage._load_from_bytes": lambda raw: _storage(raw, budget),
         **_torch_builders(),
@@ -117,6 +118,13 @@ def _dictionary(pairs: Any, budget: Budget) -> dict[Any, Any]:
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
         raise UnsafePickleError("makes a dictionary of something that is no list of pairs")
     return {checked_key(key): value for key, value in pairs}
+
+
+def _counter(counts: Any) -> dict[Any, Any]:
+    """A scheduler's milestones: nothing but the dictionary it is."""
+    if type(counts) is not dict:
+        raise UnsafePickleError("makes a counter of something that is no dictionary")
+    return counts
 
 
 def _no_bytes(*arguments: Any) -> bytes:
