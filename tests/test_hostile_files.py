@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile_files
+import numpy as np
 import pytest
 from hostile_files import GROUPS, MAY_BE_READ, ROOT, cases
 
@@ -68,3 +69,24 @@ def test_a_loader_that_runs_code_swells_or_breaks_is_seen(tmp_path, monkeypatch)
     assert (tmp_path / "canary").exists() and "read" in outcome
     assert hostile_files.try_out(lambda file: bytearray(300 << 20), path)["grew"] > SPARE
     assert hostile_files.try_out(lambda file: {}["x"], path)["broken"] == "KeyError"
+
+
+@pytest.mark.parametrize("target", ["pickle", "head", "onnx", "engine"])
+def test_files_changed_at_random_are_read_or_refused(target, monkeypatch):
+    """A few of `make fuzz`'s inputs."""
+    import fuzz
+
+    monkeypatch.setattr(fuzz, "SECONDS", 0)  # no alarm
+    counts = fuzz.run(target, 60, seed=3)
+    assert counts.total() == 60 and counts["refused"] > 20
+    first, again = (fuzz.changed(b"0123456789", b"abc", np.random.default_rng([3, 7])) for _ in range(2))
+    assert first == again != b"0123456789"
+
+
+def test_a_loader_that_breaks_is_seen_by_the_fuzzer(monkeypatch):
+    import fuzz
+
+    monkeypatch.setattr(fuzz, "SECONDS", 0)
+    monkeypatch.setitem(fuzz.TARGETS, "engine", (fuzz._records, lambda path: {}["x"], "*"))
+    with pytest.raises(AssertionError, match=r"(?s)engine, seed 3, input 0: .*KeyError"):
+        fuzz.run("engine", 1, seed=3)
