@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ofer_models.files.arrays import read_npz
+from ofer_models.files.refusal import one_line
 from ofer_models.workshop.errors import DataError
 
 SHARD = 500
@@ -72,10 +74,14 @@ def load(folder: Path, count: int) -> PeopleSet:
     for shard in range(-(-count // SHARD)):
         if not _truth(folder, shard).is_file():
             raise DataError(f"{folder} holds {shard * SHARD} pictures of {count}; `ofer train eyes` draws them")
-        images.append(np.load(folder / f"{shard:05d}.npy", mmap_mode="r"))
-        with np.load(_truth(folder, shard)) as truth:
+        try:
+            images.append(np.load(folder / f"{shard:05d}.npy", mmap_mode="r"))
+            truth = read_npz(_truth(folder, shard))
             points.append(truth["points"])
             visible.append(np.unpackbits(truth["visible"], axis=1, count=truth["points"].shape[1]).astype(bool))
+        except (ValueError, KeyError, OSError, IndexError, TypeError) as error:
+            reason = f"shard {shard} is damaged ({one_line(error)}); remove its two files to draw it anew"
+            raise DataError(f"{folder}: {reason}") from None
     return PeopleSet(images, np.concatenate(points)[:count], np.concatenate(visible)[:count])
 
 

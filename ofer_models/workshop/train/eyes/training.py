@@ -15,9 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofer_models.files.refusal import one_line
 from ofer_models.perception.crops import canonical_face
+from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.landmark_crop import INPUT
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.official.pickle_machine import UnsafePickleError
+from ofer_models.workshop.official.torch_tensors import load_torch
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.accelerator import Accelerator, short_floats_pay
 from ofer_models.workshop.train.eyes.batches import augmented, crop_input
@@ -74,9 +78,7 @@ def train_eyes(
     held_out = dataset.load(work / "held_out", plan.held_out)
     network, start = LandmarkNetwork(_mean_points(pictures)), {"pictures": 0, "steps": 0}
     if (work / NETWORK).is_file():
-        state = torch.load(work / NETWORK, weights_only=True, map_location="cpu")
-        start = {name: state[name] for name in start}
-        network.load_state_dict(state["network"])
+        start = _load(network, work / NETWORK)
         if start["pictures"] >= plan.pictures:
             log(f"eyes: {work / NETWORK} has learned from {start['pictures']} pictures already")
             return network
@@ -109,6 +111,19 @@ def train_eyes(
         (work / "eyes.checkpoint").unlink(missing_ok=True)
     accelerator.wait()
     return network
+
+
+def _load(network: LandmarkNetwork, path: Path) -> dict[str, int]:
+    """Load an earlier run's network; returns from how many pictures and steps it learned. Raises DataError."""
+    try:
+        state = load_torch(path)
+        network.load_state_dict(state["network"])
+        return {name: int(state[name]) for name in ("pictures", "steps")}
+    except UnsafePickleError as error:
+        raise DataError(f"{path.parent}: {error}; `--again` trains it anew") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = f"is no network of `ofer train eyes` ({one_line(error)})"
+        raise DataError(f"{path} {reason}; `--again` trains it anew") from None
 
 
 class _Raw(nn.Module):
