@@ -71,6 +71,11 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         (["scene", "more"], "unexpected extra argument"), (["--seconds", "x"], "'--seconds'"),
         (["--seconds"], "requires an argument"),
     ],
+    "animate": [
+        ([], "Missing argument"), (["scene", "--rate", "0"], "'--rate'"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["scene", "more"], "unexpected extra argument"), (["scene", "-o"], "requires an argument"),
+    ],
     "view": [
         (["--nonsense"], "No such option: --nonsense"), (["--port"], "requires an argument"),
         (["scene", "more"], "unexpected extra argument"), (["--port", "x"], "'--port'"),
@@ -93,7 +98,7 @@ def test_every_command_is_walked():
 
 @pytest.mark.parametrize(("command", "number"), [(name, n) for name, wrong in WRONG.items() for n in range(len(wrong))])
 def test_a_wrong_use_is_one_clear_line(command, number, tmp_path, monkeypatch):
-    if command in ("demo", "view"):
+    if command in ("animate", "demo", "view"):
         pytest.importorskip("rclpy", reason="source .venv/ofer_env.sh")
     monkeypatch.chdir(tmp_path)
     arguments, words = WRONG[command][number]

@@ -29,17 +29,18 @@ def pictures(
     from ofer_models.workshop.pictures.pictures import PictureSource
     from ofer_models.workshop.pictures.sheets import people_tile, picture_tile, sheet
 
+    model = HeadModel.load(head)
     out.parent.mkdir(parents=True, exist_ok=True)
     if people is not None:
         from ofer_models.workshop.pictures.people.assets import load_library
         from ofer_models.workshop.pictures.people.source import PeopleSource
 
-        drawn = PeopleSource(HeadModel.load(head), load_library(people), seed)
+        drawn = PeopleSource(model, load_library(people), seed)
         shown = [people_tile(drawn.picture(index)) for index in progress(range(count), "drawing people", count)]
         cv2.imwrite(str(out), sheet(shown))
         say(f"wrote {out}")
         return
-    source = PictureSource(HeadModel.load(head), seed, wide=wide)
+    source = PictureSource(model, seed, wide=wide)
     source.sample(0)  # compiles the renderer
     tiles, found, spent = [], 0, 0.0
     for index in progress(range(count), "drawing pictures", count):

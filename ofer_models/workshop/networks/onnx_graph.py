@@ -78,10 +78,20 @@ def save_model(model: onnx.ModelProto, path: str | Path, half_weights: bool = Fa
     half_weights: store matrices as float16, each followed by a cast. Arithmetic stays float32, and runtimes fold the
     casts when they load the file, so only its size changes (and the weights are rounded to 11 bits).
     """
+    write_model(model, path, half_weights)
+    check_file(path)
+
+
+def write_model(model: onnx.ModelProto, path: str | Path, half_weights: bool) -> None:
+    """The first half of `save_model`, after which a large model can be forgotten before its file is checked."""
     if half_weights:
         _halve(model.graph)
     Path(path).write_bytes(model.SerializeToString(deterministic=True))
-    onnx.checker.check_model(str(path), full_check=True)  # the file, not the model: that would be copied twice more
+
+
+def check_file(path: str | Path) -> None:
+    """The second half: the file, not the model, which would be copied twice more."""
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _halve(graph: onnx.GraphProto) -> None:

@@ -13,7 +13,7 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from ofer_models.workshop.networks.onnx_graph import IR_VERSION, OPSET, Dims, save_model
+from ofer_models.workshop.networks.onnx_graph import IR_VERSION, OPSET, Dims, check_file, write_model
 
 
 def export_module(
@@ -46,9 +46,10 @@ def export_module(
     del program
     gc.collect()  # the exporter's objects refer to each other, and hold the weights
     _forget_origin(model)
-    save_model(model, path, half_weights)
+    write_model(model, path, half_weights)
     del model
     gc.collect()
+    check_file(path)
 
 
 def _forget_origin(model: ModelProto) -> None:
