@@ -134,6 +134,15 @@ def test_a_bomb_is_refused_by_its_header_before_it_takes_memory(data, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kB"
 
 
+def test_a_jpeg_in_thousands_of_scans_is_refused_before_it_takes_time():
+    data = encoded(FACE, progressive=True)
+    first = data.index(b"\xff\xda")
+    second = data.index(b"\xff\xda", first + 2)
+    many = data[:second] + 200 * data[second : data.index(b"\xff", second + 2)] + data[second:]
+    with pytest.raises(PictureError, match="more than 100 scans"):
+        decode_picture(many)
+
+
 def test_limits_are_those_that_are_given():
     data = encoded(FACE, "PNG")
     assert decode_picture(data, Limits(pixels=240 * 260)).shape == FACE.shape

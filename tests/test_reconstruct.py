@@ -238,6 +238,11 @@ def test_arguments_become_pictures(pictures, tmp_path, monkeypatch):
     assert find_pictures([str(out)]) == ([out / "face1.png"], {}, [out / "._face1.png"])
 
 
+def test_an_argument_that_cannot_be_looked_at_is_one_of_the_problems():
+    found, problems, _ = find_pictures(["x" * 5000, "~nobody-of-this-name/x.png"])
+    assert not found and all("cannot be read" in problem for problem in problems.values()) and len(problems) == 2
+
+
 def test_pictures_of_one_name_get_folders_of_their_own():
     paths = [Path("a/x.png"), Path("b/x.jpg"), Path("x_2.png"), Path("y.png")]
     assert folder_names(paths) == ["x", "x_2", "x_2_2", "y"]

@@ -21,10 +21,13 @@ from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from ros_support import FakePipeline, NodeHarness, fake_face, held_up, image_message
 from sensor_msgs.msg import CameraInfo, CompressedImage
+from skimage.data import astronaut
 from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker
 
-from ofer_models.bundle import default_bundle
+from ofer_models.bundle import Bundle, default_bundle
+from ofer_models.pipeline import FacePipeline
+from ofer_msgs.msg import FaceArray
 from ofer_ros.input.images import image_to_rgb
 from ofer_ros.nodes.camera_node import camera_info
 from ofer_ros.nodes.ofer_node import load_pipeline
@@ -196,6 +199,25 @@ def test_rectified_images_are_seen_through_p_and_no_camera_info_stops_the_node()
         seen = harness.pipeline.frames[-1][2]
         assert seen.K[0, 0] == 71.9 and not seen.distortion.size
         assert not harness.escaped
+
+
+def test_a_face_that_is_gone_is_gone_also_where_a_camera_stamps_nothing():
+    """All stamps zero, with the real pipeline: faces while there is one, none from the first frame without."""
+    pipeline = FacePipeline(Bundle.load(default_bundle()), candidates=8, hypotheses=3)
+    with NodeHarness(make_pipeline=lambda settings: pipeline) as harness:
+
+        def shown(pixels: np.ndarray) -> FaceArray:
+            before = len(harness.faces)
+            harness.send(image_message(pixels, "rgb8", 0.0))
+            harness.wait_for(lambda: len(harness.faces) > before)
+            return harness.faces[-1]
+
+        picture = np.ascontiguousarray(astronaut()[0:280, 90:370])
+        assert [len(shown(picture).faces) for _ in range(10)] == [1] * 10
+        harness.wait_for(lambda: len(harness.markers) >= 10)
+        assert [len(shown(np.full_like(picture, 90)).faces) for _ in range(5)] == [0] * 5
+        gone = [marker for markers in harness.markers for marker in markers.markers if marker.action == marker.DELETE]
+        assert gone
 
 
 def test_a_pipeline_that_raises_does_not_stop_the_node(capfd):

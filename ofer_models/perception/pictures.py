@@ -49,6 +49,7 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # not a s
 _JPEG_SCAN, _JPEG_PROGRESSIVE = 0xDA, (0xC2, 0xC6, 0xCA, 0xCE)
 _LAST_BYTES = re.compile(rb"(?:\xff\0)*\0{0,8}")  # of zeros and ones that may still belong to the data: stuffed, or few
 _OTHER_END = b"\x5b\xc6\x39\xa7" * 16
+_MOST_SCANS = 100  # cameras send one, progressive files ten; thousands are there to take time
 _UNDECODED = 128  # every channel, where libjpeg had no data
 
 
@@ -83,10 +84,11 @@ def decode_picture(data: bytes, limits: Limits = FILES, turned: bool = False) ->
     if len(data) > limits.bytes:
         raise PictureError(f"{len(data) / 2**20:.0f} MiB of data, at most {limits.bytes / 2**20:.0f} are decoded")
     header, kind = _header(data, limits)
+    quarters, mirrored = _turn(header, kind) if turned else (0, False)
+    del header  # for a note at a file's end Pillow may have decoded it
     pixels = _decode_jpeg(data) if kind == "JPEG" else _decode(data)
     if pixels is None:
         raise PictureError(f"damaged or truncated: a {kind} of {len(data)} bytes")
-    quarters, mirrored = _turn(header, kind) if turned else (0, False)
     if mirrored:
         pixels = pixels[:, ::-1]
     return cv2.cvtColor(np.ascontiguousarray(np.rot90(pixels, quarters)), cv2.COLOR_BGR2RGB)
@@ -210,10 +212,15 @@ def _unfilled(data: bytes) -> bytes:
 
 
 def _jpeg_end(data: bytes) -> tuple[int, bool, bool]:
-    """Where a JPEG ends, whether an end mark is there, and whether it comes in progressive scans."""
+    """Where a JPEG ends, whether an end mark is there, and whether it comes in progressive scans. Raises PictureError
+    for one in very many."""
     at, progressive = 2, False
+    scans = 0
     while (found := _JPEG_MARKER.search(data, at)) is not None:
         marker, at = found[1][0], found.end()
+        scans += marker == _JPEG_SCAN
+        if scans > _MOST_SCANS:
+            raise PictureError(f"not decoded: a JPEG in more than {_MOST_SCANS} scans, each of which costs a pass")
         if marker == _JPEG_END[1]:
             return at, True, progressive
         progressive |= marker in _JPEG_PROGRESSIVE

@@ -27,6 +27,9 @@ def find_pictures(
         except PictureError as error:
             problems[argument] = str(error)
             continue
+        except (OSError, RuntimeError) as error:  # no right to look, too long a name, ~ of nobody
+            problems[argument] = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            continue
         passed_over += hidden
         for picture in pictures:
             found.setdefault(picture.resolve(), picture)  # links lead to one picture more than once

@@ -27,9 +27,12 @@ def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterato
         return _scaled(_video(int(source)), max_side)
     if bag_path(source) is not None:
         return bag_frames(source)
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+        files, hidden = pictures_in(path.iterdir()) if path.is_dir() else ([], [])
+    except (OSError, RuntimeError) as error:  # no right to look, too long a name, ~ of nobody
+        raise SourceError(f"source '{source}' cannot be read ({error})") from None
     if path.is_dir():
-        files, hidden = pictures_in(path.iterdir())
         if not files:
             raise SourceError(f"no pictures ({', '.join(SUFFIXES)}) in the folder {printable(path)}")
         return _scaled(_pictures(files, hidden, max(1, round(rate * hold))), max_side)

@@ -31,6 +31,7 @@ from ofer_ros.output.publishers import FACES
 NAME = "camera_node"
 _JPEG_QUALITY = 90
 _BAG_PERIOD = 0.005  # seconds between looks at whether the next recorded picture is due
+_NAMED = 20  # pictures that were left out, at the end
 _ANSWER_LIMIT = 5.0  # seconds that an answer is waited for
 # Reliable publishers serve reliable and best-effort readers alike.
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -99,7 +100,8 @@ class CameraNode(Node):
     def _next(self) -> SourceFrame | None:
         frame = next(self._frames, None)
         if frame is None and self._left_out:
-            told = "; ".join(f"{name} ({problem})" for name, problem in self._left_out.items())
+            told = "; ".join(f"{name} ({problem})" for name, problem in list(self._left_out.items())[:_NAMED])
+            told += f"; and {len(self._left_out) - _NAMED} more" if len(self._left_out) > _NAMED else ""
             self.get_logger().warning(f"left out of '{self._settings.source}': {told}")
             self._left_out.clear()
         if frame is None and self._settings.loop:
