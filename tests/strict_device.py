@@ -14,6 +14,7 @@ rules raise `RuleBroken` and stay in `driver.broken`, also where somebody swallo
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import enum
 import itertools
@@ -91,6 +92,7 @@ class StrictDriver:
         self.fail_next = {}  # function -> status to fail with, once
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
+        self._starts = []  # of all blocks, in order
         self._current = threading.local()
 
     # What tests look at
@@ -132,10 +134,12 @@ class StrictDriver:
                 stream.queue.append(work)
 
     def check_address(self, name, address, size=1):
-        for start, (array, _) in [*self.memory.items(), *self.pinned.items()]:
-            if start <= address and address + size <= start + array.nbytes:
-                return
-        self.break_rule(f"{name} uses memory at {address:#x} that is not there")
+        with self._lock:
+            place = bisect.bisect_right(self._starts, address) - 1
+            start = self._starts[place] if place >= 0 else 0
+            block = self.memory.get(start) or self.pinned.get(start)
+        if block is None or address + size > start + block[0].nbytes:
+            self.break_rule(f"{name} uses memory at {address:#x} that is not there")
 
     def finish(self, stream):
         """Do what is queued."""
@@ -215,6 +219,7 @@ class StrictDriver:
             address = array.ctypes.data + -array.ctypes.data % ALIGNED
             usable = np.frombuffer((ctypes.c_char * size).from_address(address), np.uint8)
             where[address] = usable, array
+            bisect.insort(self._starts, address)
             return address
 
     def cuMemFree(self, address):
@@ -236,6 +241,7 @@ class StrictDriver:
                 if any(start <= used < start + size for work in works for used in work.uses):
                     self.break_rule(f"{name} of memory that {what} uses")
             del where[address]
+            self._starts.remove(address)
 
     def cuMemcpyHtoDAsync(self, target, source, size, stream):
         self._copy("cuMemcpyHtoDAsync", target, source, size, stream, self.memory, self.pinned)
