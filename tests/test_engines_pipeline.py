@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import threading
 
 import numpy as np
 import pytest
 from strict_device import StrictDriver, StrictTensorRt, strict_backend
 
+from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import StageError
 from ofer_models.perception.tracker import Track
 from ofer_models.pipeline import FacePipeline
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
 from ofer_models.runtime.tensorrt import cuda_driver
+from ofer_models.runtime.tensorrt.backend import TensorRtBackend, here
 from ofer_models.tracking.load_plan import TIERS
+from ofer_models.workshop.compile import build
 from ofer_models.workshop.measure.speed import bench, gpu
 from ofer_models.workshop.measure.speed.bench import StillFaces
 
@@ -55,6 +59,63 @@ def driver():
     driver = StrictDriver()
     yield driver
     assert driver.broken == []
+
+
+@pytest.fixture(scope="module")
+def engines(open_bundle, tmp_path_factory):
+    """The open bundle with engines for the GPU that is here."""
+    try:
+        here()
+    except StageError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("engines") / "open"
+    bundle = Bundle.load(shutil.copytree(open_bundle.path, folder, ignore=shutil.ignore_patterns("*.engine*")))
+    build.build(build.Order(bundle, precision="fp32"))
+    return bundle
+
+
+@pytest.fixture(params=["strict", pytest.param("real", marks=pytest.mark.gpu)])
+def opened(request):
+    """A TensorRT backend on the open bundle, of a stand-in and, where there is one, of a GPU."""
+    if request.param == "real":
+        folder = request.getfixturevalue("engines").path
+        return lambda: TensorRtBackend.here(folder)
+    names = ("open_bundle", "tmp_path", "driver")
+    bundle, folder, driver = (request.getfixturevalue(name) for name in names)
+    return lambda: strict_backend(bundle, folder, driver, StrictTensorRt(driver))
+
+
+def test_a_device_gives_what_the_cpu_gives(opened, open_bundle):
+    """While faces come and go, and when all is closed nothing is held."""
+    settings = dataclasses.replace(SMALL, background=False, latency_bound=0.0)
+    backend = opened()
+    ours, reference = (FacePipeline(open_bundle, settings, backend=one) for one in (backend, "onnxruntime"))
+    for pipeline in (ours, reference):
+        pipeline._frontend = ComingAndGoing()
+    ours.warm_up()
+    for i in range(30):
+        found, expected = ours(FRAME, i / 30), reference(FRAME, i / 30)
+        assert [face.id for face in found] == [face.id for face in expected]
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one.expressions, other.expressions, atol=2e-3)
+    ours.close()
+    assert backend.memory == 0
+
+
+def test_two_threads_share_a_device(opened, open_bundle):
+    """Frames that need no capture any more, and identities that are drawn all the time."""
+    backend = opened()
+    pipeline = FacePipeline(open_bundle, SMALL, backend=backend)
+    pipeline._frontend = ComingAndGoing(1)
+    pipeline.warm_up()
+    held = backend.memory
+    for i in range(100):
+        pipeline.reset_identity()
+        for face in pipeline(FRAME, i / 30):
+            assert np.isfinite(face.expressions).all() and np.isfinite(face.shape).all()
+    assert backend.memory == held
+    pipeline.close()
+    assert backend.memory == 0
 
 
 @pytest.fixture()
@@ -116,20 +177,6 @@ def test_other_numbers_of_hypotheses_and_steps_are_warmed_up_at_once(make, drive
         pipeline(FRAME, i / 30)
     pipeline.close()
     assert driver.calls["cuStreamBeginCapture"] == captured
-
-
-def test_the_strict_device_gives_what_the_cpu_gives(make, open_bundle, driver):
-    settings = dataclasses.replace(SMALL, background=False, latency_bound=0.0)
-    ours = make(settings)
-    reference = FacePipeline(open_bundle, settings, backend="onnxruntime")
-    reference._frontend = ComingAndGoing()
-    for i in range(30):
-        found, expected = ours(FRAME, i / 30), reference(FRAME, i / 30)
-        assert [face.id for face in found] == [face.id for face in expected]
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one.expressions, other.expressions, atol=2e-3)
-    ours.close()
-    assert driver.empty
 
 
 class TestBench:

@@ -16,7 +16,7 @@ import numpy as np
 from ofer_models.bundle.tensors import StageError
 from ofer_models.runtime.bounded_cache import BoundedCache
 from ofer_models.runtime.tensorrt.context import Context
-from ofer_models.runtime.tensorrt.cuda_driver import CudaDevice, CudaStream
+from ofer_models.runtime.tensorrt.cuda_driver import ALIGNED, CudaDevice, CudaStream
 
 MOST_CALLS = 64  # captured calls that a lane keeps; the one that was used longest ago goes first
 _log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class _Call:
         try:
             with device.gate.using():
                 self._program = program()
-            memory = lane.scratch(max(context.memory for context in self._program.contexts))
+            memory = lane.scratch(max(ALIGNED, *(context.memory for context in self._program.contexts)))
             with device.gate.using():
                 self._allocate(memory)
                 self._queue()  # first runs compile and allocate, which a capture forbids
