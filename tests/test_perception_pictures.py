@@ -23,6 +23,7 @@ from ofer_models.perception.pictures import (
     pictures_in,
     printable,
     read_picture,
+    write_picture,
 )
 
 FACE = astronaut()[:240, 100:360]
@@ -159,7 +160,11 @@ def test_any_file_name_is_read_and_can_be_printed(tmp_path):
         path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
         path.write_bytes(encoded(FACE, "PNG"))
         np.testing.assert_array_equal(read_picture(path), FACE)
+        write_picture(path, FACE)
+        np.testing.assert_array_equal(read_picture(path), FACE[..., ::-1])
         printable(path).encode()
+    with pytest.raises(PictureError, match="cannot be written"):
+        write_picture(tmp_path / "x.nothing", FACE)
     assert printable(os.fsdecode(b"caf\xe9 gr\xc3\xb6\xc3\x9fe")) == "caf\\xe9 größe"
 
 

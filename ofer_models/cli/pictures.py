@@ -23,9 +23,8 @@ def pictures(
 ) -> None:
     """Training pictures with what MediaPipe sees in them, the truth, and the crop. Needs `make train-env`."""
     require("run `make train-env`", "numba")
-    import cv2
-
     from ofer_models.head.model import HeadModel
+    from ofer_models.perception.pictures import write_picture
     from ofer_models.workshop.pictures.pictures import PictureSource
     from ofer_models.workshop.pictures.sheets import people_tile, picture_tile, sheet
 
@@ -37,7 +36,7 @@ def pictures(
 
         drawn = PeopleSource(model, load_library(people), seed)
         shown = [people_tile(drawn.picture(index)) for index in progress(range(count), "drawing people", count)]
-        cv2.imwrite(str(out), sheet(shown))
+        write_picture(out, sheet(shown))
         say(f"wrote {out}")
         return
     source = PictureSource(model, seed, wide=wide)
@@ -49,5 +48,5 @@ def pictures(
         spent += time.perf_counter() - started
         found += sample is not None
         tiles.append(picture_tile(source.picture(index)[0], sample))
-    cv2.imwrite(str(out), sheet(tiles))
+    write_picture(out, sheet(tiles))
     say(f"wrote {out}; {found} of {count} faces found, {count / spent:.1f} pictures a second in one process")

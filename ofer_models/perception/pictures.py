@@ -94,6 +94,18 @@ def decode_picture(data: bytes, limits: Limits = FILES, turned: bool = False) ->
     return cv2.cvtColor(np.ascontiguousarray(np.rot90(pixels, quarters)), cv2.COLOR_BGR2RGB)
 
 
+def write_picture(path: Path, bgr: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 BGR to a file of any name, in the format of its suffix. Raises PictureError for a suffix
+    of none, OSError where the file cannot be written."""
+    try:
+        good, data = cv2.imencode(path.suffix, bgr)
+    except cv2.error:
+        good = False
+    if not good:
+        raise PictureError(f"{printable(path)} cannot be written: end its name in one of {', '.join(SUFFIXES)}")
+    path.write_bytes(data.tobytes())
+
+
 def check_size(width: int, height: int, limits: Limits) -> None:
     """Raise PictureError for a size of nothing or beyond the limits."""
     if width < 1 or height < 1:

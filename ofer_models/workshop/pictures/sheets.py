@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from ofer_models.head.model import HeadModel, rotation_matrices
+from ofer_models.perception.pictures import write_picture
 from ofer_models.workshop.pictures.paint import paint_head
 from ofer_models.workshop.pictures.people.source import Picture
 from ofer_models.workshop.pictures.pictures import Sample
@@ -54,7 +55,7 @@ def draw_head_sheet(head_path: Path, out: Path, seed: int = 0) -> None:
     for index, name in enumerate(head.expression_names):
         tiles.append(tile(name, head.decode(nobody, np.eye(head.n_expression, dtype=np.float32)[index])))
     out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(out), sheet(tiles))
+    write_picture(out, sheet(tiles))
 
 
 def picture_tile(picture: np.ndarray, sample: Sample | None) -> np.ndarray:
