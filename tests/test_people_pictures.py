@@ -14,6 +14,7 @@ from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.pictures.people import assets, dataset
 from ofer_models.workshop.pictures.people.binding import Jaws, bind
+from ofer_models.workshop.pictures.people.body import Body
 from ofer_models.workshop.pictures.people.raster import LINEAR, draw, shade
 from ofer_models.workshop.pictures.people.source import MARGIN, SIZE, PeopleSource
 
@@ -55,12 +56,9 @@ def test_points_follow_from_the_coefficients(open_head, pictures):
         assert np.allclose(pixels[:, :2] / pixels[:, 2:], picture.points[:468], atol=0.02)
 
 
-def test_irises_lie_between_the_eye_corners_when_the_eyes_look_ahead(open_head, source):
-    from ofer_models.head.model import HeadModel
-
-    assert isinstance(open_head, HeadModel)
+def test_irises_lie_between_the_eye_corners_when_the_eyes_look_ahead(open_head):
     neutral = open_head.v_template
-    irises = source._irises(neutral, neutral)
+    irises = Body(open_head, small_library(open_head)).irises(neutral, neutral)
     points = open_head.landmarks(neutral, "mediapipe")
     for centre, (inner, outer) in ((irises[0], (133, 33)), (irises[5], (362, 263))):
         low, high = sorted((points[inner, 0], points[outer, 0]))

