@@ -80,7 +80,8 @@ def test_what_a_block_covers_is_not_seen():
     pictures = PeopleSet([dotted(points, 4)[None]], points[None].astype(np.float32), np.ones((1, POINTS), bool))
     rng = np.random.default_rng(0)
     hidden = [1 - augmented(pictures, np.array([0]), ORDER, rng)[2].float().mean().item() for _ in range(60)]
-    assert 0.08 < np.mean([share > 0.01 for share in hidden]) < 0.45
+    some = [share for share in hidden if share > 0.01]
+    assert 0.08 < len(some) / len(hidden) < 0.45 and np.median(some) < 0.5
 
 
 def test_plain_crops_are_the_middle_of_the_pictures():

@@ -13,6 +13,7 @@ from ofer_models.perception.crops import five_points
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.pictures.people import assets, dataset
+from ofer_models.workshop.pictures.people import source as source_module
 from ofer_models.workshop.pictures.people.binding import Jaws, bind
 from ofer_models.workshop.pictures.people.body import Body
 from ofer_models.workshop.pictures.people.raster import LINEAR, draw, shade
@@ -78,6 +79,26 @@ def test_what_is_turned_away_or_covered_is_not_seen(open_head, pictures):
             near, far = ("right", "left") if sideways > 0 else ("left", "right")
             assert not picture.visible[temples[far]].any() and picture.visible[temples[near]].any()
     assert checked >= 2
+
+
+def test_what_an_occluder_covers_is_not_seen(open_head, monkeypatch):
+    def cover_the_left_half(image, points, rng, share, hats):
+        cover = np.zeros(image.shape[:2], np.float32)
+        cover[:, : SIZE // 2] = 1
+        return image, cover
+
+    monkeypatch.setattr(source_module, "add_occluders", cover_the_left_half)
+    picture = PeopleSource(open_head, small_library(open_head), seed=4, occluded_share=1).picture(1)
+    left = np.round(picture.points[:, 0]) < SIZE // 2
+    assert left.any() and not picture.visible[left].any() and picture.visible[~left].any()
+
+
+def test_brows_follow_expressions_and_hair_does_not(open_head):
+    body, neutral, jaw = Body(open_head, small_library(open_head)), open_head.v_template, np.zeros(3, np.float32)
+    raised = neutral + np.array([0, 0.01, 0], np.float32)
+    for name, rise in (("eyebrows/eyebrow001", 0.01), ("hair/Full_beard", 0.01), ("hair/short01", 0.0)):
+        moved = body.worn(name, neutral, raised, jaw) - body.worn(name, neutral, neutral, jaw)
+        assert np.allclose(moved, [0, rise, 0], atol=1e-5)
 
 
 def test_a_mesh_follows_the_skin_it_is_bound_to():
