@@ -15,7 +15,7 @@ from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.pictures.people import assets, dataset
 from ofer_models.workshop.pictures.people import source as source_module
 from ofer_models.workshop.pictures.people.binding import Jaws, bind
-from ofer_models.workshop.pictures.people.body import Body
+from ofer_models.workshop.pictures.people.body import Body, between_lids
 from ofer_models.workshop.pictures.people.raster import LINEAR, draw, shade
 from ofer_models.workshop.pictures.people.source import MARGIN, SIZE, PeopleSource
 
@@ -79,6 +79,19 @@ def test_what_is_turned_away_or_covered_is_not_seen(open_head, pictures):
             near, far = ("right", "left") if sideways > 0 else ("left", "right")
             assert not picture.visible[temples[far]].any() and picture.visible[temples[near]].any()
     assert checked >= 2
+
+
+def test_irises_are_seen_between_open_lids_only(open_head):
+    body, neutral = Body(open_head, small_library(open_head)), open_head.v_template
+    names = open_head.expression_names
+    for unit, seen in ((None, [True, True]), ("eyeBlinkRight", [False, True]), ("eyeBlinkLeft", [True, False])):
+        expression = np.zeros(len(names), np.float32)
+        if unit:
+            expression[names.index(unit)] = 1
+        vertices = open_head.decode(np.zeros(open_head.n_shape), expression)
+        places = np.concatenate([open_head.landmarks(vertices, "mediapipe"), body.irises(neutral, vertices)])
+        between = between_lids(places[:, :2] * [1000, -1000])
+        assert between[[0, 5]].tolist() == seen, unit
 
 
 def test_what_an_occluder_covers_is_not_seen(open_head, monkeypatch):

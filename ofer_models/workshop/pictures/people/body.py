@@ -5,7 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
+from ofer_models.tracking.spread import REGIONS
 from ofer_models.workshop.pictures.people.assets import Library
 from ofer_models.workshop.pictures.people.binding import Binding, Jaws, base_positions, bind
 from ofer_models.workshop.pictures.surface import describe_surface
@@ -15,6 +17,7 @@ _EYE_CENTRE, _EYE_SIDE = (148.0, 363.0), 353  # of MakeHuman's eye textures, px:
 # Neighbours that a mesh follows, by the start of its name.
 _NEIGHBOURS = {"eyebrows": 6, "eyelashes": 4, "hair/Full_beard": 10, "hair/Moustache": 8, "hair": 60, "clothes": 200}
 _MOVES_WITH_SKIN = ("eyebrows", "eyelashes", "hair/Full_beard", "hair/Moustache")
+_LIDS = np.reshape(REGIONS["eyes"], (2, -1))  # the edges, once round the right eye and once round the left one
 
 
 class Body:
@@ -74,6 +77,19 @@ class Body:
             ring = pole + _IRIS * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]])
             rings.append((ring - rest.mean(0)) @ turn + moved.mean(0))
         return np.concatenate(rings).astype(np.float32)
+
+
+def between_lids(points: np.ndarray) -> np.ndarray:
+    """Which of the ten iris points (10,) of points (478, 2) px lie between the lids: a closed lid is too near an iris
+    for a depth to tell.
+    """
+    irises = points[N_MEDIAPIPE:].reshape(2, 5, 2)
+    between = [
+        cv2.pointPolygonTest(points[lids].astype(np.float32), tuple(map(float, point)), False) > 0
+        for lids, iris in zip(_LIDS, irises, strict=True)
+        for point in iris
+    ]
+    return np.array(between)
 
 
 def eye_paint(texture: np.ndarray) -> np.ndarray:

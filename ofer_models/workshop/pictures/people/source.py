@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ofer_models.head.landmark_sets import LANDMARKS68
+from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE
 from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.perception.crops import five_points, similarity
 from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE, INPUT
 from ofer_models.workshop.pictures.occluders import add_occluders
 from ofer_models.workshop.pictures.people.assets import Library
-from ofer_models.workshop.pictures.people.body import Body, eye_paint
+from ofer_models.workshop.pictures.people.body import Body, between_lids, eye_paint
 from ofer_models.workshop.pictures.people.light import add_shoulders, photograph, random_background, random_lighting
 from ofer_models.workshop.pictures.people.looks import Look, random_look
 from ofer_models.workshop.pictures.people.raster import LINEAR, brightness, draw, shade
@@ -88,6 +88,7 @@ class PeopleSource:
         inside = ((place > -0.5) & (place < SIZE - 0.5)).all(1)
         x, y = np.clip(np.round(place), 0, SIZE - 1).astype(int).T
         visible = (near > far - _HIDDEN_BEHIND) & (cover[y, x] < 0.5) & inside
+        visible[N_MEDIAPIPE:] &= between_lids(place)
         return Picture(photograph(image, rng), place, visible, betas, expression, jaw, camera, pose)
 
     def _expression(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
