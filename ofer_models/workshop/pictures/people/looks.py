@@ -19,7 +19,7 @@ _HAIR_ODDS = (0.25, 0.22, 0.17, 0.1, 0.05, 0.09, 0.06, 0.03, 0.03)
 _SKIN_ATTRIBUTES = ("young", "middleage", "old"), ("african", "asian", "caucasian"), ("female", "male")
 # Hair that lies well on other heads than MakeHuman's; the rest is left out.
 LONG = (
-    "bob01", "bob02", "bob02", "long01", "long2_alpha7", "long_alpha7", "southernbelleringlets", "curly2", "Braid01",
+    "bob02", "bob02", "long01", "long2_alpha7", "long_alpha7", "southernbelleringlets", "curly2", "Braid01", "bob01",
 )  # fmt: skip
 SHORT = ("short01", "short02", "short03", "short04", "ponytail01", "afro01", "curly", "junglebookhair", "minoan")
 BEARDS = ("Full_beard", "Moustache")
