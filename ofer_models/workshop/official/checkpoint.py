@@ -247,7 +247,8 @@ def _known_only(state: _State, role: Role, sizes: NetworkSizes, file: str) -> tu
     extra = [
         name for name in state if name not in known and not any(re.fullmatch(p, name) for p in net.KNOWN_EXTRAS)
     ]
-    remark = f"{file}, entry 'net': skipped as the release does, unknown to its network: {', '.join(extra[:12])}"
+    names = one_line(", ".join(extra[:12]))
+    remark = f"{file}, entry 'net': skipped as the release does, unknown to its network: {names}"
     return {name: tensor for name, tensor in state.items() if name not in extra}, [remark] * bool(extra)
 
 

@@ -60,6 +60,7 @@ RELEASED = {
 }  # fmt: skip
 RELEASED_SEEDS = {"idgen": 37, "expgen": 363}
 _OLD = "-old"
+_LONGEST = 2000  # characters of a refusal: some of them are names of tensors, which a file chooses
 STEPS = 9  # calls of `step` in one import
 
 
@@ -109,7 +110,7 @@ def import_official(
             _replace(out, work)
     except (CheckpointError, flame.FlameError, GraphError) as error:
         # Names out of a hostile file must not reach a terminal as line ends or control codes.
-        raise OfficialImportError("".join(c if c.isprintable() else "?" for c in str(error))) from None
+        raise OfficialImportError("".join(c if c.isprintable() else "?" for c in str(error)[:_LONGEST])) from None
     except OSError as error:
         raise OfficialImportError(f"import stopped: {one_line(error)}") from None
     return ImportReport(out, *report)
