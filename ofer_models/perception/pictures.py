@@ -27,6 +27,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from ofer_models.files.refusal import FileRefused, one_line
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MAX_SIDE = 32_766  # px; OpenCV's warps count pixels in 16 bits
 
@@ -53,7 +55,7 @@ _MOST_SCANS = 100  # cameras send one, progressive files ten; thousands are ther
 _UNDECODED = 128  # every channel, where libjpeg had no data
 
 
-class PictureError(ValueError):
+class PictureError(FileRefused):
     """A picture is not there or cannot be used; one line says why."""
 
 
@@ -164,7 +166,7 @@ def _header(data: bytes, limits: Limits) -> tuple[Image.Image, str]:
     try:
         header = _FORMATS[kind][1](io.BytesIO(data))
     except Exception as error:  # whatever a header that somebody made up can provoke
-        raise PictureError(f"damaged or truncated: the {kind}'s header cannot be read ({error})") from None
+        raise PictureError(f"damaged or truncated: the {kind}'s header cannot be read ({one_line(error)})") from None
     check_size(*header.size, limits)
     return header, kind
 
