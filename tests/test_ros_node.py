@@ -201,6 +201,16 @@ def test_rectified_images_are_seen_through_p_and_no_camera_info_stops_the_node()
         assert not harness.escaped
 
 
+@pytest.mark.parametrize("small_faces", [False, True])
+def test_large_images_bring_a_hint_at_small_faces_once(small_faces, capfd):
+    with NodeHarness(small_faces=small_faces) as harness:
+        for stamp in (1.0, 2.0, 3.0):
+            width = 64 if stamp == 1.0 else 2000
+            harness.send_and_wait(image_message(np.zeros((8, width, 3), np.uint8), "rgb8", stamp))
+    said = [line for line in capfd.readouterr().err.splitlines() if "small_faces" in line]
+    assert len(said) == (0 if small_faces else 1) and all("less than about 100 px" in line for line in said)
+
+
 def test_a_face_that_is_gone_is_gone_also_where_a_camera_stamps_nothing():
     """All stamps zero, with the real pipeline: faces while there is one, none from the first frame without."""
     pipeline = FacePipeline(Bundle.load(default_bundle()), candidates=8, hypotheses=3)

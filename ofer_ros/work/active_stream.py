@@ -18,6 +18,8 @@ from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.mailbox import Mailbox
 from ofer_ros.work.worker import Answer, FrameWorker
 
+_LARGE = 1920  # px, longer side from which on people may be small in a picture that shows them well
+
 
 class FaceStream:
     """Runs from its construction to `stop`. Meant for the executor's thread; the pipeline and the outputs' `publish`
@@ -39,6 +41,8 @@ class FaceStream:
         self._statistics = statistics
         self._mailbox: Mailbox[Frame] = Mailbox()
         self._paused = False
+        self._log = node.get_logger().info
+        self._may_miss_small_faces = not begun.small_faces
         self.tracks: list[str] = []  # ids of the last frame
         raw, compressed = (node.resolve_topic_name(name) for name in ("image_raw", "image_raw/compressed"))
         named_so = is_rectified(raw) or is_rectified(compressed.rpartition("/")[0])
@@ -90,5 +94,12 @@ class FaceStream:
             self._statistics.overwritten += self._mailbox.put(frame)
 
     def _deliver(self, result: Result) -> dict[str, float]:
+        height, width = result.rgb.shape[:2]
+        if self._may_miss_small_faces and max(height, width) > _LARGE:
+            self._may_miss_small_faces = False  # said once
+            self._log(
+                f"images are {width} x {height}: faces of less than about {max(height, width) // 20} px are not found; "
+                "the parameter small_faces finds them, and says what that costs"
+            )
         self.tracks = [face.id for face in result.faces]
         return {} if self._paused else self._outputs.publish(result)
