@@ -153,6 +153,12 @@ class FacePipeline:
     def _idle(self) -> bool:
         return self._arrival() - self._last_frame > max(self._identities.keep, _IDLE)
 
+    @property
+    def identity_failure(self) -> str:
+        """Why the last draw of an identity failed, since `reset` or `forget`; ''. Faces then show the mean head, or the
+        one before."""
+        return self._identities.failure
+
     def set_hypotheses(self, hypotheses: int) -> None:
         """Hypotheses a face from the next frame on; those that stay go on as they were. Raises ValueError below one."""
         if hypotheses < 1:

@@ -243,6 +243,20 @@ def test_an_argument_that_cannot_be_looked_at_is_one_of_the_problems():
     assert not found and all("cannot be read" in problem for problem in problems.values()) and len(problems) == 2
 
 
+def test_a_picture_whose_identity_fails_is_a_problem_and_no_mean_head(open_bundle, pictures, tmp_path, monkeypatch):
+    pipeline = FacePipeline(open_bundle, hypotheses=2, candidates=4)
+
+    def draw(request):
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(pipeline._identities._runner, "_draw", draw)
+    (result,) = reconstruct([pictures / "one.png"], pipeline, Output(tmp_path), SEED)
+    assert result.problem == "no identity could be drawn: ValueError: no luck" and not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    (result,) = reconstruct([pictures / "one.png"], pipeline, Output(tmp_path), SEED)
+    assert not result.problem and result.faces
+
+
 def test_pictures_of_one_name_get_folders_of_their_own():
     paths = [Path("a/x.png"), Path("b/x.jpg"), Path("x_2.png"), Path("y.png")]
     assert folder_names(paths) == ["x", "x_2", "x_2_2", "y"]

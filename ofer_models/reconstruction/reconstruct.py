@@ -82,6 +82,8 @@ def _one(picture: Path, folder: Path, pipeline: FacePipeline, output: Output, se
     pipeline.reset()
     # Ids of tracks go on counting from picture to picture; names must not depend on what came before.
     found = sorted(pipeline(rgb, 0.0, camera), key=lambda face: face.roi)
+    if pipeline.identity_failure:
+        raise PictureError(f"no identity could be drawn: {pipeline.identity_failure}")
     results = [Reconstruction.of(f"face{number}", pipeline, face, camera) for number, face in enumerate(found, start=1)]
     if not results:
         raise PictureError("no face found")

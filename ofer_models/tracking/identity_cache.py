@@ -71,6 +71,7 @@ class IdentityCache:
         """
         self.keep = keep
         self.failures = 0  # draws that failed
+        self.failure = ""  # why the last one did, until everything is forgotten
         self._head = head
         self._same, self._other = same, other
         self._runner = DrawRunner(draw, background)
@@ -81,6 +82,7 @@ class IdentityCache:
     def forget(self) -> None:
         """Drop everything about everybody, at once; tracks begin anew."""
         self._runner.clear()
+        self.failure = ""
         self._tracks: dict[str, _Track] = {}
         self._lost: list[IdentityMachine] = []
         self._machines = 0
@@ -254,7 +256,8 @@ class IdentityCache:
                 continue
             machine.failed(draw, stamp)
             self.failures += 1
-            _log.warning("an identity could not be drawn: %s: %s", type(error).__name__, error)
+            self.failure = f"{type(error).__name__}: {error}"
+            _log.warning("an identity could not be drawn: %s", self.failure)
 
 
 def _tells(view: View, machine: IdentityMachine) -> bool:

@@ -85,4 +85,6 @@ def _face(pipeline: FacePipeline, rgb: np.ndarray) -> Face | None:
     """The largest face of a picture, by itself: nothing is remembered from one to the next."""
     pipeline.reset()
     faces = pipeline(rgb, 0.0)
+    if pipeline.identity_failure:
+        raise EvaluationError(f"no identity could be drawn: {pipeline.identity_failure}")
     return max(faces, key=lambda face: face.roi[2] * face.roi[3], default=None)
