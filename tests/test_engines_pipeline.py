@@ -9,7 +9,8 @@ import threading
 
 import numpy as np
 import pytest
-from strict_device import StrictDriver, StrictTensorRt, strict_backend
+from strict_device import StrictDriver
+from strict_tensorrt import StrictTensorRt, strict_backend
 
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import StageError

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 from recipe import recipe_state, relative_error
-from strict_device import Kind, Status, StrictDriver, StrictTensorRt
+from strict_device import Status, StrictDriver
+from strict_tensorrt import Kind, StrictTensorRt
 
 from ofer_models.bundle.manifest import BundleError
 from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
 from ofer_models.files.hashing import sha256_of
-from ofer_models.runtime import backend as choice
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.batches import batch_for, batches
 from ofer_models.runtime.engine_cache import EngineKey, Runtime
 from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ofer_models.runtime.solvers import solver_table
 from ofer_models.runtime.stages import StageSet
-from ofer_models.runtime.tensorrt import api, cuda_driver, lane
+from ofer_models.runtime.tensorrt import lane
 from ofer_models.runtime.tensorrt.backend import TensorRtBackend
 from ofer_models.runtime.tensorrt.cuda_driver import CudaDevice, current_gpu
 from ofer_models.workshop.networks.denoiser import Denoiser
@@ -358,47 +358,7 @@ class TestKernels:
         assert not list(tmp_path.glob("*.kernels")) and driver.graphs
 
 
-class TestVersions:
-    @pytest.mark.parametrize(
-        ("flavour", "version", "said"),
-        [
-            ("tensorrt", "8.5.2.2", "tensorrt 8.5.2.2 is too old, 10.3 is the least"),
-            ("tensorrt", "8.6.2", "too old"), ("tensorrt", "10.0.1", "too old"), ("tensorrt", "10.3.0", ""),
-            ("tensorrt", "11.1.0", ""), ("tensorrt_rtx", "1.1.0", "1.2 is the least"), ("tensorrt_rtx", "1.7.1", ""),
-        ],
-    )  # fmt: skip
-    def test_the_least_is_checked(self, driver, flavour, version, said):
-        found = api.unusable(StrictTensorRt(driver, flavour, version))
-        assert (said in found) if said else found == ""
-
-    def test_an_old_one_is_refused_when_it_is_loaded(self, driver, monkeypatch):
-        old = StrictTensorRt(driver, "tensorrt", "8.5.2")
-        monkeypatch.setattr(api.importlib.util, "find_spec", lambda name: name == "tensorrt" or None)
-        monkeypatch.setattr(api.importlib, "import_module", lambda name: old)
-        with pytest.raises(StageError, match=r"8\.5\.2 is too old.*JetPack 6\.1"):
-            api.load()
-
-    @pytest.mark.parametrize(("gpu", "instead"), [("sm87", "JetPack's `tensorrt`"), ("sm90", "NVIDIA's `tensorrt`")])
-    def test_a_gpu_that_rtx_does_not_know_is_told_what_it_takes(self, trt, gpu, instead):
-        with pytest.raises(StageError, match=f"not build for {gpu}, only for sm75.*takes {instead}, or backend torch"):
-            api.refuse_gpu(trt, gpu)
-        api.refuse_gpu(trt, "sm89")
-
-    def test_auto_does_not_take_an_rtx_that_does_not_know_the_gpu(self, open_bundle, monkeypatch, caplog):
-        driver = StrictDriver((9, 0), "NVIDIA H100")
-        monkeypatch.setattr(cuda_driver, "load_driver", lambda: driver)
-        monkeypatch.setattr(api, "load", lambda: StrictTensorRt(driver))
-        monkeypatch.setattr(api, "installed", lambda: "tensorrt_rtx")
-        monkeypatch.setattr(engine_cache, "entries", lambda path, suffixes: [1])
-        assert choice.open_backend("auto", open_bundle).name == "onnxruntime"
-        assert "does not build for sm90" in caplog.text
-
-
 class TestBindings:
-    def test_the_gpu_is_named(self):
-        gpu = current_gpu(StrictDriver((8, 7), "Orin"))
-        assert (gpu.name, gpu.capability) == ("Orin", "sm87")
-
     def test_every_function_that_is_called_is_one_of_the_real_bindings(self, backend, graphs, driver):
         """With as many parameters as its own description says."""
         real = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
@@ -437,34 +397,4 @@ def test_the_node_is_told_which_command_builds_a_missing_engine(open_bundle, tmp
     monkeypatch.setattr("ofer_models.runtime.stages.open_backend", lambda *_: backend)
     said = rf"identity_context\.onnx has no engine for sm86; run `ofer build --bundle {tmp_path}`"
     with pytest.raises(BundleError, match=said):
-        StageSet(open_bundle, backend="tensorrt")
-
-
-def test_auto_takes_tensorrt_only_with_gpu_and_engines(open_bundle, monkeypatch):
-    chosen = []
-    monkeypatch.setattr("ofer_models.runtime.tensorrt.backend.TensorRtBackend.here", lambda path: chosen.append(path))
-    present = {"engines": True, "tensorrt": True, "gpu": True}
-    monkeypatch.setattr(engine_cache, "entries", lambda path, suffixes: [1] if present["engines"] else [])
-    monkeypatch.setattr("ofer_models.runtime.tensorrt.api.installed", lambda: present["tensorrt"] and "tensorrt_rtx")
-
-    def here():
-        if not present["gpu"]:
-            raise cuda_driver.NoGpu("no NVIDIA GPU here")
-
-    monkeypatch.setattr("ofer_models.runtime.tensorrt.backend.here", here)
-    choice.open_backend("auto", open_bundle)
-    assert chosen == [open_bundle.path]
-    for missing in present:
-        present[missing] = False
-        assert choice.open_backend("auto", open_bundle).name == "onnxruntime"
-        present[missing] = True
-    assert len(chosen) == 1
-
-
-def test_without_a_gpu_tensorrt_says_so(open_bundle):
-    from ofer_models.runtime.tensorrt.cuda_driver import gpu_present
-
-    if gpu_present():
-        pytest.skip("there is a GPU")
-    with pytest.raises(BundleError, match="TensorRT is not installed|no NVIDIA GPU here|cannot be imported"):
         StageSet(open_bundle, backend="tensorrt")

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,8 @@ def _timing_cache(trt: Any, config: Any, path: Path) -> Iterator[None]:
             break
     yield
     measured = config.get_timing_cache()
-    with engine_cache.locked(path.parent):
+    # Where it cannot be written the engine cannot either, which its own writer tells.
+    with suppress(OSError), engine_cache.locked(path.parent):
         meanwhile = config.create_timing_cache(_content(path))
         if meanwhile is not None:
             measured.combine(meanwhile, ignore_mismatch=False)
