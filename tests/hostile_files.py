@@ -530,6 +530,73 @@ RESUMES: dict[str, Case] = {
 }  # fmt: skip
 
 
+def flame(change: Callable[[dict[str, Any]], Any]) -> Case:
+    """FLAME's pickle, small, changed."""
+
+    def make(folder: Path) -> Path:
+        from official_inputs import flame_arrays
+
+        arrays: dict[str, Any] = flame_arrays(12)
+        change(arrays)
+        (folder / "generic_model.pkl").write_bytes(pickle.dumps(arrays, 2))
+        return folder / "generic_model.pkl"
+
+    return make
+
+
+FLAMES: dict[str, Case] = {
+    "a missing field": flame(lambda a: a.pop("weights")),
+    "a scalar": flame(lambda a: a.update(v_template=np.float64(1))),
+    "a triangle outside": flame(lambda a: a.update(f=np.array([[0, 1, 4000]]))), "no triangles": flame(
+        lambda a: a.update(f=np.zeros((0, 3), int))), "a scalar triangle": flame(lambda a: a.update(f=np.int64(3))),
+    "not finite": flame(lambda a: a["shapedirs"].fill(np.nan)), "complex": flame(lambda a: a.update(
+        weights=a["weights"] * 1j)), "another shape": flame(lambda a: a.update(posedirs=np.zeros((3, 3)))),
+    "text": flame(lambda a: a.update(v_template="x")), "a list of lists of 1e9": flame(
+        lambda a: a.update(shapedirs=shared(3, 1000))), "a payload": flame(lambda a: a.update(J=payload())),
+    "a dictionary in a field": flame(lambda a: a.update(f={"a": 1})), "a list": pickled(lambda: [1, 2]),
+    "a web page": raw("generic_model.pkl", b"<html>sign in</html>"), "no file": lambda folder: folder / "x.pkl",
+}  # fmt: skip
+_TABLES = {"lmk_face_idx": np.zeros(3, int), "lmk_b_coords": np.full((3, 3), 1 / 3), "landmark_indices": np.arange(3)}
+MEDIAPIPES: dict[str, Case] = {
+    "a triangle of -1": lambda f: parameters(**_TABLES | {"lmk_face_idx": np.full(3, -1)})(f),
+    "a point of 468": lambda f: parameters(**_TABLES | {"landmark_indices": np.full(3, 468)})(f),
+    "weights of NaN": lambda f: parameters(**_TABLES | {"lmk_b_coords": np.full((3, 3), np.nan)})(f),
+    "a scalar": lambda f: parameters(**_TABLES | {"lmk_face_idx": np.int64(1)})(f),
+    "no landmarks": lambda f: parameters(**{name: array[:0] for name, array in _TABLES.items()})(f),
+    "objects": lambda f: parameters(**_TABLES | {"lmk_face_idx": np.array([payload()] * 3, object)})(f),
+    "nothing": lambda f: parameters()(f),
+}  # fmt: skip
+
+
+def listing(content: Callable[[], Any]) -> Case:
+    """A list of actors as MICA keeps them."""
+
+    def make(folder: Path) -> Path:
+        (folder / "image_paths" / "a").mkdir(parents=True)
+        np.save(folder / "image_paths" / "a" / "SET.npy", np.array(content(), dtype=object), allow_pickle=True)
+        return folder
+
+    return make
+
+
+LISTINGS: dict[str, Case] = {
+    "a payload": listing(lambda: {"actor": payload()}), "a number": listing(lambda: {"actor": 3}),
+    "one of a pair": listing(lambda: {"actor": ["a.npz"]}),
+    "actors of numbers": listing(lambda: {3: ["a.npz", ["b"]]}),
+    "a file outside": listing(lambda: {"actor": ["../../a.npz", ["b.jpg"]]}),
+    "a picture anywhere": listing(lambda: {"actor": ["a.npz", ["/etc/passwd"]]}),
+    "no parameters": listing(lambda: {"actor": ["a.npz", ["b.jpg"]]}), "a list": listing(lambda: 3),
+    "pictures of numbers": listing(lambda: {"actor": ["a.npz", [1, 2]]}), "nothing": lambda folder: folder,
+}  # fmt: skip
+NOISES: dict[str, Case] = {
+    "another array": lambda f: parameters(start=np.zeros((2, 3)), added=np.zeros((1, 2, 3)), more=np.zeros(1))(f),
+    "one alone": lambda f: parameters(start=np.zeros((2, 3)))(f), "whole numbers": lambda f: parameters(
+        start=np.zeros((2, 3), int), added=np.zeros((1, 2, 3), int))(f),
+    "shapes that differ": lambda f: parameters(start=np.zeros((2, 3)), added=np.zeros((1, 3, 3)))(f),
+    "scalars": lambda f: parameters(start=np.float64(1), added=np.float64(1))(f), "nothing": raw("n.npz", b""),
+}  # fmt: skip
+
+
 def parameters(**arrays: Any) -> Case:
     def make(folder: Path) -> Path:
         np.savez(folder / "p.npz", **arrays)
@@ -699,6 +766,32 @@ def _parameters(path: Path) -> Any:
     return read_parameters(path, 300, 50)
 
 
+def _flame(path: Path) -> Any:
+    from official_inputs import SMALL
+
+    from ofer_models.workshop.official.flame import read_model
+
+    return read_model(path, SMALL.head)
+
+
+def _mediapipe(path: Path) -> Any:
+    from ofer_models.workshop.official.flame import read_mediapipe
+
+    return read_mediapipe(path, 80)
+
+
+def _listing(path: Path) -> Any:
+    from ofer_models.workshop.train.photographs import find
+
+    return find(path, "mica")
+
+
+def _noise(path: Path) -> Any:
+    from ofer_models.runtime.recorded_noise import RecordedNoise
+
+    return RecordedNoise(path)
+
+
 def _picture(path: Path) -> Any:
     from ofer_models.perception.pictures import read_picture
 
@@ -716,10 +809,11 @@ GROUPS: dict[str, dict[str, tuple[Loader, dict[str, Case]]]] = {
     "official": {
         "pickle": (_field, PICKLES), "checkpoint": (_checkpoint, CHECKPOINTS), "npy": (_npy, NPYS),
         "shards": (_shards, SHARDS), "resume": (_resume, RESUMES), "parameters": (_parameters, PARAMETERS),
+        "flame": (_flame, FLAMES), "mediapipe": (_mediapipe, MEDIAPIPES), "listing": (_listing, LISTINGS),
     },
     "bundle": {
         "head": (_head, HEADS), "bundle": (_bundle, BUNDLES), "graph": (_graph, GRAPHS), "engine": (_engine, ENGINES),
-        "picture": (_picture, PICTURES),
+        "picture": (_picture, PICTURES), "noise": (_noise, NOISES),
     },
     "ros": {"bag": (_bag, BAGS)},
 }  # fmt: skip

@@ -108,6 +108,8 @@ def test_a_schema_returns_what_it_was_given_and_names_what_is_wrong():
     ):  # fmt: skip
         with pytest.raises(FileRefused, match=re.escape(words)):
             CHECK(good | change, "")
+    with pytest.raises(FileRefused, match="holds list, should be a table"):
+        CHECK([], "")
     with pytest.raises(FileRefused, match="lacks name"):
         CHECK({"count": 1}, "")
 

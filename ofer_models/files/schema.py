@@ -129,7 +129,8 @@ def _inside(field: str, name: Any) -> str:
 
 def _wrong(field: str, value: Any, wanted: str) -> FileRefused:
     shown = type(value).__name__ if isinstance(value, (Mapping, list)) else _shown(value)
-    return FileRefused(f"says {one_line(field) or 'nothing'}: {shown}, should be {wanted}")
+    where = f"says {one_line(field)}:" if field else "holds"
+    return FileRefused(f"{where} {shown}, should be {wanted}")
 
 
 def _shown(value: Any) -> str:
