@@ -24,7 +24,8 @@ _SIZE_RATIO, _OFFSET = (0.55, 1.4), 0.25
 _UNCONFIRMED = 0.5  # s, from its first or last confirmed check, for which a mesh is believed without a detection
 _SURE = 0.6  # score from which a further face is believed at once; a weaker one must be found twice
 _SURELY_TURNED = 0.8  # score from which a detection is right about the way round, and the mesh wrong
-_UNEXPECTED = 0.1  # by which the score of an unexpected orientation has to be better
+# By which the score of an unexpected orientation has to be better; so much more against a mesh that is followed.
+_UNEXPECTED, _FOLLOWED = 0.1, 0.2
 _MISFIT_WEIGHT = 2.0  # what the meshes' misfits count against the scores
 _OTHER_WAY = math.radians(60)  # between the rolls of a detection and of a mesh that see a face the other way round
 # s between looks at the picture in all orientations: for faces that are not plainly upright, and to check known ones
@@ -168,15 +169,16 @@ class FaceFrontend:
             self._looked_around = stamp
             for other in self._search(rgb, [quarter for quarter in range(4) if quarter not in expected]):
                 rivals = [one for one in found if overlap(one.box, other.box) >= _NEAR]
-                if other.score >= TURNED and all(self._is_rather(other, rival, rgb) for rival in rivals):
+                prior = _UNEXPECTED if _on_same_face(other.box, list(faces)) is None else _FOLLOWED
+                if other.score >= TURNED and all(self._is_rather(other, rival, prior, rgb) for rival in rivals):
                     found = [one for one in found if not any(one is rival for rival in rivals)] + [other]
-            found.sort(key=lambda one: -one.score)
         if self._small_faces:
-            found += self._search.in_tiles(rgb, self._upright, found)
-        return found
+            found = found + self._search.in_tiles(rgb, self._upright, found)
+        return sorted(found, key=lambda one: -one.score)
 
-    def _is_rather(self, turned: Detection, expected: Detection, rgb: np.ndarray) -> bool:
-        """Whether a face is as a detection in an unexpected orientation says, and not as the one in an expected."""
+    def _is_rather(self, turned: Detection, expected: Detection, prior: float, rgb: np.ndarray) -> bool:
+        """Whether a face is as a detection in an unexpected orientation says, and not as the one in an expected, whose
+        score counts `prior` more."""
         rois = [roi_from_keypoints(one.box, one.keypoints) for one in (turned, expected)]
         if turned.score < expected.score - _MISFIT_WEIGHT / 10:  # which no fit could make up for
             return False
@@ -184,7 +186,7 @@ class FaceFrontend:
         if mine is None or its is None:
             return mine is not None
         better_fit = misfit(its.points) - misfit(mine.points)
-        return turned.score - expected.score - _UNEXPECTED + _MISFIT_WEIGHT * better_fit > 0
+        return turned.score - expected.score - prior + _MISFIT_WEIGHT * better_fit > 0
 
 
 def _scene(rgb: np.ndarray) -> np.ndarray | None:
