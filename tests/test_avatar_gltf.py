@@ -118,3 +118,25 @@ def test_animate_writes_the_face_of_a_folder_of_pictures(tmp_path):
     cv2.imwrite(str(folder / "blank.jpg"), np.zeros((64, 64, 3), np.uint8))
     ran = CliRunner().invoke(app, [str(folder / "blank.jpg"), "-o", str(tmp_path / "none.glb")])
     assert ran.exit_code == 1 and not (tmp_path / "none.glb").exists()
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["/nowhere"], "source '/nowhere' is neither"), (["scene", "--bundle", "nowhere"], "no bundle at"),
+    (["scene", "--hypothesis", "shown"], "is neither `selected`, `mean` nor a number"),
+    (["scene", "--hypothesis", "15"], "hypothesis 15 is asked for, the face has 15"),
+    (["scene", "-o", "."], "cannot be written"), (["scene", "-o", f"{__file__}/head.glb"], "cannot be written"),
+])  # fmt: skip
+def test_animate_says_in_one_line_and_before_the_work_what_cannot_be(arguments, said, tmp_path, monkeypatch):
+    pytest.importorskip("rclpy", reason="source .venv/ofer_env.sh for ROS")
+    from typer.testing import CliRunner
+
+    from ofer_ros.demo import animate
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(animate, "performances", lambda *_: pytest.fail("a frame was looked at"))
+    ran = CliRunner().invoke(animate.app, arguments)
+    assert ran.exit_code == 1 and isinstance(ran.exception, SystemExit), ran.exception
+    lines = ran.output.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("animate: ") and said in lines[0], lines
+    assert list(tmp_path.iterdir()) == []

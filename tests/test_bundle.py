@@ -346,7 +346,8 @@ def test_files_that_change_while_a_bundle_is_loaded_are_seen(folder):
 
 def test_a_file_that_nothing_reads_is_named(folder, caplog):
     (folder / "notes.txt").write_text("mine")
-    (folder / "idrank.0123456789ab.engine").write_bytes(b"x")
+    for suffix in ("", ".json", ".kernels"):
+        (folder / f"idrank.0123456789ab.engine{suffix}").write_bytes(b"x")
     assert Bundle.load(folder).unlisted() == ["notes.txt"]
     assert "also holds notes.txt" in caplog.text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from rclpy.parameter import Parameter
 from ros_support import RosSession, fake_face
 from std_msgs.msg import Header
 
+import ofer_models.avatar
 from ofer_models.bundle import Bundle, default_bundle
 from ofer_models.head.arkit import ARKIT_NAMES
 from ofer_msgs.msg import FaceArray
@@ -111,7 +113,15 @@ def test_a_hypothesis_that_is_not_there_is_one_line_and_the_node_goes_on(session
 @pytest.mark.parametrize("parameters, said", [
     ({"host": "no.such.host.invalid"}, "host 'no.such.host.invalid' is not known"),
     ({"bundle": "nowhere"}, "no bundle at"),
+    ({"hypothesis": "shown"}, "is neither `selected`, `mean` nor a number"),
 ])
 def test_what_cannot_work_is_said_at_the_start(session, parameters, said):
     with pytest.raises(ValueError, match=said):
         FarEnd(session, VmcNode, **parameters)
+
+
+def test_without_python_osc_it_is_said_what_to_install(session, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ofer_models.avatar.vmc", None)
+    monkeypatch.delattr(ofer_models.avatar, "vmc", raising=False)
+    with pytest.raises(ValueError, match="pip install python-osc"):
+        FarEnd(session, VmcNode)

@@ -69,7 +69,8 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     "demo": [
         (["--nonsense"], "No such option: --nonsense"), (["--out"], "requires an argument"),
         (["scene", "more"], "unexpected extra argument"), (["--seconds", "x"], "'--seconds'"),
-        (["--seconds"], "requires an argument"),
+        (["--seconds"], "requires an argument"), (["--hypotheses", "0"], "'--hypotheses'"),
+        (["--rate", "0"], "'--rate'"),
     ],
     "animate": [
         ([], "Missing argument"), (["scene", "--rate", "0"], "'--rate'"),
@@ -79,7 +80,7 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     "view": [
         (["--nonsense"], "No such option: --nonsense"), (["--port"], "requires an argument"),
         (["scene", "more"], "unexpected extra argument"), (["--port", "x"], "'--port'"),
-        (["--out", "x"], "No such option"),
+        (["--out", "x"], "No such option"), (["--port", "99999"], "'--port'"),
     ],
 }  # fmt: skip
 
@@ -89,6 +90,14 @@ def said(*arguments: str) -> tuple[int, list[str]]:
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "80", "NO_COLOR": "1"}, prog_name="ofer")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, [line for line in result.output.splitlines() if line.strip() and "━" not in line]
+
+
+@pytest.mark.parametrize("command", list(WRONG))
+def test_every_command_has_a_short_option_for_help(command):
+    if command in ("animate", "demo", "view"):
+        pytest.importorskip("rclpy", reason="source .venv/ofer_env.sh")
+    code, lines = said(command, "-h")
+    assert code == 0 and f"ofer {command} " in " ".join(lines[0].split())
 
 
 def test_every_command_is_walked():

@@ -52,14 +52,19 @@ class Buffer:
         self._document.set_binary_blob(bytes(self._bytes))
 
 
-def morph_targets(head: HeadModel, betas: np.ndarray) -> np.ndarray:
-    """Displacements (52, V, 3) in metres of the head of betas (S,) by each of ARKit's units at 1; `jawOpen` turns the
-    jaw joint by its whole angle. Raises ValueError for a head whose coefficients are not these units."""
+def check_units(head: HeadModel) -> None:
+    """Raise ValueError, in one line, for a head whose coefficients are not ARKit's units."""
     if not has_units(head):
         raise ValueError(
             "an animated head needs ARKit's units as its expression coefficients, which this bundle's head has not: "
             "use the open bundle"
         )
+
+
+def morph_targets(head: HeadModel, betas: np.ndarray) -> np.ndarray:
+    """Displacements (52, V, 3) in metres of the head of betas (S,) by each of ARKit's units at 1; `jawOpen` turns the
+    jaw joint by its whole angle. Raises ValueError as `check_units`."""
+    check_units(head)
     rest = head.decode(betas)
     moved = np.zeros((len(ARKIT_NAMES), *rest.shape), np.float32)
     for row, name in enumerate(ARKIT_NAMES):
@@ -75,7 +80,7 @@ def write_glb(path: Path, head: HeadModel, betas: np.ndarray, frames: Sequence[P
     """The head of betas (S,) played through frames in the order of their stamps, which must rise.
 
     The animation starts at 0 s, and its first frame stands in the origin. Raises ValueError without frames, for stamps
-    that do not rise, and for a head as `morph_targets` does.
+    that do not rise, and for a head as `check_units` does.
     """
     stamps = np.array([frame.stamp for frame in frames], np.float64)
     if not len(stamps) or (np.diff(stamps) <= 0).any():

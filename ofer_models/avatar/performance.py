@@ -52,10 +52,11 @@ def performance(
     there, and for anything else.
     """
     every = np.stack([to_weights(*row)[0] for row in zip(expressions, jaws, strict=True)])
+    check_hypothesis(hypothesis, len(every))
     if hypothesis == MEAN:
         weights = np.average(every, axis=0, weights=scores)
     else:
-        weights = every[_row(hypothesis, selected, len(every))]
+        weights = every[selected if hypothesis == SELECTED else int(hypothesis)]
     deviation = every.std(axis=0) if len(every) > 1 else np.full(len(ARKIT_NAMES), np.nan)
     return Performance(
         stamp, weights.astype(np.float32), deviation.astype(np.float32), FACING @ rotation, FACING @ translation
@@ -82,11 +83,11 @@ def head_angles(rotation: np.ndarray) -> tuple[float, float, float]:
     return float(yaw), float(pitch), float(roll)
 
 
-def _row(hypothesis: str, selected: int, count: int) -> int:
-    if hypothesis == SELECTED:
-        return selected
-    if not hypothesis.isdigit():
+def check_hypothesis(hypothesis: str, count: int | None = None) -> None:
+    """Raise ValueError for what is neither `selected`, `mean` nor the number of one of `count` rows (None: of any)."""
+    if hypothesis in (SELECTED, MEAN):
+        return
+    if not hypothesis.isdecimal():
         raise ValueError(f"hypothesis {hypothesis!r} is neither `{SELECTED}`, `{MEAN}` nor a number")
-    if int(hypothesis) >= count:
+    if count is not None and int(hypothesis) >= count:
         raise ValueError(f"hypothesis {hypothesis} is asked for, the face has {count}: 0 to {count - 1}")
-    return int(hypothesis)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ofer_models.avatar.performance import SELECTED, Performance, WeightMap, performance
+from ofer_models.avatar.performance import SELECTED, Performance, WeightMap, check_hypothesis, performance
 from ofer_models.avatar.weight_filter import WeightFilter
 
 
@@ -34,7 +34,8 @@ class Performer:
 
     def __init__(self, to_weights: WeightMap, face: str = "", hypothesis: str = SELECTED) -> None:
         """to_weights: `arkit_map` of the head. face: an id; '': the largest, and then the same one until it is lost.
-        hypothesis: as `performance` has it."""
+        hypothesis: as `performance` has it. Raises ValueError for one that no face can have."""
+        check_hypothesis(hypothesis)
         self._to_weights, self._face, self._hypothesis = to_weights, face, hypothesis
         self.followed = ""
         self._steady = WeightFilter()

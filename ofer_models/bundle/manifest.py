@@ -34,7 +34,7 @@ STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")
 SAME_FACE = (0.99, 0.96)
 MOST_BYTES = 256 << 10
 _SCHEMA = manifest_schema(STAGES)
-_COMPILED = re.compile(r"\.(engine|int8)(\.json)?$|\.timing$")  # beside the bundle's own files
+_COMPILED = re.compile(r"\.(engine|int8)(\.json|\.kernels)?$|\.timing$")  # beside the bundle's own files
 _log = logging.getLogger(__name__)
 _PARTS = {"graph": ("graph",), "sampler": ("cond", "step")}
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +17,15 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from ofer_models.avatar.arkit_map import arkit_map
-from ofer_models.avatar.performance import Performance
+from ofer_models.avatar.performance import Performance, check_hypothesis
 from ofer_models.avatar.performer import Performer, SeenFace
+from ofer_models.files.refusal import one_line
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import FacePipeline
 from ofer_ros.base.bundles import bundle_folder
+from ofer_ros.camera.source_frame import SourceFrame
 from ofer_ros.camera.sources import open_source
-from ofer_ros.demo.processes import DemoError, reported
+from ofer_ros.demo.processes import HELP, DemoError, reported
 
 _LARGEST = 1280  # px, as camera_node's max_side
 
@@ -42,19 +45,28 @@ def performances(
 
 
 def animate(source: str, out: Path, bundle: str, face: str, hypothesis: str, rate: float) -> tuple[int, int, float]:
-    """Write the GLB; frames with the face, all frames, and seconds. Raises DemoError in one line."""
+    """Write the GLB; frames with the face, all frames, and seconds.
+
+    Raises DemoError, ValueError or OSError in one line; what cannot end well is refused before the first frame.
+    """
     try:
-        from ofer_models.avatar.gltf import write_glb
+        from ofer_models.avatar.gltf import check_units, write_glb
     except ImportError:
         raise DemoError("animated heads need pygltflib: pip install pygltflib") from None
+    folder = next(path for path in out.absolute().parents if path.exists())
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DemoError(f"{out} cannot be written: give a file in a folder that is yours")
+    frames = open_source(source, rate, hold=1 / rate, max_side=_LARGEST)
     pipeline = FacePipeline(bundle_folder(bundle))
+    check_units(pipeline.head)
+    check_hypothesis(hypothesis, pipeline.hypotheses)
     performer = Performer(arkit_map(pipeline.head), face, hypothesis)
     kept: list[Performance] = []
     betas, count = None, 0
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} frames"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"animating {Path(source).name}", total=None)
-        for acted, shape in performances(_stamped(source, rate), pipeline, performer):
+        for acted, shape in performances(_stamped(frames, rate), pipeline, performer):
             count += 1
             bar.advance(task)
             if acted is not None and (not kept or acted.stamp > kept[-1].stamp):
@@ -66,8 +78,8 @@ def animate(source: str, out: Path, bundle: str, face: str, hypothesis: str, rat
     return len(kept), count, kept[-1].stamp - kept[0].stamp
 
 
-def _stamped(source: str, rate: float) -> Iterator[tuple[np.ndarray, float]]:
-    for number, frame in enumerate(open_source(source, rate, hold=1 / rate, max_side=_LARGEST)):
+def _stamped(frames: Iterator[SourceFrame], rate: float) -> Iterator[tuple[np.ndarray, float]]:
+    for number, frame in enumerate(frames):
         if frame.problem:
             continue
         stamp = frame.recorded.stamp / 1e9 if frame.recorded else number / rate
@@ -81,7 +93,10 @@ def _seen(face) -> SeenFace:
     )  # fmt: skip
 
 
-@app.command(help="One face of a video, a folder of pictures or a bag as an animated head (GLB with ARKit's shapes).")
+@app.command(
+    help="One face of a video, a folder of pictures or a bag as an animated head (GLB with ARKit's shapes).",
+    context_settings=HELP,
+)
 def main(
     source: Annotated[str, typer.Argument(help="as of `ofer demo`; a webcam has no end")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the .glb file")] = Path("head.glb"),
@@ -93,7 +108,10 @@ def main(
     with reported("animate"):
         if source.isdigit():
             raise DemoError("a webcam has no end: record a video or a bag first")
-        kept, count, seconds = animate(source, out, bundle, face, hypothesis, rate)
+        try:
+            kept, count, seconds = animate(source, out, bundle, face, hypothesis, rate)
+        except (ValueError, OSError) as error:
+            raise DemoError(one_line(error)) from None
         typer.echo(f"{out}: {kept} of {count} frames with the face, {seconds:.1f} s")
 
 

@@ -27,7 +27,7 @@ from ofer_ros.camera.bag_source import BagContents, inspect_bag
 from ofer_ros.camera.scene import FRAMES
 from ofer_ros.camera.source_frame import SourceError, bag_path
 from ofer_ros.camera.sources import open_source
-from ofer_ros.demo.processes import START_LIMIT, DemoError, Processes, own_domain, reported
+from ofer_ros.demo.processes import HELP, START_LIMIT, DemoError, Processes, own_domain, reported
 
 _LAST_DIAGNOSTICS = 2.0  # seconds after the last frame in which ofer_node says its final numbers
 _WEBCAM_SECONDS = 30.0
@@ -225,7 +225,7 @@ def _print(summary: dict, problems: dict[str, list[str]], out: Path, console: Co
 app = typer.Typer(add_completion=False)
 
 
-@app.command(help=__doc__.splitlines()[0])
+@app.command(help=__doc__.splitlines()[0], context_settings=HELP)
 def demo(
     source: Annotated[
         str, typer.Argument(help="scene (built in), folder, video, webcam number, or rosbag2 (path, or path#topic)")
@@ -234,10 +234,10 @@ def demo(
         Path, typer.Option(help="folder for overlay.mp4, contact_sheet.png, summary.json and, of a rosbag2, bag/")
     ] = DemoOptions.out,
     bundle: Annotated[str, typer.Option(help="name in engines/ or folder")] = DemoOptions.bundle,
-    hypotheses: Annotated[int, typer.Option(help="a face")] = DemoOptions.hypotheses,
-    rate: Annotated[float, typer.Option(help="frames a second")] = DemoOptions.rate,
+    hypotheses: Annotated[int, typer.Option(min=1, max=64, help="a face")] = DemoOptions.hypotheses,
+    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="frames a second")] = DemoOptions.rate,
     seconds: Annotated[
-        float | None, typer.Option(help="repeat the source for this long (default: once; webcam: 30 s)")
+        float | None, typer.Option(min=0, help="repeat the source for this long (default: once; webcam: 30 s)")
     ] = None,
 ) -> None:
     with reported("demo"):

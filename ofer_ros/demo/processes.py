@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+HELP = {"help_option_names": ["-h", "--help"]}  # context settings of the commands, as all of ofer's have them
 START_LIMIT = 90.0  # seconds until all is at work: three interpreters and the bundle's sessions on a slow machine
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ofer_ros.demo.demo import DemoOptions, check
-from ofer_ros.demo.processes import START_LIMIT, DemoError, Processes, own_domain, reported
+from ofer_ros.demo.processes import HELP, START_LIMIT, DemoError, Processes, own_domain, reported
 
 _PICTURES = 15.0  # overlays a second, view_node's own rate: to draw more would only slow the node down
 _LOGS = Path("out/view")
@@ -55,11 +55,11 @@ def _check_alive(processes: Processes) -> None:
 app = typer.Typer(add_completion=False)
 
 
-@app.command(help=__doc__.splitlines()[0])
+@app.command(help=__doc__.splitlines()[0], context_settings=HELP)
 def view(
     source: Annotated[str, typer.Argument(help="as of `ofer demo`")] = "scene",
     bundle: Annotated[str, typer.Option(help="name in engines/ or folder")] = "open",
-    port: Annotated[int, typer.Option(help="of the page; 0: any")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of the page; 0: any")] = 8080,
 ) -> None:
     with reported("view"):
         try:
