@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -26,6 +27,7 @@ from ofer_models.workshop.train.eyes.batches import augmented, plain
 from ofer_models.workshop.train.eyes.faces import inner_errors, load_faces
 from ofer_models.workshop.train.eyes.loss import landmark_loss
 from ofer_models.workshop.train.eyes.validation import on_renderings, rendering_figures
+from ofer_models.workshop.train.loop import Keeper
 from ofer_models.workshop.train.mirror import mirrored_order
 
 SIZE = 160
@@ -205,6 +207,26 @@ def test_a_training_learns_from_more_pictures_where_it_stopped_with_fewer(work):
     assert not (work / "eyes.checkpoint").exists()
     training.train_eyes(work / "no-head", work, training.Plan(8, 1, 8, 8), again=True, log=lines.append)
     assert (work / "landmarks.before.pt").is_file()
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(work, monkeypatch):
+    monkeypatch.setattr(training, "Keeper", functools.partial(Keeper, seconds=0.0))
+    plan = training.Plan(16, 3, 8, 4)
+    whole = training.train_eyes(work / "no-head", work, plan, log=lambda line: None)
+    curve = (work / training.CURVE).read_text()
+    for name in (training.NETWORK, training.CURVE):
+        (work / name).unlink()
+
+    def stop_after_the_second_validation(line: str) -> None:
+        if "step 8/" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train_eyes(work / "no-head", work, plan, log=stop_after_the_second_validation)
+    lines: list[str] = []
+    parts = training.train_eyes(work / "no-head", work, plan, log=lines.append)
+    assert "goes on from step 7 of 12" in lines[0] and (work / training.CURVE).read_text() == curve
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
 
 
 def test_a_trained_network_is_measured_as_a_robot_runs_it(work, monkeypatch):

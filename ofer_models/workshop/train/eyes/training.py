@@ -76,6 +76,7 @@ def train_eyes(
     accelerator.wait()
     pictures = dataset.load(work / "pictures", plan.pictures)
     held_out = dataset.load(work / "held_out", plan.held_out)
+    torch.manual_seed(seed)
     network, start = LandmarkNetwork(_mean_points(pictures)), {"pictures": 0, "steps": 0}
     if (work / NETWORK).is_file():
         start = _load(network, work / NETWORK)
