@@ -9,6 +9,7 @@ so a failure leaves nothing behind.
 from __future__ import annotations
 
 import fcntl
+import gc
 import glob
 import hashlib
 import os
@@ -174,6 +175,7 @@ class _Import:
         return self._maps, self._differences, self._remarks
 
     def _checkpoint(self, role: Role) -> Checkpoint:
+        gc.collect()  # the networks before are in circles with what the exporter made of them
         return read_checkpoint(self._files[role], role, self._sizes.networks, self._strict)
 
     def _head(self) -> dict[str, np.ndarray]:
