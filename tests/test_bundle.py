@@ -342,6 +342,8 @@ def test_files_that_change_while_a_bundle_is_loaded_are_seen(folder):
     bundle.check_unchanged()
     (folder / "idrank.onnx").write_bytes((folder / "idrank.onnx").read_bytes())
     assert "idrank.onnx changed while the bundle was being loaded" in refusal(bundle.check_unchanged)
+    (folder / "idrank.onnx").unlink()
+    assert "idrank.onnx changed while the bundle was being loaded" in refusal(bundle.check_unchanged)
 
 
 def test_a_file_that_nothing_reads_is_named(folder, caplog):

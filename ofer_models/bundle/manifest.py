@@ -155,7 +155,8 @@ class Bundle:
     def check_unchanged(self) -> None:
         """Refuse files that are not those whose hashes were compared (BundleError): to call after they were opened."""
         for name, seen in self._seen.items():
-            if _signature(os.stat(self.path / name)) != seen:
+            file = self.path / name
+            if not file.exists() or _signature(file.stat()) != seen:
                 raise BundleError(f"{self.path / name} changed while the bundle was being loaded; start again")
 
     def _check_files(self) -> None:
