@@ -234,6 +234,10 @@ def test_a_trained_network_is_measured_as_a_robot_runs_it(work, monkeypatch):
     monkeypatch.setattr(figures, "_REPEATS", 3)
     with pytest.raises(EvaluationError, match="`ofer train eyes"):
         figures.measure(work)
+    (work / training.NETWORK).write_bytes(b"no network")
+    with pytest.raises(DataError, match="`--again` trains it anew"):
+        figures.measure(work)
+    (work / training.NETWORK).unlink()
     network = training.train_eyes(work / "no-head", work, training.Plan(8, 2, 8, 4), log=lambda line: None)
     monkeypatch.setattr(figures, "_mediapipe", lambda pictures: {"visible_mean": 9.0, "ms": 1.0})  # sees no dots
     results = figures.measure(work)

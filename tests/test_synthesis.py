@@ -282,7 +282,7 @@ def test_pixels_lie_under_their_triangles(open_head, surface):
     place = np.einsum("nc,ncx->nx", result.bary[rows, columns], corners)
     fine = (place + 0.5) * 2 - 0.5
     np.testing.assert_allclose(fine, np.stack([columns, rows], 1), atol=0.01)
-    seen = vertex_visibility(open_head, surface, result)
+    seen = vertex_visibility(open_head, result)
     assert seen[open_head.masks["frontal"]].mean() > 0.8  # the rest lines the eye sockets
     behind = np.flatnonzero(open_head.v_template[:, 2] < -0.08)
     assert len(behind) and not seen[behind].any()

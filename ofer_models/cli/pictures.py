@@ -15,7 +15,7 @@ def pictures(
     out: Annotated[Path, typer.Option(help="The contact sheet to write.")] = Path("out/pictures.png"),
     head: Annotated[Path, typer.Option(help="The head model to render.")] = Path("engines/open/head.npz"),
     count: Annotated[int, typer.Option(min=1, help="Pictures on the sheet.")] = 48,
-    seed: Annotated[int, typer.Option(help="Seed of the pictures; `ofer train` uses 1.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the pictures; `ofer train` uses 1.")] = 1,
     wide: Annotated[bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees.")] = False,
     people: Annotated[
         Path | None, typer.Option(help="Those of `ofer train eyes` instead; the folder to keep MakeHuman's assets in.")

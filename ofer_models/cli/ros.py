@@ -1,4 +1,4 @@
-"""`ofer demo`, `view` and `animate`: commands of ofer_ros, looked up by name, so that nothing here needs ROS."""
+"""`ofer demo`, `view` and `animate`: commands of ofer_ros, looked up by name. The first two start ROS 2 nodes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import typer
 
 from ofer_models.cli.console import require
 
+_ROS = "source a ROS 2 installation, or use `make demo`, which brings its own"
+
 
 def demo(context: typer.Context) -> None:
     """Camera, face node and recorder as three ROS 2 processes; pictures and figures at the end."""
+    require(_ROS, "rclpy")
     _run("demo", context.args)
 
 
 def view(context: typer.Context) -> None:
     """Camera, face node and a local page that shows what they find, until Ctrl-C."""
+    require(_ROS, "rclpy")
     _run("view", context.args)
 
 
@@ -25,6 +29,5 @@ def animate(context: typer.Context) -> None:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    require("source a ROS 2 installation, or use `make demo`, which brings its own", "rclpy")
     command = typer.main.get_command(importlib.import_module(f"ofer_ros.demo.{name}").app)
     raise SystemExit(command.main(arguments, prog_name=f"ofer {name}", standalone_mode=False) or 0)

@@ -40,7 +40,7 @@ def train(
     photographs: Annotated[
         list[Path] | None, typer.Option(help="Of `eyes`: folders of annotated faces to watch the training on.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of pictures and networks.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of pictures and networks.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
     again: Annotated[
         bool, typer.Option("--again", help="Train the part anew; what was there is kept aside.")

@@ -91,7 +91,7 @@ def generate(
         (head_path, folder / f"{start:07d}.npz", start, min(SHARD, count - start), seed, occluded_share, wide)
         for start in range(0, count, SHARD)
     ]
-    jobs = [job for job in jobs if not _is_whole(*job[1:4])]
+    jobs = [job for job in jobs if not _is_whole(job[1], job[3])]
     if not jobs:
         return
     # Fresh processes: MediaPipe's threads do not survive a fork.
@@ -143,7 +143,7 @@ def _layout(arrays: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape[1:] for name, array in arrays.items()}
 
 
-def _is_whole(path: Path, start: int, size: int) -> bool:
+def _is_whole(path: Path, size: int) -> bool:
     """Whether a shard is there and was drawn of `size` samples at least (older ones do not tell)."""
     if not path.exists():
         return False

@@ -131,7 +131,7 @@ class PictureSource:
         points68, points468 = (
             project(self.head.landmarks(vertices, name), camera) for name in ("landmarks68", "mediapipe")
         )
-        seen = vertex_visibility(self.head, self.surface, drawn)
+        seen = vertex_visibility(self.head, drawn)
         return Scene(
             drawn.image, betas, expression, jaw, seen, drawn.points, points468.astype(np.float32), points68, camera,
             rotation, translation,

@@ -85,7 +85,7 @@ def render(
     return Rendering(image, triangle, bary, points)
 
 
-def vertex_visibility(head: HeadModel, surface: Surface, rendering: Rendering) -> np.ndarray:
+def vertex_visibility(head: HeadModel, rendering: Rendering) -> np.ndarray:
     """Which vertices (V,) bool the camera sees: corners of triangles that own a pixel or more (eyeballs included)."""
     drawn = np.zeros(len(head.faces) + 1, bool)  # the last one stands for -1, no triangle
     drawn[rendering.triangle] = True

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 from ofer_models.runtime.onnxruntime_backend import OnnxStage, sums_exactly
@@ -23,7 +22,7 @@ from ofer_models.workshop.networks.trace import export_module
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.eyes.batches import plain
 from ofer_models.workshop.train.eyes.faces import Faces, load_faces
-from ofer_models.workshop.train.eyes.training import NETWORK
+from ofer_models.workshop.train.eyes.training import NETWORK, load_network
 from ofer_models.workshop.train.eyes.validation import eyes_apart, face_figures, follow, rendering_figures
 
 _RANGES = 64  # held-out crops that the 8-bit ranges come from
@@ -41,15 +40,17 @@ class Results:
 def measure(work: Path, photographs: Sequence[Path] = ()) -> Results:
     """Measure the network in a working folder of `ofer train eyes`; writes it there as ONNX files.
 
-    Raises EvaluationError where nothing has been trained, and DataError where pictures are missing.
+    Raises EvaluationError where nothing has been trained, and DataError where pictures are missing or the
+    network is none.
     """
     if not (work / NETWORK).is_file():
         raise EvaluationError(f"{work / NETWORK} is not there: `ofer train eyes --work {work}` makes it")
-    state = torch.load(work / NETWORK, weights_only=True, map_location="cpu")
+    network = LandmarkNetwork()
+    learned = load_network(network, work / NETWORK)
     pictures = dataset.load(work / "held_out", dataset.drawn(work / "held_out"))
     crops, true = (value.numpy() for value in plain(pictures, np.arange(len(pictures)))[:2])
     true = true * HALF + (INPUT - 1) / 2
-    paths = export(state["network"], work, crops)
+    paths = export(network, work, crops)
     faces = load_faces(photographs) if photographs else None
     figures: dict[str, dict[str, float]] = {}
     for name, path in paths.items():
@@ -63,16 +64,14 @@ def measure(work: Path, photographs: Sequence[Path] = ()) -> Results:
                 figures["fused"] = face_figures(fused, faces)
     figures["mediapipe"] = _mediapipe(pictures) | (face_figures(faces.points, faces) if faces else {})
     about = {
-        "pictures": state["pictures"], "steps": state["steps"], "held_out": len(pictures),
+        **learned, "held_out": len(pictures),
         "faces": len(faces) if faces else 0, "megabytes": {n: p.stat().st_size / 1e6 for n, p in paths.items()},
     }  # fmt: skip
     return Results(figures, about)
 
 
-def export(weights: dict[str, torch.Tensor], folder: Path, crops: np.ndarray) -> dict[str, Path]:
+def export(network: LandmarkNetwork, folder: Path, crops: np.ndarray) -> dict[str, Path]:
     """The network as ONNX files, in float32 and with 8-bit products whose ranges come from crops (n, 128, 128, 3)."""
-    network = LandmarkNetwork()
-    network.load_state_dict(weights)
     paths = {"fp32": folder / "landmarks.onnx", "int8": folder / "landmarks.int8.onnx"}
     export_module(network, paths["fp32"], {"crop": ("F", 3, INPUT, INPUT)}, ["points", "deviation", "visible"])
     rows = [{"crop": blob(crop[None])} for crop in crops[:_RANGES]]

@@ -66,10 +66,6 @@ class Library:
         """Numbers of the textures whose name starts with kind."""
         return [number for number, name in enumerate(self.names) if name.startswith(kind + "/")]
 
-    def meshes_of(self, kind: str) -> list[str]:
-        """Names of the meshes of a kind: eyebrows, eyelashes, hair, teeth, tongue, clothes."""
-        return [name for name in self.meshes if name.startswith(kind + "/")]
-
 
 def load_library(folder: Path) -> Library:
     """The library, fetched into folder the first time (needs npm and 90 MB of traffic).

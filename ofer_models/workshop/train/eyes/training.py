@@ -79,7 +79,7 @@ def train_eyes(
     torch.manual_seed(seed)
     network, start = LandmarkNetwork(_mean_points(pictures)), {"pictures": 0, "steps": 0}
     if (work / NETWORK).is_file():
-        start = _load(network, work / NETWORK)
+        start = load_network(network, work / NETWORK)
         if start["pictures"] >= plan.pictures:
             log(f"eyes: {work / NETWORK} has learned from {start['pictures']} pictures already")
             return network
@@ -114,8 +114,8 @@ def train_eyes(
     return network
 
 
-def _load(network: LandmarkNetwork, path: Path) -> dict[str, int]:
-    """Load an earlier run's network; returns from how many pictures and steps it learned. Raises DataError."""
+def load_network(network: LandmarkNetwork, path: Path) -> dict[str, int]:
+    """Load a trained network's weights; returns from how many pictures and steps it learned. Raises DataError."""
     try:
         state = load_torch(path)
         network.load_state_dict(state["network"])
