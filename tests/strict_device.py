@@ -19,6 +19,7 @@ import ctypes
 import enum
 import itertools
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -77,6 +78,7 @@ class StrictDriver:
     def __init__(self, capability=(8, 6), name="Strict GPU", room=1 << 40):
         self.capability, self.name, self.room = capability, name, room
         self.broken, self.calls = [], Counter()
+        self.jitter = 0.0  # s that every call takes, for others to come in between
         self.memory, self.pinned, self.streams, self.events, self.graphs, self.runs = {}, {}, {}, {}, {}, {}
         self.contexts = 0
         self.fail_next = {}  # function -> status to fail with, once
@@ -112,6 +114,8 @@ class StrictDriver:
             busy = self.capturing()
             if busy is not None and not (stream is busy and busy.thread == threading.get_ident()):
                 self.break_rule(f"{name} by thread {threading.get_ident()} while another stream or thread captures")
+        if self.jitter:
+            time.sleep(self.jitter)
 
     def queue(self, name, stream, work):
         self.enter(name, stream)

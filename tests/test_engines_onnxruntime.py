@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ofer_models.bundle.graphs import graph_specs
+from ofer_models.bundle.tensors import ANY, GraphSpec
 from ofer_models.runtime import engine_cache, onnxruntime_backend
 from ofer_models.runtime.onnxruntime_backend import (
     CPU,
@@ -97,6 +98,13 @@ def test_damaged_missing_and_integer_files_are_refused(path, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     with pytest.raises(StageError, match="'a' is tensor"):
         OnnxStage(path)
+
+
+def test_an_export_of_faces_before_steps_is_refused(open_bundle):
+    """Rows of the older layout look alike, and would be read crosswise."""
+    cond = graph_specs(open_bundle.stages["expgen"])["cond"]
+    with pytest.raises(StageError, match=r"'modulation' is \(K, F, \d+\), the manifest says \(F, K, \*\)"):
+        OnnxRuntimeBackend().load(GraphSpec(cond.path, cond.inputs, {"modulation": ("F", "K", ANY)}))
 
 
 class TestOnADevice:

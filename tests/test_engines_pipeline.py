@@ -17,7 +17,7 @@ from ofer_models.bundle.tensors import StageError
 from ofer_models.perception.tracker import Track
 from ofer_models.pipeline import FacePipeline
 from ofer_models.pipeline_settings import PipelineSettings
-from ofer_models.runtime.batches import batches
+from ofer_models.runtime.batches import batch_for, batches
 from ofer_models.runtime.tensorrt import cuda_driver
 from ofer_models.runtime.tensorrt.backend import TensorRtBackend, here
 from ofer_models.tracking.load_plan import TIERS
@@ -132,6 +132,12 @@ def make(open_bundle, tmp_path, driver):
 
     pipeline.trt = trt
     return pipeline
+
+
+def test_faces_share_a_few_sizes():
+    assert [batch_for(faces) for faces in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 16]
+    assert batch_for(3, most=3) == 3 and batch_for(1, least=4) == 4
+    assert batches(1) == [1] and batches(4) == [4, 2, 1] and batches(6) == [6, 4, 2, 1]
 
 
 def test_nothing_is_captured_after_the_warm_up(make, driver):

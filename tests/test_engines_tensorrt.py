@@ -18,7 +18,6 @@ from ofer_models.bundle.manifest import BundleError
 from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
 from ofer_models.files.hashing import sha256_of
 from ofer_models.runtime import engine_cache
-from ofer_models.runtime.batches import batch_for, batches
 from ofer_models.runtime.engine_cache import EngineKey, Runtime
 from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ofer_models.runtime.solvers import solver_table
@@ -119,12 +118,6 @@ def test_a_stage_runs_captured_at_every_size(graphs, backend, driver):
     np.testing.assert_array_equal(found["modulation"], kept)  # results are the caller's own
 
 
-def test_faces_share_a_few_sizes():
-    assert [batch_for(faces) for faces in range(1, 10)] == [1, 2, 4, 4, 8, 8, 8, 8, 16]
-    assert batch_for(3, most=3) == 3 and batch_for(1, least=4) == 4
-    assert batches(1) == [1] and batches(4) == [4, 2, 1] and batches(6) == [6, 4, 2, 1]
-
-
 def test_few_faces_run_on_an_engine_that_was_built_for_more(graphs, backend, files, tmp_path, trt):
     """`--batch 2..3`: one face runs beside an empty row."""
     profile = PROFILE | {"F": (2, 3, 3)}
@@ -164,13 +157,6 @@ def test_an_engine_whose_tensors_differ_from_the_manifest_is_refused(graphs, bac
         backend.load(cond)
 
 
-def test_an_export_of_faces_before_steps_is_refused(graphs):
-    """Rows of the older layout look alike, and would be read crosswise."""
-    cond = graphs["cond"]
-    with pytest.raises(StageError, match=r"'modulation' is \(K, F, \d+\), the manifest says \(F, K, \*\)"):
-        OnnxRuntimeBackend().load(GraphSpec(cond.path, cond.inputs, {"modulation": ("F", "K", ANY)}))
-
-
 class TestTwoThreads:
     """Frames on one thread, identities on another, on lanes of their own."""
 
@@ -184,11 +170,11 @@ class TestTwoThreads:
     def test_neither_speaks_while_the_other_captures(self, backend, graphs, driver):
         """Every size is new: captures on both sides all the time. Before, launches went into the other's graph."""
         expected = OnnxRuntimeBackend().sampler(graphs["cond"], graphs["step"])
-        problems = []
+        problems, driver.jitter = [], 0.0005
 
         def draw(sampler, seed):
             try:
-                for i in range(40):
+                for i in range(20):
                     table = solver_table("dpmpp_2m", 3 + (i + seed) % 17)
                     context, noise = inputs(1 + i % 3, 1 + i % 8, seed + i)
                     found = sampler.sample(context, noise, table)
@@ -215,14 +201,23 @@ class TestTwoThreads:
         identities.sample(*inputs(1, 4), table)
         [slow] = [stream for stream in driver.streams.values() if stream.priority == 0]
         slow.held.set()
-        thread = threading.Thread(target=identities.sample, args=(*inputs(1, 4), table))
-        thread.start()
-        for samples in (3, 3, 5):
-            assert frames.sample(*inputs(2, samples), table).shape == (2, samples, WIDTH)
-        assert thread.is_alive() and slow.queue
+        draw = threading.Thread(target=identities.sample, args=(*inputs(1, 4), table), daemon=True)
+        draw.start()
+        found = []
+
+        def three_frames():
+            for samples in (3, 3, 5):
+                found.append(frames.sample(*inputs(2, samples), table).shape)
+
+        stream = threading.Thread(target=three_frames, daemon=True)
+        stream.start()
+        stream.join(60)
+        assert found == [(2, 3, WIDTH), (2, 3, WIDTH), (2, 5, WIDTH)]
+        assert draw.is_alive() and slow.queue
         slow.held.clear()
-        thread.join(10)
-        assert not thread.is_alive()
+        slow.go_on.set()
+        draw.join(60)
+        assert not draw.is_alive()
 
 
 class TestMemory:
