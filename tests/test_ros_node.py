@@ -137,7 +137,7 @@ def damaged(**fields):
         pytest.param(damaged(data=bytes(1000)), "data is truncated", id="truncated"),
         pytest.param(damaged(encoding="32FC1"), "encoding '32FC1' is not supported", id="wrong-encoding"),
         pytest.param(damaged(width=0, height=0, step=0, data=b""), "the image is empty", id="zero-sized"),
-        pytest.param(image_message(np.zeros((8000, 8000), np.uint8), "mono8", 5.0), "at most 16.8", id="8000-pixel"),
+        pytest.param(image_message(np.zeros((4100, 4100), np.uint8), "mono8", 5.0), "at most 16.8", id="too-large"),
         pytest.param(damaged(step=10), "step 10 disagrees with the width", id="step"),
     ],
 )
