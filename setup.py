@@ -49,6 +49,7 @@ setup(
             "view_node = ofer_ros.nodes.view_node:main",
             "vmc_node = ofer_ros.nodes.vmc_node:main",
             "live_link_node = ofer_ros.nodes.live_link_node:main",
+            "rviz = ofer_ros.nodes.rviz:main",
         ],
     },
     zip_safe=False,

@@ -3,34 +3,45 @@
     ros2 launch ofer_ros ofer.launch.py                                    # your camera on /image_raw
     ros2 launch ofer_ros ofer.launch.py camera:=true source:=0 rviz:=true   # a webcam, and a window
     ros2 launch ofer_ros ofer.launch.py image:=/camera/color/image_raw camera_info:=/camera/color/camera_info
+    ros2 launch ofer_ros ofer.launch.py hypotheses:=5 show_text:=true       # any parameter
 
 `--show-args` lists every argument. Defaults are those of config/ofer.yaml; the arguments here only override it.
 """
 
 from __future__ import annotations
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from ofer_ros.base.launch_support import given_parameters, image_buffers, parameter_arguments
+from ofer_ros.base.parameters import CameraSettings, OferSettings
+
 _FLAGS = ["true", "false"]
+# Parameters whose names are arguments of another meaning here.
+_TAKEN = {"camera_info"}
 
 
-def generate_launch_description() -> LaunchDescription:
-    share = FindPackageShare("ofer_ros")
-    arguments = [
+def _arguments() -> list[DeclareLaunchArgument]:
+    own = [
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument(
-            "params_file",
-            default_value=PathJoinSubstitution([share, "config", "ofer.yaml"]),
-            description="parameter file with sections for /**/ofer_node and /**/camera_node",
+            "name",
+            default_value="ofer_node",
+            description="name of ofer_node; params_file then needs a section of that name",
         ),
         DeclareLaunchArgument(
-            "bundle", default_value="open", description="name of a bundle in engines/, or its folder"
+            "params_file",
+            default_value=PathJoinSubstitution([FindPackageShare("ofer_ros"), "config", "ofer.yaml"]),
+            description="parameter file with sections for /**/ofer_node and /**/camera_node",
+        ),
+        DeclareLaunchArgument("log_level", default_value="info", description="of all nodes: debug, info, warn, error"),
+        DeclareLaunchArgument(
+            "use_sim_time", default_value="false", choices=_FLAGS, description="take the time from /clock"
         ),
         DeclareLaunchArgument(
             "autostart",
@@ -42,53 +53,56 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("camera_info", default_value="camera_info", description="its CameraInfo topic"),
         DeclareLaunchArgument("camera", default_value="false", choices=_FLAGS, description="start camera_node as well"),
         DeclareLaunchArgument(
-            "source",
-            default_value="scene",
-            description="of camera_node: scene, a picture, a folder, a video file, or the number of a webcam",
-        ),
-        DeclareLaunchArgument(
             "rviz", default_value="false", choices=_FLAGS, description="start RViz on config/ofer.rviz"
         ),
+        DeclareLaunchArgument(
+            "fixed_frame", default_value="", description="of RViz; empty: the frame_id of the first image"
+        ),
     ]
+    taken = _TAKEN | {argument.name for argument in own}
+    return own + parameter_arguments({"ofer_node": OferSettings, "camera_node": CameraSettings}, taken)
+
+
+def _nodes(context: LaunchContext) -> list[Node]:
     value = LaunchConfiguration
+    common = {
+        "package": "ofer_ros",
+        "namespace": value("namespace"),
+        "output": "screen",
+        "ros_arguments": ["--log-level", value("log_level")],
+    }
+    time = {"use_sim_time": ParameterValue(value("use_sim_time"), value_type=bool)}
+    # image_raw/compressed follows image_raw by itself.
+    topics = [("image_raw", value("image")), ("camera_info", value("camera_info"))]
     ofer = LifecycleNode(
-        package="ofer_ros",
         executable="ofer_node",
-        name="ofer_node",
-        namespace=value("namespace"),
-        output="screen",
-        parameters=[
-            value("params_file"),
-            {
-                "bundle": ParameterValue(value("bundle"), value_type=str),
-                "autostart": ParameterValue(value("autostart"), value_type=bool),
-            },
-        ],
-        remappings=[
-            ("image_raw", value("image")),
-            ("image_raw/compressed", [value("image"), "/compressed"]),
-            ("camera_info", value("camera_info")),
-        ],
+        name=value("name"),
+        parameters=[value("params_file"), time, given_parameters(context, "ofer_node", _TAKEN)],
+        remappings=topics,
+        **common,
     )
     camera = Node(
-        package="ofer_ros",
         executable="camera_node",
         name="camera_node",
-        namespace=value("namespace"),
-        output="screen",
-        parameters=[value("params_file"), {"source": ParameterValue(value("source"), value_type=str)}],
-        remappings=[
-            ("image_raw", value("image")),
-            ("image_raw/compressed", [value("image"), "/compressed"]),
-            ("camera_info", value("camera_info")),
-        ],
+        parameters=[value("params_file"), time, given_parameters(context, "camera_node", _TAKEN)],
+        remappings=topics,
         condition=IfCondition(value("camera")),
+        **common,
     )
+    if value("rviz").perform(context) != "true":
+        return [ofer, camera]
+    frame = value("fixed_frame").perform(context)
+    shown = [(f"ofer_node/{topic}", [value("name"), f"/{topic}"]) for topic in ("markers", "overlay")]
+    arguments = ["-d", PathJoinSubstitution([FindPackageShare("ofer_ros"), "config", "ofer.rviz"])]
     rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        namespace=value("namespace"),
-        arguments=["-d", PathJoinSubstitution([share, "config", "ofer.rviz"])],
-        condition=IfCondition(value("rviz")),
+        **{**common, "package": "rviz2" if frame else "ofer_ros"},
+        executable="rviz2" if frame else "rviz",
+        arguments=[*arguments, "-f", frame] if frame else arguments,
+        parameters=[time],
+        remappings=[*shown, ("faces", [value("name"), "/faces"])],
     )
-    return LaunchDescription([*arguments, ofer, camera, rviz])
+    return [ofer, camera, rviz]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*image_buffers(), *_arguments(), OpaqueFunction(function=_nodes)])

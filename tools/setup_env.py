@@ -42,6 +42,7 @@ STARTERS = {
     "view_node": "ofer_ros.nodes.view_node",
     "vmc_node": "ofer_ros.nodes.vmc_node",
     "live_link_node": "ofer_ros.nodes.live_link_node",
+    "rviz": "ofer_ros.nodes.rviz",
 }
 
 # The wheels' CMake files name the folders of the machine that built them.
@@ -223,7 +224,12 @@ def write_starters(environment: Path) -> None:
     """Small programs in `.venv/bin` that need no sourced shell."""
     for name, module in STARTERS.items():
         starter = VENV / "bin" / name
-        text = f'#!/bin/sh\n. "{environment}"\nexec "{PYTHON}" -m {module} "$@"\n'
+        # A signal that comes before the program can answer is no failure: the shell ends with 0, and what Python gets
+        # while it starts waits until `ofer_ros.nodes` takes it.
+        nodes = module.startswith("ofer_ros.nodes.")
+        wait = "env --block-signal=INT --block-signal=TERM " if nodes else ""
+        trap = 'trap "exit 0" INT TERM\n' if nodes else ""
+        text = f'#!/bin/sh\n{trap}. "{environment}"\nexec {wait}"{PYTHON}" -m {module} "$@"\n'
         if not starter.exists() or starter.read_text() != text:
             starter.write_text(text)
             starter.chmod(0o755)

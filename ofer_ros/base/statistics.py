@@ -21,6 +21,7 @@ class FrameStatistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.received = 0
+        self.lost = 0  # sent by the camera and never received
         self.overwritten = 0
         self.processed = 0
         self.bad_images = 0

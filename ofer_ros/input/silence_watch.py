@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy
 
-_TOPICS = {
-    "auto": ("image_raw", "image_raw/compressed"),
-    "raw": ("image_raw",),
-    "compressed": ("image_raw/compressed",),
-}
+from ofer_ros.input.topics import image_topics
+
+_LONGEST_STEP = 2.0  # seconds between two looks; what is more, this process stood still itself
 
 
 class SilenceWatch:
-    """Watches the arrival of images; warns once for each silence."""
+    """Watches the arrival of images; warns once for each silence. To be asked about once a second."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, clock: Callable[[], float] = time.monotonic) -> None:
         self._node = node
-        self._last = time.monotonic()
-        self._warned = False
+        self._clock = clock
+        self.start()
 
     def start(self) -> None:
         """Begin to expect images."""
-        self._last, self._warned = time.monotonic(), False
+        self._last = self._looked = self._clock()
+        self._warned = False
 
     def check(self, arrived: float, limit: float, transport: str, reliability: str) -> str:
         """The reason, in one line, when no image arrived for `limit` seconds, else ''. Logs it the first time.
 
         arrived: when the last one did (time.monotonic); reliability: what the node asks of publishers.
         """
+        now = self._clock()
+        # A process that was stopped, or a machine that slept, heard nothing in that time and cannot blame the camera.
+        self._last += max(now - self._looked - _LONGEST_STEP, 0.0)
+        self._looked = now
         if arrived > self._last:
             self._last = arrived
             if self._warned:
                 self._warned = False
                 self._node.get_logger().info("images arrive again")
-        silent = time.monotonic() - self._last
+        silent = now - self._last
         if silent < limit:
             return ""
-        told = "; ".join(self._describe(topic, reliability) for topic in _TOPICS[transport])
+        told = "; ".join(self._describe(topic, reliability) for topic in image_topics(self._node, transport))
         text = f"no image for {silent:.0f} s; {told}"
         if not self._warned:
             self._warned = True

@@ -10,12 +10,20 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ofer_ros.base.frames import Frame
+from ofer_ros.base.geometry import stamp_key
+from ofer_ros.base.package_files import share
 from ofer_ros.base.parameters import OferSettings
 from ofer_ros.input.calibration import Calibration
+from ofer_ros.input.image_losses import ImageLosses
 from ofer_ros.input.pairing import Pairing
+from ofer_ros.input.topics import INFO, RAW, compressed_topic
 
 # While raw images came within this time, compressed ones of the same camera are not looked at (transport: auto).
 _RAW_PREFERRED = 1.0
+_REMEDY = (
+    "where the camera is started, set FASTRTPS_DEFAULT_PROFILES_FILE={profile} (larger buffers), or let it send smaller "
+    "or compressed images"
+)
 
 
 def image_qos(settings: OferSettings) -> QoSProfile:
@@ -35,16 +43,17 @@ class CameraInputs:
         self._calibration = calibration
         self._accept = accept
         self._raw_arrived = self._arrived = float("-inf")
+        self._losses = ImageLosses()
         slop = settings.sync_slop if settings.sync == "approximate" else 0.0
         self._pairings: dict[type, Pairing] = {}
         self._subscriptions: list = []
         try:
             if settings.transport in ("auto", "raw"):
-                self._hear(Image, "image_raw", self._on_raw, slop)
+                self._hear(Image, RAW, self._on_raw, slop)
             if settings.transport in ("auto", "compressed"):
-                self._hear(CompressedImage, "image_raw/compressed", self._on_compressed, slop)
+                self._hear(CompressedImage, compressed_topic(node), self._on_compressed, slop)
             self._subscriptions.append(
-                node.create_subscription(CameraInfo, "camera_info", self._on_info, qos_profile_sensor_data)
+                node.create_subscription(CameraInfo, INFO, self._on_info, qos_profile_sensor_data)
             )
         except Exception:
             self.destroy()
@@ -73,7 +82,7 @@ class CameraInputs:
         waited = now - max(pairing.last_pair for pairing in self._pairings.values())
         if waited < limit:
             return ""
-        topic = self._node.resolve_topic_name("camera_info")
+        topic = self._node.resolve_topic_name(INFO)
         if not self._node.count_publishers(topic):
             return f"images arrive, but sync is {self._settings.sync} and {topic} has no publisher"
         within = f"within {self._settings.sync_slop:g} s" if self._settings.sync == "approximate" else "the same"
@@ -81,6 +90,23 @@ class CameraInputs:
             f"images arrive, but for {waited:.0f} s none with a CameraInfo on {topic} whose stamp is {within}: "
             "set sync to latest, or sync_slop higher with sync approximate"
         )
+
+    @property
+    def lost(self) -> int:
+        """Images that the camera sent and that did not arrive here, as far as can be told."""
+        return self._losses.lost
+
+    def losses(self) -> str:
+        """How many images are lost on their way and what helps, in one line, or ''. To be asked once a second."""
+        self._losses.check(time.monotonic())
+        problem = self._losses.problem()
+        return problem and f"{problem}: {_REMEDY.format(profile=share() / 'config' / 'fastdds.xml')}"
+
+    def describe(self) -> str:
+        """What it listens to, with which QoS."""
+        names = [subscription.topic_name for subscription in self._subscriptions]
+        wish = f"{self._settings.image_reliability.replace('_', ' ')}, depth {self._settings.image_depth}"
+        return f"listening to {' and '.join(names[:-1])} ({wish}) with {names[-1]}"
 
     def _on_raw(self, message: Image) -> None:
         self._raw_arrived = self._arrived = time.monotonic()
@@ -90,14 +116,18 @@ class CameraInputs:
         self._arrived = time.monotonic()
         if self._arrived - self._raw_arrived > _RAW_PREFERRED:
             self._take(message)
+        else:
+            self._losses.beside(stamp_key(message.header.stamp), self._arrived)
 
     def _take(self, message: Image | CompressedImage) -> None:
+        self._losses.image(stamp_key(message.header.stamp), self._arrived)
         if self._pairings:
             self._pairings[type(message)].add_image(message)
         else:
             self._accept(Frame(message))
 
     def _on_info(self, message: CameraInfo) -> None:
+        self._losses.beside(stamp_key(message.header.stamp), time.monotonic())
         for pairing in self._pairings.values():
             pairing.add_info(message)
         if not self._pairings:

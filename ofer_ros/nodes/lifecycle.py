@@ -6,7 +6,7 @@ state does not have raises out of `spin`, which ends the process.
 
 from __future__ import annotations
 
-import signal
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+
+from ofer_ros.base.signals import ignore, note_in
 
 Transition = Callable[[LifecycleNode, object], TransitionCallbackReturn]
 
@@ -47,7 +49,7 @@ class ManagedNode(LifecycleNode):
 
     def __init__(self, name: str, **kwargs) -> None:
         super().__init__(name, **kwargs)
-        service = self._service_change_state
+        service = next(service for service in self.services if service.srv_type is ChangeState)
         service.callback = self._answering(service.callback)
 
     @property
@@ -78,14 +80,27 @@ class ManagedNode(LifecycleNode):
 def run(make: Callable[[], Node], args: list[str] | None = None, started: Callable[[Node], None] | None = None) -> int:
     """Start ROS, make the node, call `started(node)`, spin until SIGINT or SIGTERM; returns the exit status.
 
-    A parameter or file that does not fit is one line on stderr and status 1. An exception in a callback is logged and
-    spinning goes on. A node may have `close()`, and `finished`, which ends the loop.
+    What a user can mend (arguments, environment, a parameter, a file) is one line on stderr and status 1. An exception
+    in a callback is logged and spinning goes on. A node may have `close()`, and `finished`, which ends the loop.
+    Signals are ignored afterwards: the process is about to end.
     """
-    # rclpy's own handlers end the context at once, and then a closing node can no longer take its markers away.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stopping: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: stopping.append(received))
+    note_in(stopping)
+    try:
+        return _run(make, args, started, stopping)
+    finally:
+        ignore()
+
+
+def _run(
+    make: Callable[[], Node], args: list[str] | None, started: Callable[[Node], None] | None, stopping: list[int]
+) -> int:
+    try:
+        # rclpy's own handlers end the context at once, and then a closing node can no longer take its markers away.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # arguments and environment; rclpy has no public name for what it raises
+        print(f"error: {_without_places(error)}", file=sys.stderr)
+        return 1
     try:
         node = make()
     except (ParameterException, ValueError, OSError) as error:  # what a user can mend: one line, no traceback
@@ -112,3 +127,9 @@ def run(make: Callable[[], Node], args: list[str] | None = None, started: Callab
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _without_places(error: Exception) -> str:
+    """What rcl says in one line, without the places in its source, and what to do where it does not tell."""
+    text = re.sub(r", at [\w/.-]+:\d+", "", " ".join(str(error).split()))
+    return text + ("; set ROS_LOG_DIR to a folder that can be written" if "log directory" in text else "")

@@ -26,7 +26,7 @@ from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.parameters import OferSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics, give_memory_back
-from ofer_ros.input.silence_watch import SilenceWatch
+from ofer_ros.input.input_watch import InputWatch
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
 from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.active_stream import FaceStream
@@ -54,7 +54,7 @@ class OferNode(ManagedNode):
         self._settings = read(self, OferSettings)
         self._statistics = FrameStatistics()
         self._problems = ProblemLog(self.get_logger().warning)
-        self._silence = SilenceWatch(self)
+        self._watch = InputWatch(self)
         self._enabled = True
         self._pipeline = None
         self._loaded: tuple = ()
@@ -62,6 +62,7 @@ class OferNode(ManagedNode):
         self._stream: FaceStream | None = None
         self._unfinished: FaceStream | None = None
         self._load_problem = ""
+        self._lost_before = 0  # images that earlier streams of this node missed
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(SetBool, "~/enable", self._on_enable)
         self.create_service(ResetIdentity, "~/reset_identity", self._on_reset_identity)
@@ -99,7 +100,9 @@ class OferNode(ManagedNode):
             self, self._pipeline, self._outputs, lambda: self._settings, self._statistics, self._problems
         )
         self._stream.pause(not self._enabled)
-        self._silence.start()
+        self._lost_before = self._statistics.lost
+        self._watch.start()
+        self.get_logger().info(f"active: {self._stream.inputs.describe()}")
         return TransitionCallbackReturn.SUCCESS
 
     @guarded
@@ -254,13 +257,11 @@ class OferNode(ManagedNode):
 
     def _each_second(self) -> None:
         self._take_up_settings()
-        settings, silent = self._settings, ""
+        trouble = ""
         if self._stream is not None:
-            inputs = self._stream.inputs
-            silent = self._silence.check(
-                inputs.last_image, settings.silence_warning, settings.transport, settings.image_reliability
-            ) or inputs.unpaired(settings.silence_warning)
-        level, text = self._status(silent)
+            trouble = self._watch.check(self._stream.inputs, self._settings)
+            self._statistics.lost = self._lost_before + self._stream.inputs.lost
+        level, text = self._status(trouble)
         bundle = getattr(self._pipeline, "bundle", None)
         values = {"state": self.state, "enabled": self._enabled, **frame_values(self._statistics)}
         if self._pipeline is not None:
@@ -277,7 +278,7 @@ class OferNode(ManagedNode):
             )
         )
 
-    def _status(self, silent: str) -> tuple[bytes, str]:
+    def _status(self, trouble: str) -> tuple[bytes, str]:
         """Diagnostics level and reason, the worst first."""
         if self._load_problem and self._pipeline is None:
             return ERROR, self._load_problem
@@ -288,7 +289,7 @@ class OferNode(ManagedNode):
             return (WARN if self._statistics.rate() > 0 else ERROR), recent
         if not self._enabled:
             return OK, "paused by ~/enable"
-        return (WARN, silent) if silent else (OK, f"{self._statistics.rate():.1f} frames a second")
+        return (WARN, trouble) if trouble else (OK, f"{self._statistics.rate():.1f} frames a second")
 
 
 def _start(node: OferNode) -> None:

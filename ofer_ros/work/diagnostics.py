@@ -18,6 +18,7 @@ def frame_values(statistics: FrameStatistics) -> dict[str, object]:
     """Counters, rate, latency and stage times of a frame stream by diagnostics key."""
     values: dict[str, object] = {
         "frames_in": statistics.received,
+        "frames_lost": statistics.lost,
         "frames_processed": statistics.processed,
         "frames_dropped": statistics.overwritten + statistics.late,
         "bad_images": statistics.bad_images,
