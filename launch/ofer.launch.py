@@ -10,20 +10,55 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import fields
+from typing import Any
+
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from ofer_ros.base.launch_support import given_parameters, image_buffers, parameter_arguments
-from ofer_ros.base.parameters import CameraSettings, OferSettings
+from ofer_models.bundle.share import share_folder
+from ofer_ros.base.parameters import CameraSettings, OferSettings, defaults
 
 _FLAGS = ["true", "false"]
 # Parameters whose names are arguments of another meaning here.
 _TAKEN = {"camera_info"}
+_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+def _image_buffers() -> list[SetEnvironmentVariable]:
+    """Let all that is started use config/fastdds.xml, unless the user has a profile of his own."""
+    if any(os.environ.get(name) for name in _PROFILES):
+        return []
+    return [SetEnvironmentVariable(_PROFILES[0], str(share_folder() / "config" / "fastdds.xml"))]
+
+
+def _parameter_arguments(settings: dict[str, type], taken: set[str]) -> list[DeclareLaunchArgument]:
+    """An argument for each parameter of the nodes (section of config/ofer.yaml -> its class) but those in `taken`.
+
+    Left empty, an argument leaves the parameter as params_file says.
+    """
+    texts: dict[str, str] = {}
+    for section, kind in settings.items():
+        for item in fields(kind):
+            if item.name not in taken:
+                text = f"of {section}: {item.metadata['description']} (empty: as params_file says)"
+                texts[item.name] = f"{texts[item.name]}; {text}" if item.name in texts else text
+    return [DeclareLaunchArgument(name, default_value="", description=text) for name, text in texts.items()]
+
+
+def _given_parameters(context: LaunchContext, section: str, taken: set[str]) -> dict[str, Any]:
+    """Those parameters of a node that the command line gives, with the type of their defaults."""
+    return {
+        name: ParameterValue(LaunchConfiguration(name), value_type=type(default))
+        for name, default in defaults(section).items()
+        if name not in taken and context.launch_configurations.get(name, "")
+    }
 
 
 def _arguments() -> list[DeclareLaunchArgument]:
@@ -60,7 +95,7 @@ def _arguments() -> list[DeclareLaunchArgument]:
         ),
     ]
     taken = _TAKEN | {argument.name for argument in own}
-    return own + parameter_arguments({"ofer_node": OferSettings, "camera_node": CameraSettings}, taken)
+    return own + _parameter_arguments({"ofer_node": OferSettings, "camera_node": CameraSettings}, taken)
 
 
 def _nodes(context: LaunchContext) -> list[Node]:
@@ -77,14 +112,14 @@ def _nodes(context: LaunchContext) -> list[Node]:
     ofer = LifecycleNode(
         executable="ofer_node",
         name=value("name"),
-        parameters=[value("params_file"), time, given_parameters(context, "ofer_node", _TAKEN)],
+        parameters=[value("params_file"), time, _given_parameters(context, "ofer_node", _TAKEN)],
         remappings=topics,
         **common,
     )
     camera = Node(
         executable="camera_node",
         name="camera_node",
-        parameters=[value("params_file"), time, given_parameters(context, "camera_node", _TAKEN)],
+        parameters=[value("params_file"), time, _given_parameters(context, "camera_node", _TAKEN)],
         remappings=topics,
         condition=IfCondition(value("camera")),
         **common,
@@ -105,4 +140,4 @@ def _nodes(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*image_buffers(), *_arguments(), OpaqueFunction(function=_nodes)])
+    return LaunchDescription([*_image_buffers(), *_arguments(), OpaqueFunction(function=_nodes)])

@@ -306,12 +306,19 @@ class RosSession:
 class NodeHarness(RosSession):
     """A real OferNode on a stand-in pipeline, driven and observed over DDS."""
 
-    def __init__(self, pipeline=None, make_pipeline=None, start: bool = True, **parameters) -> None:
+    def __init__(
+        self, pipeline=None, make_pipeline=None, start: bool = True, remaps: tuple[str, ...] = (), **parameters
+    ) -> None:
+        """remaps: rules 'from:=to' of the node under test."""
         super().__init__()
         self.pipeline = pipeline or FakePipeline()
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         make = make_pipeline or (lambda settings: self.pipeline)
-        self.node = self.add(OferNode(make, context=self.context, parameter_overrides=overrides))
+        rules = [part for rule in remaps for part in ("-r", rule)]
+        arguments = ["--ros-args", *rules] if rules else None
+        self.node = self.add(
+            OferNode(make, context=self.context, parameter_overrides=overrides, cli_args=arguments)
+        )
         self.faces: list[FaceArray] = []
         self.markers: list[MarkerArray] = []
         self.overlays: list[Image] = []

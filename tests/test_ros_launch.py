@@ -14,15 +14,18 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
 from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import GetParameters
 from ros_support import RosSession
 from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import FaceArray
+from ofer_ros.base.parameters import CameraSettings, OferSettings
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +43,15 @@ sys.exit(service.run())
 """
 
 
+OFER_ARGUMENTS = " ".join(
+    [
+        "autostart bundle camera camera_info fixed_frame image log_level name namespace params_file rviz source",
+        "use_sim_time hypotheses show_text rate loop",  # and every other parameter
+        *sorted({item.name for kind in (OferSettings, CameraSettings) for item in fields(kind)}),
+    ]
+)
+
+
 def description(name: str):
     spec = importlib.util.spec_from_file_location("launch_file", ROOT / "launch" / name)
     module = importlib.util.module_from_spec(spec)
@@ -50,10 +62,7 @@ def description(name: str):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        (
-            "ofer.launch.py",
-            "autostart bundle camera camera_info image namespace params_file rviz source",
-        ),
+        ("ofer.launch.py", OFER_ARGUMENTS),
         ("mesh.launch.py", "bundle hypotheses namespace node params_file"),
     ],
 )
@@ -146,6 +155,32 @@ def test_camera_node_and_link_run_under_launch(open_bundle, installed, tmp_path)
         assert "Traceback" not in logs
         assert logs.count("process has finished cleanly") == 3
         assert one.returncode == other.returncode == 0
+
+
+def test_parameters_name_time_and_rviz_by_argument(open_bundle, installed, tmp_path):
+    """RViz itself is not among the wheels: a program of its name tells what it was given."""
+    (tmp_path / "bin").mkdir()
+    rviz = tmp_path / "bin" / "rviz2"
+    rviz.write_text(f"#!/bin/sh\nprintf '%s ' \"$@\" > {tmp_path}/rviz_arguments.part\n"
+                    f"mv {tmp_path}/rviz_arguments.part {tmp_path}/rviz_arguments\nexec sleep 60\n")  # fmt: skip
+    rviz.chmod(0o755)
+    given = ["name:=left", "camera:=true", "hypotheses:=4", "frame_id:=left_eye", "show_text:=true", "rviz:=true"]
+    with RosSession() as session:
+        path = os.environ["PATH"]
+        os.environ["PATH"] = f"{tmp_path}/bin:{path}"
+        try:
+            with launched(session, installed, tmp_path / "log", "ofer.launch.py", *given) as process:
+                session.wait_for((tmp_path / "rviz_arguments").exists, 90)
+                answer = session.call(GetParameters, "/left/get_parameters", GetParameters.Request(
+                    names=["hypotheses", "show_text", "use_sim_time", "bundle"]))  # fmt: skip
+                values = answer.values
+                assert (values[0].integer_value, values[1].bool_value, values[2].bool_value) == (4, True, False)
+                assert values[3].string_value == "open", "what is not given stays as the file says"
+        finally:
+            os.environ["PATH"] = path
+    arguments = (tmp_path / "rviz_arguments").read_text()
+    assert arguments.startswith("-f left_eye -d ") and "ofer_node/markers:=left/markers" in arguments
+    assert process.returncode == 0
 
 
 def test_without_autostart_the_node_waits_for_a_manager(open_bundle, installed, tmp_path):

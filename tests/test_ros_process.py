@@ -420,6 +420,50 @@ def test_every_node_ends_on_a_signal_without_a_traceback(open_bundle, tmp_path, 
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize("module", ["ofer_node", "mesh_node", "rviz"])
+def test_ctrl_c_ends_a_node_with_0_at_any_moment_also_twice(open_bundle, tmp_path, module):
+    """A launch system signals the whole group and then each process: while it imports, and while it ends."""
+    starter = Path(sys.executable).with_name(module)
+    children = []
+    with RosSession() as session:
+        (tmp_path / "rviz2").touch(0o755)
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(session.domain)}
+        environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+        for moment in (0.0, 0.05, 0.3, 0.8, 1.5, 3.0):
+            log = (tmp_path / f"log{moment}").open("w")
+            child = subprocess.Popen([starter], env=environment, stdout=log, stderr=subprocess.STDOUT)
+            children.append((moment, time.monotonic() + moment, child))
+        try:
+            for repeat in (0.0, 0.1, 0.3):
+                for _, at, child in children:
+                    time.sleep(max(0.0, at + repeat - time.monotonic()) if repeat == 0.0 else 0.02)
+                    child.send_signal(signal.SIGINT)
+            assert {moment: child.wait(20) for moment, _, child in children} == {at: 0 for at, _, _ in children}
+        finally:
+            for _, _, child in children:
+                child.kill()
+    assert not any("Traceback" in log.read_text() for log in tmp_path.glob("log*"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "text"),
+    [
+        ({"ROS_LOG_DIR": "/proc/nowhere"}, [], "set ROS_LOG_DIR to a folder that can be written"),
+        ({"ROS_LOG_DIR": "", "HOME": "/proc/nowhere"}, [], "set ROS_LOG_DIR to a folder that can be written"),
+        ({"ROS_DOMAIN_ID": "abc"}, [], "ROS_DOMAIN_ID is not an integral number"),
+        ({}, ["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
+    ],
+)
+def test_what_ros_does_not_start_with_is_one_line(environment, arguments, text):
+    ended = subprocess.run(
+        [sys.executable, "-m", "ofer_ros.nodes.mesh_node", "--ros-args", *arguments],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("[ERROR]")]
+    assert line.startswith("error: ") and text in line and "/project/" not in line
+
+
 def test_starting_the_nodes_imports_nothing_heavy(open_bundle):
     code = (
         "import sys; import ofer_ros.nodes.camera_node, ofer_ros.nodes.mesh_node, ofer_ros.nodes.recorder;"

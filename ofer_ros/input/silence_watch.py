@@ -10,7 +10,7 @@ from rclpy.qos import ReliabilityPolicy
 
 from ofer_ros.input.topics import image_topics
 
-_LONGEST_STEP = 2.0  # seconds between two looks; what is more, this process stood still itself
+_LONGEST_STEP = 2.0  # seconds between two looks; after more, this process stood still itself
 
 
 class SilenceWatch:
@@ -33,7 +33,8 @@ class SilenceWatch:
         """
         now = self._clock()
         # A process that was stopped, or a machine that slept, heard nothing in that time and cannot blame the camera.
-        self._last += max(now - self._looked - _LONGEST_STEP, 0.0)
+        if now - self._looked > _LONGEST_STEP:
+            self._last += now - self._looked
         self._looked = now
         if arrived > self._last:
             self._last = arrived

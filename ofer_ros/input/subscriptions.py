@@ -9,9 +9,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from ofer_models.bundle.share import share_folder
 from ofer_ros.base.frames import Frame
 from ofer_ros.base.geometry import stamp_key
-from ofer_ros.base.package_files import share
 from ofer_ros.base.parameters import OferSettings
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.image_losses import ImageLosses
@@ -21,8 +21,8 @@ from ofer_ros.input.topics import INFO, RAW, compressed_topic
 # While raw images came within this time, compressed ones of the same camera are not looked at (transport: auto).
 _RAW_PREFERRED = 1.0
 _REMEDY = (
-    "where the camera is started, set FASTRTPS_DEFAULT_PROFILES_FILE={profile} (larger buffers), or let it send smaller "
-    "or compressed images"
+    "where the camera is started, set FASTRTPS_DEFAULT_PROFILES_FILE={profile} (larger buffers), or let it send "
+    "smaller or compressed images"
 )
 
 
@@ -100,7 +100,7 @@ class CameraInputs:
         """How many images are lost on their way and what helps, in one line, or ''. To be asked once a second."""
         self._losses.check(time.monotonic())
         problem = self._losses.problem()
-        return problem and f"{problem}: {_REMEDY.format(profile=share() / 'config' / 'fastdds.xml')}"
+        return problem and f"{problem}: {_REMEDY.format(profile=share_folder() / 'config' / 'fastdds.xml')}"
 
     def describe(self) -> str:
         """What it listens to, with which QoS."""
