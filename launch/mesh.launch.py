@@ -43,6 +43,6 @@ def generate_launch_description() -> LaunchDescription:
         namespace=value("namespace"),
         output="screen",
         parameters=[value("params_file"), {"bundle": ParameterValue(value("bundle"), value_type=str)}],
-        remappings=[("faces", [value("node"), topic]), ("head_model", [value("node"), "/head_model"])],
+        remappings=[("faces", [value("node"), topic]), ("head_info", [value("node"), "/head_info"])],
     )
     return LaunchDescription([*arguments, mesh])

@@ -70,7 +70,9 @@ class FacePipeline:
         self.plan = LoadPlan(settings.latency_bound)
         self.drift = settings.drift
         self._stages = StageSet(self.bundle, settings.threads, settings.steps, settings.backend)
-        self._frontend = FaceFrontend(settings.max_faces, settings.camera_rotation, settings.small_faces)
+        self._frontend = FaceFrontend(
+            settings.max_faces, settings.camera_rotation, settings.small_faces, settings.ids
+        )
         self._arrival = arrival
         self._clock = StreamClock(KEEP_LOST, arrival)
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from ofer_models.runtime.interface import Backend
 
@@ -16,7 +17,7 @@ class PipelineSettings:
     background: identities are drawn on a thread beside the frames, which they then never hold up; a face shows the mean
     head until its first one, and what a frame gives depends on time. drift: rate in 1/s at which the hypotheses' noise
     wanders, 0 frozen. latency_bound: ms, kept by a `LoadPlan`; 0: none. remember: seconds for which a lost face's
-    identity is kept.
+    identity is kept. ids: of new faces, one after the other; by default f1, f2, ...
 
     camera_rotation: degrees by which pictures have to be turned clockwise to be upright, 0, 90, 180 or 270; faces of
     other rolls are found all the same, a little later. small_faces: look for them in parts of a picture as well, at the
@@ -36,3 +37,4 @@ class PipelineSettings:
     remember: float = 30.0
     camera_rotation: int = 0
     small_faces: bool = False
+    ids: Iterator[str] | None = field(default=None, compare=False)

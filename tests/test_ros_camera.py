@@ -192,7 +192,7 @@ def test_mesh_node_publishes_the_same_markers_as_ofer_node():
     head = synthetic_head()
     with NodeHarness(FakePipeline(head), marker_rate=0.0, overlay_rate=0.0) as harness:
         node = MeshNode(head, context=harness.context, cli_args=[
-            "--ros-args", "-r", "faces:=/ofer_node/faces", "-r", "head_model:=/ofer_node/head_model",
+            "--ros-args", "-r", "faces:=/ofer_node/faces", "-r", "head_info:=/ofer_node/head_info",
         ])  # fmt: skip
         harness.add(node)
         near, far = [], []
@@ -217,7 +217,7 @@ def test_mesh_node_refuses_faces_of_another_head(capfd):
         harness.add(node)
         far: list[MarkerArray] = []
         harness.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
-        other = harness.client.create_publisher(HeadModelMessage, "/head_model", LATCHED)
+        other = harness.client.create_publisher(HeadModelMessage, "/head_info", LATCHED)
         other.publish(HeadModelMessage(bundle="other", head_sha256="f" * 64))
         harness.wait_for(lambda: node._mismatch)
         harness.wait_for(lambda: harness.node.count_subscribers("/ofer_node/faces") == 2)

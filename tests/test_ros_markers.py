@@ -20,9 +20,9 @@ from ofer_models.tracking.spread import spread_mm
 from ofer_ros.base.parameters import LayerSettings
 from ofer_ros.output import marker_cdr
 from ofer_ros.output.face_meshes import MeshDecoder
-from ofer_ros.output.marker_array import Deletions, FaceMarkers, TrackNumbers, delete_all
+from ofer_ros.output.marker_array import Deletions, FaceMarkers, Lifetime, TrackNumbers, delete_all
 from ofer_ros.output.marker_cdr import BulkMarker, MarkerEncoder, Style, marker_array, plain_marker
-from ofer_ros.output.marker_layers import FULL_SPREAD, NAMESPACES
+from ofer_ros.output.marker_layers import FULL_SPREAD, LANDMARKS, MESH, NAMESPACES, TEXT
 from ofer_ros.output.messages import face_array_message, face_message
 from ofer_ros.record.observations import marker_difference
 from tools.soak.checks import marker_heads
@@ -178,7 +178,37 @@ def test_another_layout_falls_back_to_objects(monkeypatch):
 
 def test_delete_all_has_no_points():
     received = deserialize_message(serialize_message(delete_all()), MarkerArray)
-    assert [marker.action for marker in received.markers] == [Marker.DELETEALL]
+    (marker,) = received.markers
+    assert (marker.action, marker.ns) == (Marker.DELETEALL, ""), "with a namespace RViz clears that layer alone"
+
+
+def test_sizes_are_those_that_rviz_asks_of_each_type():
+    markers = [plain_marker(style, "camera", Time(), 0) for style in (MESH, LANDMARKS, TEXT)]
+    mesh, points, text = [(one.scale.x, one.scale.y, one.scale.z) for one in markers]
+    assert mesh == (1.0, 1.0, 1.0)
+    assert points == (LANDMARKS.size, LANDMARKS.size, 0.0)
+    assert text == (0.0, 0.0, TEXT.size)
+
+
+def test_markers_outlive_the_pause_until_the_next_ones():
+    now = [0.0]
+    lifetime = Lifetime(lambda: now[0])
+
+    def after(seconds: float, period: float = 0.0) -> float:
+        now[0] += seconds
+        return lifetime.next(period)
+
+    assert after(0.03) == after(0.5) == 2.0
+    assert after(0.03, period=1 / 0.3) > 10.0, "marker_rate"
+    assert after(5.0) > 15.0, "a slow camera"
+    assert after(1000.0) < 100.0, "a camera that was away is no slow one"
+    assert after(0.03) == 2.0
+
+
+def test_every_marker_of_a_message_has_the_longer_lifetime():
+    data = FaceMarkers(HEAD).encode(faces_message("f1"), layers(*LAYERS), period=10.0)
+    lives = {marker.lifetime.sec for marker in deserialize_message(data, MarkerArray).markers}
+    assert lives == {32}
 
 
 def test_serialised_markers_are_bytes_as_publish_wants_them():

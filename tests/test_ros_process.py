@@ -262,7 +262,7 @@ def test_mesh_node_makes_identical_markers_in_a_third_process_from_1_kb_a_face(r
     )
     running.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, MARKERS)
     running.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
-    topics = {"faces": "/ofer_node/faces_selected", "head_model": "/ofer_node/head_model"}
+    topics = {"faces": "/ofer_node/faces_selected", "head_info": "/ofer_node/head_info"}
     remaps = [part for name, topic in topics.items() for part in ("-r", f"{name}:={topic}")]
     with (tmp_path / "log").open("w") as log:
         mesh_node = subprocess.Popen(
@@ -418,6 +418,16 @@ def test_every_node_ends_on_a_signal_without_a_traceback(open_bundle, tmp_path, 
         finally:
             process.kill()
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_the_last_markers_leave_before_the_process_does(open_bundle, tmp_path):
+    with NodeProcess(tmp_path / "log", autostart="true") as node:
+        markers: list[MarkerArray] = []
+        node.client.create_subscription(MarkerArray, "/ofer_node/markers", markers.append, MARKERS)
+        node.active()
+        node.wait_for(lambda: node.client.count_publishers("/ofer_node/markers") == 1)
+        assert node.end() == 0
+        node.wait_for(lambda: markers and markers[-1].markers[0].action == 3)  # DELETEALL
 
 
 @pytest.mark.parametrize("module", ["ofer_node", "mesh_node", "rviz"])

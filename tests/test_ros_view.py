@@ -229,7 +229,7 @@ def test_the_node_listens_while_a_browser_looks():
 
     with NodeHarness() as harness:
         node = view_node(harness, harness.pipeline.head)
-        harness.wait_for(lambda: harness.node.count_subscribers("/ofer_node/head_model") == 2)
+        harness.wait_for(lambda: harness.node.count_subscribers("/ofer_node/head_info") == 1)
         assert listening(harness) == (0, 0), "nobody looks yet"
         found = asyncio.run(look(harness, node.url))
         assert found["faces"]["face"]["id"] == "f1"
@@ -250,7 +250,7 @@ def test_faces_of_another_head_are_refused_with_the_remedy():
 
     with RosSession() as session:
         node = view_node(session)
-        models = session.client.create_publisher(HeadModelMessage, "/ofer_node/head_model", LATCHED)
+        models = session.client.create_publisher(HeadModelMessage, "/ofer_node/head_info", LATCHED)
         models.publish(HeadModelMessage(bundle="mine", head_sha256="1" * 64))
         assert "bundle 'mine'" in asyncio.run(look(node.url))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import cv2
@@ -48,9 +48,16 @@ class FaceFrontend:
     the followed faces are, and every now and then, where it is not sure, in all orientations.
     """
 
-    def __init__(self, max_faces: int = 4, camera_rotation: int = 0, small_faces: bool = False) -> None:
+    def __init__(
+        self,
+        max_faces: int = 4,
+        camera_rotation: int = 0,
+        small_faces: bool = False,
+        ids: Iterator[str] | None = None,
+    ) -> None:
         """camera_rotation: degrees by which the picture has to be turned clockwise to be upright, 0, 90, 180 or 270.
-        small_faces: look for them in parts of the picture as well, which takes time.
+        small_faces: look for them in parts of the picture as well, which takes time. ids: of new faces; by default f1,
+        f2, ...
         """
         if max_faces < 1:
             raise ValueError(f"max_faces must be at least 1, got {max_faces}")
@@ -62,7 +69,7 @@ class FaceFrontend:
         self._detector = FaceDetector()
         self._search = FaceSearch(self._detector)
         self._landmarker = FaceLandmarker()
-        self._tracker = FaceTracker()
+        self._tracker = FaceTracker(ids)
         self._shape: tuple[int, ...] = ()
         self.reset()
 

@@ -6,8 +6,9 @@ over distance, size and the rigid shape of the face.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ class Observation:
 class Track:
     """A face over time, as of the last update.
 
-    id: 'f1', 'f2', ..., never given twice.  box (4,) xywh and points (478, 3), px, as last seen.  velocity (2,) px/s.
+    id: never given twice.  box (4,) xywh and points (478, 3), px, as last seen.  velocity (2,) px/s.
     confidence: 0..1 of the last observation, fading while the face is lost.  age: seconds since first seen.
     visible: whether this frame shows the face.  lost: seconds since one did.
     """
@@ -58,10 +59,11 @@ class Track:
 class FaceTracker:
     """Keeps the tracks of one camera."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: Iterator[str] | None = None) -> None:
+        """ids: of new tracks; by default f1, f2, ..."""
         self._tracks: list[_State] = []
         self._stamp = -math.inf
-        self._given = 0
+        self._ids = ids or (f"f{number}" for number in itertools.count(1))
 
     def reset(self) -> None:
         """Forget all tracks; ids go on counting."""
@@ -89,8 +91,7 @@ class FaceTracker:
         for row, column in pairs:
             self._tracks[row].observe(faces[column], now)
         for column in sorted(set(range(len(faces))) - {column for _, column in pairs}):
-            self._given += 1
-            self._tracks.append(_State(f"f{self._given}", faces[column], now))
+            self._tracks.append(_State(next(self._ids), faces[column], now))
         return [track.snapshot(now) for track in self._tracks]
 
     def _cost(self, track: _State, face: _Face, now: float) -> float:

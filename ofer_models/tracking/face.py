@@ -11,9 +11,9 @@ import numpy as np
 class Face:
     """One tracked face of one frame.
 
-    id 'f1', ...; roi (x, y, w, h) px, inside the image, zeros for a face beside it; confidence 0..1; landmarks
-    (478, 3) px. rotation (3, 3) and translation (3,) m take the head frame (FLAME axes) to the camera's optical frame
-    (x right, y down, z forward), filtered over time; metric is False when the intrinsics were guessed.
+    id: never given twice by a pipeline; roi (x, y, w, h) px, inside the image, zeros for a face beside it; confidence
+    0..1; landmarks (478, 3) px. rotation (3, 3) and translation (3,) m take the head frame (FLAME axes) to the camera's
+    optical frame (x right, y down, z forward), filtered over time; metric is False when the intrinsics were guessed.
 
     shape (S,) betas as they are shown now: while identity_blend < 1, on the way to those of identity_revision, which
     grows with each replacement. identity_state: gathering, locked, reviewed or lost (see docs/identity.md);

@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 
 from ofer_models.bundle.share import share_folder
 from ofer_models.pipeline_settings import PipelineSettings
+from ofer_ros.base.face_ids import face_ids
 
 Settings = TypeVar("Settings")
 
@@ -135,19 +136,24 @@ class OferSettings(LayerSettings):
     silence_warning: float = setting("warn when no image arrived for this long", 0.5, 3600.0, unit="s", live=True)
     marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, unit="Hz", live=True)
     overlay_rate: float = setting("most overlay images a second; 0: one a frame", 0.0, 1000.0, unit="Hz", live=True)
+    deterministic_ids: bool = setting(
+        "ids of faces follow from `seed` and the node's full name; false: random, and no two nodes or runs share one"
+    )
     publish_tf: bool = setting("broadcast `face_<id>` and `gaze_<id>` where tf2_msgs is installed", live=True)
+    tf_prefix: str = setting("put before the names of TF frames: `<prefix>face_<id>`")
     publish_head: bool = setting(
         "put the head's arrays (open: 10 MB) into ~/head_model, so that a reader needs no bundle"
     )
     ros4hri: bool = setting("publish REP-155 topics below /humans/faces where hri_msgs is installed")
 
-    def pipeline(self) -> PipelineSettings:
-        """Those that the pipeline is made with."""
+    def pipeline(self, node: str = "") -> PipelineSettings:
+        """Those that the pipeline of a node (its full name) is made with."""
         return PipelineSettings(
             self.hypotheses, self.candidates or None, self.steps or None, self.seed, self.threads, self.max_faces,
             self.backend, background=self.identity_in_background, drift=self.hypothesis_drift,
             latency_bound=self.latency_bound, remember=self.identity_memory,
             camera_rotation=int(self.camera_rotation), small_faces=self.small_faces,
+            ids=face_ids((self.seed, node) if self.deterministic_ids else None),
         )  # fmt: skip
 
 

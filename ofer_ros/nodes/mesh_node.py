@@ -24,7 +24,7 @@ NAME = "mesh_node"
 class MeshNode(Node):
     """Decodes `faces` with its own copy of the head model and publishes `~/markers`, equal to ofer_node's.
 
-    It listens to `head_model` as well and refuses faces made with another head.
+    It listens to `head_info` as well and refuses faces made with another head.
     """
 
     def __init__(self, head: HeadModel | None = None, **kwargs) -> None:
@@ -38,13 +38,13 @@ class MeshNode(Node):
         self._mismatch = ""
         self._markers = self.create_publisher(MarkerArray, "~/markers", MARKERS)
         self.create_timer(1.0, self._read_settings, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.create_subscription(HeadModelMessage, "head_model", self._on_head_model, LATCHED)
+        self.create_subscription(HeadModelMessage, "head_info", self._on_head_info, LATCHED)
         self.create_subscription(FaceArray, "faces", self._on_faces, MARKERS)
 
     def _read_settings(self) -> None:
         self._settings = read(self, MeshSettings)
 
-    def _on_head_model(self, message: HeadModelMessage) -> None:
+    def _on_head_info(self, message: HeadModelMessage) -> None:
         fits = message.head_sha256 == self._head.sha256
         self._mismatch = (
             ""

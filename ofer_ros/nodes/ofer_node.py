@@ -13,7 +13,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
@@ -39,18 +41,19 @@ _PATIENCE = 3.0
 _STOP_PATIENCE = 10.0
 
 
-def load_pipeline(settings: OferSettings) -> FacePipeline:
-    """The pipeline as the parameters say. Raises BundleError."""
-    return FacePipeline(load_bundle(settings.bundle), settings.pipeline())
+def load_pipeline(settings: OferSettings, node: str = "") -> FacePipeline:
+    """The pipeline of a node (its full name) as the parameters say. Raises BundleError."""
+    return FacePipeline(load_bundle(settings.bundle), settings.pipeline(node))
 
 
 class OferNode(ManagedNode):
     """Tracks the faces of one camera. `make_pipeline(settings)` gives the `FacePipeline` (or a test's stand-in)."""
 
-    def __init__(self, make_pipeline: Callable[[OferSettings], object] = load_pipeline, **kwargs) -> None:
+    def __init__(self, make_pipeline: Callable[[OferSettings], object] | None = None, **kwargs) -> None:
         super().__init__(NAME, **kwargs)
+        name = self.get_fully_qualified_name()
         declare(self, NAME, OferSettings, active=lambda: self.state == "active")
-        self._make_pipeline = make_pipeline
+        self._make_pipeline = make_pipeline or partial(load_pipeline, node=name)
         self._settings = read(self, OferSettings)
         self._statistics = FrameStatistics()
         self._problems = ProblemLog(self.get_logger().warning)
@@ -61,6 +64,8 @@ class OferNode(ManagedNode):
         self._outputs: FaceOutputs | None = None
         self._stream: FaceStream | None = None
         self._unfinished: FaceStream | None = None
+        self._outlived: list[tuple[FaceStream, FaceOutputs]] = []  # released while a frame still used them
+        self._expired: Future | None = None
         self._load_problem = ""
         self._lost_before = 0  # images that earlier streams of this node missed
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -136,7 +141,10 @@ class OferNode(ManagedNode):
     def _wanted(self) -> tuple:
         """What is loaded depends on: changed while inactive, it is taken up when the node is activated."""
         now = self._settings
-        return now.bundle, now.pipeline(), now.mesh_region, now.publish_head, now.ros4hri
+        return (
+            now.bundle, now.pipeline(), now.deterministic_ids, now.mesh_region, now.publish_head, now.ros4hri,
+            now.tf_prefix,
+        )  # fmt: skip
 
     def _load(self, step: str) -> TransitionCallbackReturn:
         """Make pipeline and publishers as the parameters say; one line and FAILURE when they cannot be made."""
@@ -178,14 +186,23 @@ class OferNode(ManagedNode):
         pipeline, self._pipeline = self._pipeline, None
         self._loaded = ()
         if pipeline is not None:
-            if self._unfinished is not None and self._unfinished.working:
+            if self._busy() is not None:
                 threading.Thread(target=pipeline.close, daemon=True).start()  # once the frame at work is through
             else:
                 pipeline.close()
         if outputs is not None:
+            if self._busy() is not None:
+                self._outlived.append((self._unfinished, outputs))
+                return
             outputs.destroy()
             del outputs
             give_memory_back()
+
+    def _busy(self) -> FaceStream | None:
+        """The stream that works: the active one, or one whose last frame does not end."""
+        if self._stream is not None:
+            return self._stream
+        return self._unfinished if self._unfinished is not None and self._unfinished.working else None
 
     # Services
 
@@ -198,12 +215,14 @@ class OferNode(ManagedNode):
         return response
 
     def _on_forget(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        pipeline, outputs = self._pipeline, self._outputs  # those of now, whenever it is done
+
         def forget() -> str:
-            self._pipeline.forget()
-            self._outputs.forget()
+            pipeline.forget()
+            outputs.forget()
             return ""
 
-        if self._pipeline is None:
+        if pipeline is None:
             response.success, response.message = True, f"nothing is known: the node is {self.state}"
             return response
         if self._stream is not None:
@@ -215,19 +234,22 @@ class OferNode(ManagedNode):
     def _on_reset_identity(
         self, request: ResetIdentity.Request, response: ResetIdentity.Response
     ) -> ResetIdentity.Response:
-        def reset() -> str:
-            if self._pipeline.reset_identity(request.id or None):
-                return ""
-            return f"there is no face '{request.id}'; there are: {', '.join(self._stream.tracks) or 'none'}"
+        pipeline, stream = self._pipeline, self._stream
 
-        problem = self._between_frames(reset) if self._stream else f"the node is {self.state}, not active"
+        def reset() -> str:
+            if pipeline.reset_identity(request.id or None):
+                return ""
+            return f"there is no face '{request.id}'; there are: {', '.join(stream.tracks) or 'none'}"
+
+        problem = self._between_frames(reset) if stream else f"the node is {self.state}, not active"
         response.success, response.message = not problem, problem or "the identity is drawn anew"
         return response
 
     def _between_frames(self, action: Callable[[], str]) -> str:
         """Do it on the worker's thread, or here where there is none; '' or why it was not done."""
         try:
-            return self._stream.between_frames(action).result(_PATIENCE) if self._stream else action()
+            busy = self._busy()
+            return busy.between_frames(action).result(_PATIENCE) if busy else action()
         except NotYet:
             return "the frame at work takes long; it will be done right after it"
         except Exception as error:
@@ -243,10 +265,12 @@ class OferNode(ManagedNode):
         if self._stream is None or (before.hypotheses, before.steps) == (now.hypotheses, now.steps):
             return
 
+        pipeline = self._pipeline
+
         def resize() -> None:
             try:
-                self._pipeline.set_hypotheses(now.hypotheses)
-                self._pipeline.set_steps(now.steps or None)
+                pipeline.set_hypotheses(now.hypotheses)
+                pipeline.set_steps(now.steps or None)
             except ValueError as error:
                 self._problems.report(str(error))
 
@@ -257,6 +281,7 @@ class OferNode(ManagedNode):
 
     def _each_second(self) -> None:
         self._take_up_settings()
+        self._let_go()
         trouble = ""
         if self._stream is not None:
             trouble = self._watch.check(self._stream.inputs, self._settings)
@@ -265,7 +290,7 @@ class OferNode(ManagedNode):
         bundle = getattr(self._pipeline, "bundle", None)
         values = {"state": self.state, "enabled": self._enabled, **frame_values(self._statistics)}
         if self._pipeline is not None:
-            self._pipeline.expire()
+            self._expire()
             values |= self._pipeline.status()
         self._diagnostics.publish(
             diagnostics_message(
@@ -277,6 +302,20 @@ class OferNode(ManagedNode):
                 self.get_clock().now(),
             )
         )
+
+    def _expire(self) -> None:
+        """Forget whom nobody has seen for long, by the thread that owns the pipeline: a frame that hangs delays it."""
+        busy = self._busy()
+        if busy is None:
+            self._pipeline.expire()
+        elif self._expired is None or self._expired.done():
+            self._expired = busy.between_frames(self._pipeline.expire)
+
+    def _let_go(self) -> None:
+        """Destroy what was released while a frame still used it, once that frame has ended."""
+        for stream, outputs in [left for left in self._outlived if not left[0].working]:
+            self._outlived.remove((stream, outputs))
+            outputs.destroy()
 
     def _status(self, trouble: str) -> tuple[bytes, str]:
         """Diagnostics level and reason, the worst first."""

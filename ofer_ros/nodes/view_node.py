@@ -66,7 +66,7 @@ class ViewNode(Node):
         self._server.start()
         self._server.send("head", self._packets.head(head.expression_names, ""), keep=True)
         self._tell("")
-        self.create_subscription(HeadModelMessage, f"{settings.node}/head_model", self._on_head_model, LATCHED)
+        self.create_subscription(HeadModelMessage, f"{settings.node}/head_info", self._on_head_info, LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         # Not the node's clock: a simulated one may stand still.
         self.create_timer(_LOOK_EVERY, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -99,7 +99,7 @@ class ViewNode(Node):
         fields = {"node": self.resolve_topic_name(self._settings.node), "problem": problem}
         self._server.send("state", pack("state", fields), keep=True)
 
-    def _on_head_model(self, message: HeadModelMessage) -> None:
+    def _on_head_info(self, message: HeadModelMessage) -> None:
         fits = message.head_sha256 == self._head.sha256
         self._mismatch = (
             ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
@@ -10,11 +13,13 @@ from ofer_models.head import HeadModel
 from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.base.geometry import seconds
 from ofer_ros.base.parameters import LayerSettings
-from ofer_ros.output.marker_cdr import BulkMarker, LayoutError, MarkerEncoder, Style, marker_array, plain_marker
-from ofer_ros.output.marker_layers import MESH, FaceLayers
+from ofer_ros.output.marker_cdr import BulkMarker, LayoutError, MarkerEncoder, Style, living, marker_array, plain_marker
+from ofer_ros.output.marker_layers import FaceLayers
 
 # A depth-1 reader can miss the message that says DELETE: say it again for this long.
 _DELETE_REPEATED = 1.0
+_PERIODS = 3  # of a stream that its markers outlive
+_LONGEST_PAUSE = 20.0  # seconds between two messages that still are a stream
 
 Key = tuple[str, int]  # namespace and id
 
@@ -55,6 +60,26 @@ class Deletions:
         return sorted(self._leaving)
 
 
+class Lifetime:
+    """How long markers live without being said again: the backstop for a node that dies, never for a slow stream."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = clock()
+
+    def next(self, period: float) -> float:
+        """Seconds, for markers said now; period: the least time until the next ones, as far as it is known.
+
+        A few steps, since each makes a template of every layer.
+        """
+        now = self._clock()
+        passed, self._last = min(now - self._last, _LONGEST_PAUSE), now
+        seconds = Style.lifetime
+        while seconds < _PERIODS * max(period, passed):
+            seconds *= 2
+        return seconds
+
+
 class FaceMarkers:
     """Serialised MarkerArrays of the layers that are switched on."""
 
@@ -63,12 +88,14 @@ class FaceMarkers:
         self.layers = FaceLayers(head, region)
         self._numbers = TrackNumbers()
         self._deletions = Deletions()
+        self._lifetime = Lifetime()
         self._encoder = MarkerEncoder()
         self._fast = True
 
-    def encode(self, message: FaceArray, settings: LayerSettings) -> bytes:
+    def encode(self, message: FaceArray, settings: LayerSettings, period: float = 0.0) -> bytes:
         """visualization_msgs/MarkerArray, serialised: the layers of each face in the header's frame and at its stamp.
 
+        period: seconds in which no other will come.
         Raises ValueError when a face's coefficients do not fit the head.
         """
         frame_id, stamp = message.header.frame_id, message.header.stamp
@@ -76,6 +103,9 @@ class FaceMarkers:
         items: list[BulkMarker | Marker] = []
         for number, face in zip(numbers, message.faces, strict=True):
             items += self._of_face(face, number, frame_id, stamp, settings)
+        lifetime = self._lifetime.next(period)
+        if lifetime != Style.lifetime:
+            items = [living(item, lifetime) for item in items]
         shown = {(item.style.namespace if isinstance(item, BulkMarker) else item.ns, item.id) for item in items}
         for namespace, number in self._deletions.update(shown, seconds(stamp)):
             items.append(plain_marker(Style(namespace), frame_id, stamp, number, Marker.DELETE))
@@ -119,4 +149,5 @@ class FaceMarkers:
 
 def delete_all() -> MarkerArray:
     """The message that clears every marker of the topic, of all layers."""
-    return MarkerArray(markers=[Marker(ns=MESH.namespace, action=Marker.DELETEALL)])
+    # Without a namespace: RViz takes a named one to mean that layer alone.
+    return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])

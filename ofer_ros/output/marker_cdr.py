@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -63,11 +63,26 @@ def plain_marker(style: Style, frame_id: str, stamp: Time, number: int, action: 
     marker.header.frame_id = frame_id
     marker.header.stamp = stamp
     marker.pose.orientation.w = 1.0
-    marker.scale.x = marker.scale.y = marker.scale.z = style.size
+    # RViz complains about sizes that a type does not have: a text has a height, a point none.
+    flat, tall = style.type != Marker.TEXT_VIEW_FACING, style.type != Marker.POINTS
+    marker.scale.x = marker.scale.y = style.size if flat else 0.0
+    marker.scale.z = style.size if tall else 0.0
     marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-    whole = int(style.lifetime)
-    marker.lifetime = Duration(sec=whole, nanosec=round((style.lifetime - whole) * 1e9))
+    marker.lifetime = _duration(style.lifetime)
     return marker
+
+
+def living(item: BulkMarker | Marker, lifetime: float) -> BulkMarker | Marker:
+    """The same marker with another lifetime, seconds."""
+    if isinstance(item, BulkMarker):
+        return replace(item, style=replace(item.style, lifetime=lifetime))
+    item.lifetime = _duration(lifetime)
+    return item
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(sec=whole, nanosec=round((seconds - whole) * 1e9))
 
 
 def marker_array(frame_id: str, stamp: Time, items: Sequence[BulkMarker | Marker]) -> MarkerArray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -23,7 +25,7 @@ from ofer_ros.output.face_meshes import FaceLandmarks
 from ofer_ros.output.large_arrays import image_bytes
 from ofer_ros.output.marker_array import FaceMarkers, delete_all
 from ofer_ros.output.messages import face_array_message, head_model_message, selected_only
-from ofer_ros.output.ros4hri import HriFaces
+from ofer_ros.output.ros4hri import LAST_WORD, HriFaces
 from ofer_ros.output.transforms import FaceTransforms
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -39,23 +41,34 @@ class FaceOutputs:
 
     def __init__(self, node: Node, bundle, head: HeadModel, settings: Callable[[], OferSettings]) -> None:
         """bundle: for its name and version; settings(): the parameters as they are now."""
-        self._node = node
         self._settings = settings
         now = settings()
         self._markers_of = FaceMarkers(head, now.mesh_region)
         self._landmarks = FaceLandmarks(head)
         self._blendshapes_of, self._no_blendshapes = _blendshape_maker(head)
         self._marker_cap, self._overlay_cap = RateCap(), RateCap()
-        self._transforms = FaceTransforms(node, head)
-        self._hri = HriFaces(node, self._landmarks) if now.ros4hri else None
-        self._faces = node.create_publisher(FaceArray, "~/faces", FACES)
-        self._selected = node.create_publisher(FaceArray, "~/faces_selected", FACES)
-        self._blendshapes = node.create_publisher(BlendshapesArray, "~/blendshapes", FACES)
-        self._markers = node.create_publisher(MarkerArray, "~/markers", MARKERS)
-        self._overlay = node.create_publisher(Image, "~/overlay", OVERLAY)
-        self._head_model = node.create_publisher(HeadModelMessage, "~/head_model", LATCHED)
         header = Header(stamp=node.get_clock().now().to_msg())
-        self._head_model.publish(head_model_message(bundle, head, header, arrays=now.publish_head))
+        with ExitStack() as made:  # what is made before something raises goes again
+
+            def publisher(kind: type, topic: str, qos: QoSProfile) -> Publisher:
+                new = node.create_publisher(kind, topic, qos)
+                made.callback(node.destroy_publisher, new)
+                return new
+
+            self._transforms = FaceTransforms(node, head, now.tf_prefix)
+            made.callback(self._transforms.destroy)
+            self._hri = HriFaces(node, self._landmarks) if now.ros4hri else None
+            if self._hri is not None:
+                made.callback(self._hri.destroy)
+            self._faces = publisher(FaceArray, "~/faces", FACES)
+            self._selected = publisher(FaceArray, "~/faces_selected", FACES)
+            self._blendshapes = publisher(BlendshapesArray, "~/blendshapes", FACES)
+            self._markers = publisher(MarkerArray, "~/markers", MARKERS)
+            self._overlay = publisher(Image, "~/overlay", OVERLAY)
+            for topic, arrays in (("~/head_model", now.publish_head), ("~/head_info", False)):
+                latched = publisher(HeadModelMessage, topic, LATCHED)
+                latched.publish(head_model_message(bundle, head, header, arrays=arrays))
+            self._made = made.pop_all()
 
     @property
     def transforms_available(self) -> bool:
@@ -92,8 +105,9 @@ class FaceOutputs:
             with timed(times, "ros4hri"):
                 self._hri.publish(result.header, result.rgb, result.intrinsics, result.faces, message.faces)
         if self._markers.get_subscription_count() and self._marker_cap.due(settings.marker_rate):
+            period = 1 / settings.marker_rate if settings.marker_rate else 0.0
             with timed(times, "markers"):
-                self._markers.publish(self._markers_of.encode(message, settings))
+                self._markers.publish(self._markers_of.encode(message, settings, period))
         if self._overlay.get_subscription_count() and self._overlay_cap.due(settings.overlay_rate):
             with timed(times, "overlay"):
                 self._overlay.publish(image_bytes(self._draw(result, message), "rgb8", result.header))
@@ -121,13 +135,9 @@ class FaceOutputs:
             keeper.forget()
 
     def destroy(self) -> None:
-        for publisher in (
-            self._faces, self._selected, self._blendshapes, self._markers, self._overlay, self._head_model
-        ):  # fmt: skip
-            self._node.destroy_publisher(publisher)
-        self._transforms.destroy()
-        if self._hri is not None:
-            self._hri.destroy()
+        """Take every topic away, once the last markers have left: viewers keep what they are not told to delete."""
+        self._markers.wait_for_all_acked(LAST_WORD)
+        self._made.close()
 
 
 def _blendshape_maker(head: HeadModel) -> tuple[BlendshapeMaker | None, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import cv2
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -23,6 +26,7 @@ except ImportError:  # not among the wheels; ros-<distribution>-hri-msgs has it
 _ROOT = "/humans/faces"
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 CROP = 128  # px, side of `cropped`: REP-155's default
+LAST_WORD = Duration(seconds=0.5)  # that a reader has to take a last message before its topic goes
 _PUPILS = (468, 473)  # of MediaPipe's points: the right eye's, the left eye's
 
 
@@ -35,45 +39,68 @@ class HriFaces:
         self._node = node
         self._landmarks = landmarks
         self._of_face: dict[str, dict[str, Publisher]] = {}
+        self._wanted: tuple[str, ...] = ()
+        self._lock = threading.Lock()  # held while publishers are used, and while they are made or destroyed
         self._tracked = node.create_publisher(IdsList, f"{_ROOT}/tracked", _QOS) if self.available else None
+        self._change = node.create_guard_condition(self._update) if self.available else None
 
     def publish(self, header: Header, rgb: np.ndarray, intrinsics: Intrinsics, faces: list, sent: list[Face]) -> None:
-        """faces: the pipeline's; sent: their messages. Topics of faces that are gone are taken away."""
+        """faces: the pipeline's; sent: their messages. Topics of faces that are gone are taken away.
+
+        For the worker's thread. The executor makes the topics of a new face, right after its first frame.
+        """
         if self._tracked is None:
             return
         self._tracked.publish(IdsList(header=header, ids=[face.id for face in sent]))
-        for track in set(self._of_face) - {face.id for face in sent}:
-            self._remove(track)
-        for face, message in zip(faces, sent, strict=True):
-            publishers = self._of_face.get(face.id) or self._add(face.id)
-            publishers["roi"].publish(region(header, message, rgb.shape))
-            if publishers["cropped"].get_subscription_count():
-                publishers["cropped"].publish(image_bytes(crop(rgb, message), "rgb8", header))
-            if publishers["landmarks"].get_subscription_count():
-                projected = intrinsics.project(self._landmarks(message))
-                points = np.concatenate([projected, face.landmarks[list(_PUPILS), :2]])
-                publishers["landmarks"].publish(facial_landmarks(header, points, message, rgb.shape))
+        self._want(tuple(face.id for face in sent))
+        with self._lock:
+            for face, message in zip(faces, sent, strict=True):
+                publishers = self._of_face.get(face.id)
+                if publishers is None:
+                    continue
+                publishers["roi"].publish(region(header, message, rgb.shape))
+                if publishers["cropped"].get_subscription_count():
+                    publishers["cropped"].publish(image_bytes(crop(rgb, message), "rgb8", header))
+                if publishers["landmarks"].get_subscription_count():
+                    projected = intrinsics.project(self._landmarks(message))
+                    points = np.concatenate([projected, face.landmarks[list(_PUPILS), :2]])
+                    publishers["landmarks"].publish(facial_landmarks(header, points, message, rgb.shape))
 
     def clear(self) -> None:
         """Say that nobody is seen any more, and take the faces' topics away."""
         if self._tracked is not None:
             self._tracked.publish(IdsList(header=Header(stamp=self._node.get_clock().now().to_msg())))
-        for track in list(self._of_face):
-            self._remove(track)
+            self._want(())
 
     def destroy(self) -> None:
-        for track in list(self._of_face):
-            self._remove(track)
-        if self._tracked is not None:
-            self._node.destroy_publisher(self._tracked)
+        if self._tracked is None:
+            return
+        self._node.destroy_guard_condition(self._change)
+        self._wanted = ()
+        self._update()
+        self._tracked.wait_for_all_acked(LAST_WORD)
+        self._node.destroy_publisher(self._tracked)
 
-    def _add(self, track: str) -> dict[str, Publisher]:
+    def _want(self, tracks: tuple[str, ...]) -> None:
+        if tracks != self._wanted:
+            self._wanted = tracks
+            self._change.trigger()
+
+    def _update(self) -> None:
+        """Make and destroy topics until those of the wanted faces are there. In the thread of the executor."""
+        with self._lock:
+            wanted = self._wanted
+            for track in set(self._of_face) - set(wanted):
+                self._remove(track)
+            for track in wanted:
+                if track not in self._of_face:
+                    self._add(track)
+
+    def _add(self, track: str) -> None:
         kinds = {"roi": NormalizedRegionOfInterest2D, "cropped": Image, "landmarks": FacialLandmarks}
-        made = {
+        self._of_face[track] = {
             name: self._node.create_publisher(kind, f"{_ROOT}/{track}/{name}", _QOS) for name, kind in kinds.items()
         }
-        self._of_face[track] = made
-        return made
 
     def _remove(self, track: str) -> None:
         for publisher in self._of_face.pop(track).values():

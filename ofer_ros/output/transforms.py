@@ -34,7 +34,9 @@ FACE_TO_GAZE = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 class FaceTransforms:
     """Broadcasts the frames of a FaceArray; does nothing where tf2_msgs is missing."""
 
-    def __init__(self, node: Node, head: HeadModel) -> None:
+    def __init__(self, node: Node, head: HeadModel, prefix: str = "") -> None:
+        """prefix: before the name of each frame."""
+        self._prefix = prefix
         self.available = TFMessage is not None
         self._node = node
         self._publisher = node.create_publisher(TFMessage, "/tf", _QOS) if self.available else None
@@ -62,15 +64,14 @@ class FaceTransforms:
     def _face(self, header: Header, face: Face) -> TransformStamped:
         rotation, _ = pose_arrays(face.pose)
         pose = pose_message(rotation @ HEAD_TO_REP155, self._landmarks(face)[0])
-        transform = TransformStamped(header=header, child_frame_id=f"face_{face.id}")
+        transform = TransformStamped(header=header, child_frame_id=f"{self._prefix}face_{face.id}")
         transform.transform.translation = Vector3(x=pose.position.x, y=pose.position.y, z=pose.position.z)
         transform.transform.rotation = pose.orientation
         return transform
 
-    @staticmethod
-    def _gaze(header: Header, face: Face) -> TransformStamped:
+    def _gaze(self, header: Header, face: Face) -> TransformStamped:
         x, y, z, w = map(float, quaternion_from_matrix(FACE_TO_GAZE))
-        transform = TransformStamped(child_frame_id=f"gaze_{face.id}")
-        transform.header = Header(stamp=header.stamp, frame_id=f"face_{face.id}")
+        transform = TransformStamped(child_frame_id=f"{self._prefix}gaze_{face.id}")
+        transform.header = Header(stamp=header.stamp, frame_id=f"{self._prefix}face_{face.id}")
         transform.transform.rotation = Quaternion(x=x, y=y, z=z, w=w)
         return transform

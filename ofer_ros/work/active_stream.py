@@ -102,4 +102,5 @@ class FaceStream:
                 "the parameter small_faces finds them, and says what that costs"
             )
         self.tracks = [face.id for face in result.faces]
-        return {} if self._paused else self._outputs.publish(result)
+        # A frame that ends after `stop` gave up on it must not bring the markers back.
+        return {} if self._paused or self._mailbox.closed else self._outputs.publish(result)
