@@ -172,7 +172,7 @@ class CameraSettings:
         "'scene' (built in), a picture, a folder of pictures, a video file, the number of a webcam, or a rosbag2 "
         "(path, or path#topic)"
     )
-    rate: float = setting("frames a second", 0.1, 1000.0, unit="Hz")
+    rate: float = setting("frames a second; bags and videos come at their own", 0.1, 1000.0, unit="Hz")
     loop: bool = setting("start again at the end; otherwise the node ends")
     hold: float = setting("how long each picture of a folder is shown", 0.0, 3600.0, unit="s")
     frame_id: str = setting("camera optical frame written into the headers")

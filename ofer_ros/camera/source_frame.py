@@ -33,14 +33,22 @@ class SourceFrame:
 
     bgr: (H, W, 3) uint8.  name: file and frame number, for the log.
     face_expected: whether a face is known to be visible; None where nobody knows.
-    recorded: of a bag's picture.  problem: why there are no pixels, where a picture cannot be read.
+    recorded: of a bag's picture.  time: of a video's frame, seconds on the file's own clock.
+    taken: when a camera gave it, time.monotonic.  problem: why there are no pixels, where a picture cannot be read.
     """
 
     bgr: np.ndarray
     name: str
     face_expected: bool | None = None
     recorded: Recorded | None = None
+    time: float | None = None
+    taken: float | None = None
     problem: str = ""
+
+    @property
+    def moment(self) -> float | None:
+        """Seconds on the clock of its source that tell how far apart frames are shown; None: at any rate."""
+        return self.time if self.recorded is None else 1e-9 * self.recorded.time
 
 
 def bag_path(source: str) -> Path | None:

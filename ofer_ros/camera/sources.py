@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from ofer_models.perception.pictures import SUFFIXES, PictureError, pictures_in,
 from ofer_ros.camera.bag_source import bag_frames
 from ofer_ros.camera.scene import FRAMES, Scene
 from ofer_ros.camera.source_frame import SourceError, SourceFrame, bag_path
+from ofer_ros.camera.video import video_frames, webcam_frames
 
 
 def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterator[SourceFrame]:
@@ -24,7 +26,7 @@ def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterato
     if source == "scene":
         return _scene()
     if source.isdigit():
-        return _scaled(_video(int(source)), max_side)
+        return _scaled(webcam_frames(int(source)), max_side)
     if bag_path(source) is not None:
         return bag_frames(source)
     try:
@@ -40,7 +42,13 @@ def open_source(source: str, rate: float, hold: float, max_side: int) -> Iterato
         raise SourceError(f"source '{source}' is neither 'scene', a file, a folder, a bag nor the number of a webcam")
     if path.suffix.lower() in SUFFIXES:
         return _scaled(_pictures([path], [], max(1, round(rate * hold))), max_side)
-    return _scaled(_video(str(path)), max_side)
+    return _scaled(video_frames(path, rate), max_side)
+
+
+def own_pace(source: str) -> bool:
+    """Whether the frames of a source come at times of their own: those of a bag and of a video file do."""
+    path = Path(source).expanduser()
+    return bag_path(source) is not None or (path.is_file() and path.suffix.lower() not in SUFFIXES)
 
 
 def _scene() -> Iterator[SourceFrame]:
@@ -76,32 +84,6 @@ def _pictures(files: list[Path], hidden: list[Path], repeats: int) -> Iterator[S
         raise SourceError(f"no picture can be read: {'; '.join(problems)}")
 
 
-def _video(source: str | int) -> Iterator[SourceFrame]:
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)  # OpenCV tells of every way in which it tried to open it; one line from us will do
-    try:
-        capture = cv2.VideoCapture(source)
-    finally:
-        cv2.setLogLevel(level)
-    if not capture.isOpened():
-        what = f"webcam {source}" if isinstance(source, int) else f"video {source}"
-        raise SourceError(f"{what} cannot be opened")
-    return _captured(capture, "webcam" if isinstance(source, int) else Path(source).name)
-
-
-def _captured(capture: cv2.VideoCapture, name: str) -> Iterator[SourceFrame]:
-    try:
-        index = 0
-        while True:
-            good, bgr = capture.read()
-            if not good:
-                return
-            yield SourceFrame(bgr, f"{name} {index}")
-            index += 1
-    finally:
-        capture.release()
-
-
 def _scaled(frames: Iterator[SourceFrame], max_side: int) -> Iterator[SourceFrame]:
     for frame in frames:
         height, width = frame.bgr.shape[:2]
@@ -110,4 +92,4 @@ def _scaled(frames: Iterator[SourceFrame], max_side: int) -> Iterator[SourceFram
             yield frame
             continue
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        yield SourceFrame(cv2.resize(frame.bgr, size, interpolation=cv2.INTER_AREA), frame.name, frame.face_expected)
+        yield replace(frame, bgr=cv2.resize(frame.bgr, size, interpolation=cv2.INTER_AREA))

@@ -1,6 +1,7 @@
 """camera_node: publishes a source of pictures as a camera would, with intrinsics that state a field of view.
 
-The pictures of a bag keep their stamps, frame and CameraInfo, and come at the pace they were recorded at.
+The pictures of a bag keep their stamps, frame and CameraInfo. They and the frames of a video come at the pace they were
+recorded at, and a video's stamps are as far apart.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import cv2
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
@@ -22,15 +24,15 @@ from ofer_msgs.msg import FaceArray
 from ofer_ros.base.geometry import stamp_key
 from ofer_ros.base.parameters import CameraSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
-from ofer_ros.camera.source_frame import SourceError, SourceFrame, bag_path
-from ofer_ros.camera.sources import open_source
+from ofer_ros.camera.source_frame import SourceError, SourceFrame
+from ofer_ros.camera.sources import open_source, own_pace
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
 from ofer_ros.output.publishers import FACES
 
 NAME = "camera_node"
 _JPEG_QUALITY = 90
-_BAG_PERIOD = 0.005  # seconds between looks at whether the next recorded picture is due
+_LOOK_EVERY = 0.005  # seconds between looks at whether the next recorded picture is due
 _NAMED = 20  # pictures that were left out, at the end
 _ANSWER_LIMIT = 5.0  # seconds that an answer is waited for
 # Reliable publishers serve reliable and best-effort readers alike.
@@ -53,8 +55,8 @@ class CameraNode(Node):
         self._log = Path(settings.log_file).open("w", buffering=1) if settings.log_file else None
         self.finished = False
         self._waiting = settings.wait_for_subscribers > 0 or bool(settings.paced_by)
-        self._pending: SourceFrame | None = None  # of a bag: read, but not due yet
-        self._timeline: tuple[float, int] | None = None  # this clock (s) and the bag's (ns) when it began
+        self._pending: SourceFrame | None = None  # read, but not due yet
+        self._timeline: tuple[float, float, Time] | None = None  # this clock, the source's (s), and ROS's at the start
         self._left_out: dict[str, str] = {}  # since the source began, and why
         self._unanswered: tuple[int, float] | None = None  # stamp of the last picture and when it was sent
         if settings.compressed:
@@ -64,8 +66,8 @@ class CameraNode(Node):
         self._infos = self.create_publisher(CameraInfo, "camera_info", _QOS) if settings.camera_info else None
         if settings.paced_by:
             self.create_subscription(FaceArray, settings.paced_by, self._on_answer, FACES)
-        recorded = bag_path(settings.source) is not None
-        self.create_timer(_BAG_PERIOD if recorded else 1.0 / settings.rate, self._tick)
+        recorded = own_pace(settings.source)
+        self.create_timer(_LOOK_EVERY if recorded else 1.0 / settings.rate, self._tick)
         pace = "as recorded" if recorded else f"at {settings.rate:g} Hz"
         self.get_logger().info(f"source '{settings.source}' {pace} on {self._images.topic_name}")
 
@@ -110,13 +112,13 @@ class CameraNode(Node):
         return frame
 
     def _due(self, frame: SourceFrame) -> bool:
-        """Whether it is time for a picture; those of a bag come as far apart as they were recorded."""
-        if frame.recorded is None:
+        """Whether it is time for a picture; those that were recorded come as far apart as they were."""
+        if frame.moment is None:
             return True
         if self._timeline is None:
-            self._timeline = time.monotonic(), frame.recorded.time
-        started, first = self._timeline
-        return time.monotonic() - started >= 1e-9 * (frame.recorded.time - first)
+            self._timeline = time.monotonic(), frame.moment, self.get_clock().now()
+        started, first, _ = self._timeline
+        return time.monotonic() - started >= frame.moment - first
 
     def _on_answer(self, message: FaceArray) -> None:
         if self._unanswered is not None and stamp_key(message.header.stamp) == self._unanswered[0]:
@@ -131,7 +133,7 @@ class CameraNode(Node):
         return True
 
     def publish(self, frame: SourceFrame) -> None:
-        """Send one picture with its camera_info, stamped now, or as it was recorded."""
+        """Send one picture with its camera_info, stamped as it was taken or recorded, else now."""
         if frame.problem:
             self._left_out[frame.name] = frame.problem
             self._problems.report(f"{frame.name} is left out: {frame.problem}")
@@ -158,9 +160,17 @@ class CameraNode(Node):
 
     def _header(self, frame: SourceFrame) -> Header:
         if frame.recorded is None:
-            return Header(stamp=self.get_clock().now().to_msg(), frame_id=self._settings.frame_id)
+            return Header(stamp=self._taken(frame).to_msg(), frame_id=self._settings.frame_id)
         stamp = Time(nanoseconds=frame.recorded.stamp).to_msg()
         return Header(stamp=stamp, frame_id=frame.recorded.frame_id or self._settings.frame_id)
+
+    def _taken(self, frame: SourceFrame) -> Time:
+        """When a picture was taken, on the node's clock."""
+        if frame.time is not None and self._timeline is not None:
+            _, first, began = self._timeline
+            return began + Duration(nanoseconds=round(1e9 * (frame.time - first)))
+        waited = 0.0 if frame.taken is None else time.monotonic() - frame.taken
+        return self.get_clock().now() - Duration(nanoseconds=round(1e9 * waited))
 
     def close(self) -> None:
         """Give the last frame time to leave, then end the log."""
