@@ -9,6 +9,7 @@ pytest.importorskip("rosbags", reason="pip install rosbags")
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -108,6 +109,22 @@ def test_a_broken_picture_is_named_and_the_others_are_played(tmp_path):
     good = compressed(START, colour)
     bag = write_bag(tmp_path / "jpeg", [("/image", START, good), ("/image", START + 1, torn)])
     assert ["truncated" in frame.problem for frame in play(bag)] == [False, True]
+
+
+def test_a_bag_is_known_whatever_its_path_is_called(tmp_path):
+    (tmp_path / "run #3").mkdir()
+    colour = np.full((48, 64, 3), 90, np.uint8)
+    bag = write_bag(tmp_path / "run #3" / "bag#1", [("/image", START, image(START, colour))])
+    assert len(list(play(bag))) == len(list(open_source(f"{bag}#/image", 30.0, 1.0, 1280))) == 1
+    (file,) = bag.glob("*.mcap")
+    loud = tmp_path / "LOUD.MCAP"
+    shutil.copy(file, loud)
+    assert len(list(play(loud))) == 1
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    cv2.imwrite(str(pictures / "a.png"), colour)
+    (pictures / "metadata.yaml").write_text("camera: somebody else's notes")
+    assert [frame.name for frame in open_source(str(pictures), 1.0, 1.0, 1280)] == ["a.png"]
 
 
 def unplayable(folder: Path, what: str) -> Path:

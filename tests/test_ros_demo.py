@@ -10,6 +10,8 @@ import io
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,6 +86,35 @@ def check_ending(tmp_path: Path) -> None:
         wait_for_text(processes.log_file("polite"), "bye")
 
 
+IMPATIENT = """
+import sys, time
+from pathlib import Path
+from ofer_ros.demo.processes import Processes
+with Processes(Path(sys.argv[1]), {"PYTHONPATH": sys.argv[2]}) as processes:
+    for name in ("one", "two"):
+        processes.start(name, "stubborn", {})
+    print(processes.pid("one"), processes.pid("two"), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_ctrl_c_leaves_no_children(tmp_path):
+    """Children that do not end on SIGINT or SIGTERM: the first Ctrl-C would wait 20 s for them."""
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, str(tmp_path / "logs"), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    children = [int(one) for one in parent.stdout.readline().split()]
+    for name in ("one", "two"):
+        wait_for_text(tmp_path / "logs" / f"{name}.log", "ready")
+    parent.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    parent.send_signal(signal.SIGINT)
+    parent.send_signal(signal.SIGINT)
+    parent.wait(10)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
 def test_children_end_when_the_parent_fails(tmp_path):
     (tmp_path / "polite.py").write_text(POLITE)
     with pytest.raises(RuntimeError, match="oh"):
@@ -119,6 +150,14 @@ def test_what_cannot_work_is_said_at_once_in_one_line(tmp_path, capsys, monkeypa
     error = capsys.readouterr().err
     assert text in error
     assert error.count("\n") == 1
+
+
+def test_a_file_in_the_place_of_the_results_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        demo.app(["--out", str(tmp_path / "file")])
+    assert ended.value.code == 1
+    assert "file is no folder that can be made: File exists" in " ".join(capsys.readouterr().err.split())
 
 
 def test_bundles_by_name_and_path(tmp_path):

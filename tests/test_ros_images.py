@@ -219,6 +219,8 @@ def broken(**fields) -> Image:
         (broken(width=8000, height=8000, step=24000), "too large: 8000 x 8000 are 64.0 million pixels, at most 16.8"),
         (broken(width=1, step=3, height=40000), "1 x 40000"),
         (broken(encoding="nv12", width=7), "even size"),
+        (broken(encoding="yuyv", width=7), "yuyv needs an even width, the image is 7 x 6"),
+        (broken(encoding="yuv422", width=7), "even width"),
     ],
 )
 def test_what_cannot_be_used_says_why_in_one_line(message, text):

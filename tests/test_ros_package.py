@@ -101,14 +101,28 @@ def test_there_is_one_version():
     assert f"## {stated} " in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_a_checkout_whose_path_ros_cannot_take_is_refused_before_anything_is_installed(monkeypatch, capsys):
+    setup_env = load_setup_env()
+    monkeypatch.setattr(setup_env, "ROOT", Path("/home/j\u00fcrgen/ofer"))
+    monkeypatch.setattr(setup_env.sys, "argv", ["setup_env.py", "demo"])
+    monkeypatch.setattr(setup_env, "make_venv", lambda: pytest.fail("too late"))
+    assert setup_env.main() == 1
+    assert "/home/j\u00fcrgen/ofer: move it to a path of plain letters" in capsys.readouterr().err
+
+
+def load_setup_env():
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def entry_points() -> dict[str, str]:
     return dict(re.findall(r'"(\w+) = ([\w.]+):main"', (ROOT / "setup.py").read_text()))
 
 
 def test_entry_points_exist_and_are_the_starters_of_the_virtual_environment():
-    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
-    setup_env = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(setup_env)
+    setup_env = load_setup_env()
     # `python -m` runs a package by its __main__.
     run = {name: module.removesuffix(".main") for name, module in entry_points().items()}
     assert run == setup_env.STARTERS

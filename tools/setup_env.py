@@ -125,6 +125,12 @@ def make_venv() -> None:
         raise SetupError("python -m venv failed (on Debian and Ubuntu: apt install python3-venv)")
 
 
+def check_path() -> None:
+    """ROS's message generators fail, late and deep inside, on a path that is not plain ASCII."""
+    if not str(ROOT).isascii():
+        raise SetupError(f"the checkout lies in {ROOT}: move it to a path of plain letters (ASCII), ROS needs one")
+
+
 def check_compilers() -> None:
     """The message package is C and C++: say so before minutes are spent on downloads."""
     missing = [
@@ -259,6 +265,7 @@ def main() -> int:
         print(f"usage: {sys.argv[0]} {'|'.join(LAYERS)}", file=sys.stderr)
         return 2
     try:
+        check_path()
         make_venv()
         check_compilers()
         install_packages(sys.argv[1])

@@ -80,7 +80,10 @@ def show_figures(title: str, figures: dict[str, Any]) -> None:
 def write_json(file: Path | None, content: Any) -> None:
     """Write to the file that --json names, if it does. JSON knows no NaN: what could not be measured is null."""
     if file:
-        file.write_text(json.dumps(_finite(content), indent=2, default=str))
+        try:
+            file.write_text(json.dumps(_finite(content), indent=2, default=str))
+        except OSError as error:  # a full disk; that the folder is there was looked at before
+            refuse(f"{file} cannot be written: {error.strerror}")
 
 
 class Commands(TyperGroup):

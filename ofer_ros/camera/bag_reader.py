@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ofer_models.files.documents import read_yaml
@@ -32,7 +33,7 @@ def reading(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
 
     Raises SourceError of one line for anything that is wrong with the bag, also while it is read.
     """
-    if path.suffix == ".bag":
+    if path.suffix.lower() == ".bag":
         raise SourceError(f"{path} is a ROS 1 bag: convert it with rosbags-convert --src {path} --dst {path.stem}")
     if path.is_dir() and not (path / "metadata.yaml").exists():
         raise SourceError(f"{path} holds bag files but no metadata.yaml: give one of its files, or ros2 bag reindex it")
@@ -46,7 +47,7 @@ def reading(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
         for file in sorted(path.glob("*.db3")) if path.is_dir() else [path]:
             _check_tables(file)
         _bound_decompression()
-        with Reader(path) as reader:
+        with _in_small_letters(path) as known, Reader(known) as reader:
             yield reader, _typestore(reader, kinds)
 
 
@@ -62,6 +63,18 @@ def in_one_line(path: Path) -> Iterator[None]:
     except Exception as error:  # rosbags raises nearly every type for a damaged bag
         reason = one_line(" ".join(str(error).split()) or type(error).__name__)
         raise SourceError(f"the bag {path} cannot be read: {reason} {_MENDS}") from None
+
+
+@contextmanager
+def _in_small_letters(path: Path) -> Iterator[Path]:
+    """The same bag under a name whose ending rosbags knows: a camera's card may hold X.MCAP."""
+    if path.is_dir() or path.suffix.islower():
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / f"bag{path.suffix.lower()}"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def _check_tables(file: Path) -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ofer_ros.camera.bag_reader import reading
-from ofer_ros.camera.source_frame import Recorded, SourceError, SourceFrame, bag_path
+from ofer_ros.camera.source_frame import Recorded, SourceError, SourceFrame, bag_and_topic
 from ofer_ros.input.images import ImageError, to_rgb
 
 IMAGE, COMPRESSED, INFO = (f"sensor_msgs/msg/{kind}" for kind in ("Image", "CompressedImage", "CameraInfo"))
@@ -43,7 +43,7 @@ def inspect_bag(source: str) -> BagContents:
     Without a topic: one with pictures, colour before grey, raw before compressed, then the one with most messages.
     Raises SourceError when the bag cannot be read or shows no picture.
     """
-    path, wanted = bag_path(source), source.partition("#")[2]
+    path, wanted = bag_and_topic(source)
     with reading(path, (IMAGE, COMPRESSED)) as (reader, typestore):
         kinds = {name: topic.msgtype for name, topic in reader.topics.items()}
         counts = {name: topic.msgcount for name, topic in reader.topics.items()}
@@ -150,5 +150,5 @@ def _info_topic(topic: str, infos: list[str]) -> str:
 def _storage(path: Path) -> str:
     """'mcap' or 'sqlite3', as the bag's files are called."""
     files = list(path.iterdir()) if path.is_dir() else [path]
-    return "mcap" if any(".mcap" in file.suffixes for file in files) else "sqlite3"
+    return "mcap" if any(".mcap" in file.name.lower() for file in files) else "sqlite3"
 

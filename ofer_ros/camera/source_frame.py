@@ -53,8 +53,25 @@ class SourceFrame:
 
 def bag_path(source: str) -> Path | None:
     """The bag that `source` names ('path', or 'path#topic'): a bag's file, or a folder that holds one; else None."""
-    path = Path(source.partition("#")[0]).expanduser()
+    path, _ = bag_and_topic(source)
     if path.is_dir():
-        inside = (path / "metadata.yaml").is_file() or any(file.suffix in BAGS for file in path.iterdir())
-        return path if inside else None
-    return path if path.suffix in BAGS and path.is_file() else None
+        return path if _holds_a_bag(path) else None
+    return path if path.suffix.lower() in BAGS and path.is_file() else None
+
+
+def bag_and_topic(source: str) -> tuple[Path, str]:
+    """The path and the topic ('' where none is named) of 'path' or 'path#topic'; a path may hold a # as well."""
+    whole = Path(source).expanduser()
+    path, mark, topic = source.rpartition("#")
+    return (whole, "") if whole.exists() or not mark else (Path(path).expanduser(), topic)
+
+
+def _holds_a_bag(folder: Path) -> bool:
+    """By its files, or by a metadata.yaml that is a bag's: other things have files of that name, too."""
+    if any(file.suffix.lower() in BAGS for file in folder.iterdir()):
+        return True
+    try:
+        with (folder / "metadata.yaml").open("rb") as file:
+            return b"rosbag2_bagfile_information" in file.read(4096)
+    except OSError:
+        return False

@@ -23,7 +23,7 @@ def video_frames(path: Path, rate: float) -> Iterator[SourceFrame]:
 
 def webcam_frames(number: int) -> Iterator[SourceFrame]:
     """Each time the newest frame that was not given yet, with when it was `taken`. Raises SourceError."""
-    return _from_camera(Webcam(_opened(number, f"webcam {number}")))
+    return _from_camera(_opened(number, f"webcam {number}"))
 
 
 def _opened(source: str | int, what: str) -> cv2.VideoCapture:
@@ -91,7 +91,8 @@ class Webcam:
         self._capture.release()
 
 
-def _from_camera(webcam: Webcam) -> Iterator[SourceFrame]:
+def _from_camera(capture: cv2.VideoCapture) -> Iterator[SourceFrame]:
+    webcam = Webcam(capture)  # only now: who opens a source to see whether it can be must not keep it
     try:
         index = 0
         while (frame := webcam.next()) is not None:

@@ -30,6 +30,7 @@ from ofer_ros.camera.sources import open_source
 from ofer_ros.demo.processes import HELP, START_LIMIT, DemoError, Processes, own_domain, reported
 
 _LAST_DIAGNOSTICS = 2.0  # seconds after the last frame in which ofer_node says its final numbers
+_RESULTS = ("overlay.mp4", "contact_sheet.png", "summary.json", "bag", "logs")
 _WEBCAM_SECONDS = 30.0
 _PACKAGES = ("rclpy", "numpy", "onnxruntime", "mediapipe", "opencv-contrib-python")
 
@@ -50,7 +51,10 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
     """Run it all and return the content of summary.json. Raises DemoError; children never outlive this call."""
     console = console or Console()
     out = options.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"--out {out} is no folder that can be made: {error.strerror}") from None
     for old in ("summary.json", "recorder.json", "frames.jsonl", "overlay.mp4", "contact_sheet.png"):
         (out / old).unlink(missing_ok=True)
     bag = check(options)
@@ -218,8 +222,10 @@ def _print(summary: dict, problems: dict[str, list[str]], out: Path, console: Co
     for name, lines in problems.items():
         for line in lines[:5]:
             console.print(f"{name}: {line}", style="yellow", markup=False, highlight=False)
-    bag = " bag/," if "bag" in summary else ""
-    console.print(f"{out}: overlay.mp4, contact_sheet.png, summary.json,{bag} logs/", markup=False, highlight=False)
+    made = [name for name in _RESULTS if (out / name).exists()]
+    console.print(f"{out}: {', '.join(made)}", markup=False, highlight=False)
+    if not (out / "contact_sheet.png").exists():
+        console.print("no contact sheet: no face was found", markup=False, highlight=False)
 
 
 app = typer.Typer(add_completion=False)

@@ -27,10 +27,7 @@ def own_domain() -> dict[str, str]:
 
 @contextmanager
 def reported(name: str) -> Iterator[None]:
-    """A DemoError inside is one line on stderr and exit status 1. Ended from outside, what runs inside is left as after
-    an exception, so that children go as well.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """A DemoError inside is one line on stderr and exit status 1."""
     try:
         yield
     except DemoError as error:
@@ -42,33 +39,48 @@ def reported(name: str) -> Iterator[None]:
 
 
 class Processes:
-    """Context manager: on leaving, whatever still runs gets SIGINT, then SIGTERM, then SIGKILL."""
+    """Context manager: on leaving, whatever still runs gets SIGINT, then SIGTERM, then SIGKILL.
+
+    The first Ctrl-C or SIGTERM leaves it, as an exception; any further one kills what is left at once.
+    """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         """folder: for one log file a process; environment: variables on top of this process's."""
         self._folder = folder
         self._environment = {**os.environ, **environment}
         self._children: dict[str, subprocess.Popen] = {}
-        self._interrupt: object = None
+        self._before: dict[int, object] = {}  # handlers of the signals outside
+        self._starting = self._leaving = False
+        self._waiting: int | None = None  # a signal that came while a child was started
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Processes:
-        # A script's background jobs are started with SIGINT ignored, and their children inherit that: they would not
-        # hear `stop` before they have handlers of their own.
-        self._interrupt = signal.getsignal(signal.SIGINT)
-        if self._interrupt is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Also where SIGINT is ignored, as in a script's background jobs: children inherit that, and would not hear
+        # `stop` before they have handlers of their own.
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._leaving = True
         self.stop(*self._children)
-        if self._interrupt is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if self._leaving:
+            for child in self._children.values():
+                child.kill()
+        elif self._starting:  # a child that is not known yet would outlive this process
+            self._waiting = number
+        else:
+            self._leaving = True
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def start(self, name: str, module: str, parameters: dict[str, object]) -> None:
         """Run `python -m module` with ROS parameters, from <folder>/<name>.yaml; its output goes to <name>.log."""
         file = self._folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        self._starting = True
         with self.log_file(name).open("w") as log:
             self._children[name] = subprocess.Popen(
                 [sys.executable, "-m", module, "--ros-args", *(["--params-file", str(file)] if parameters else [])],
@@ -79,6 +91,9 @@ class Processes:
                 # Ctrl-C on the terminal is for the parent alone, which then ends its children in order.
                 start_new_session=True,
             )
+        self._starting = False
+        if self._waiting is not None:
+            self._on_signal(self._waiting, None)
 
     def log_file(self, name: str) -> Path:
         return self._folder / f"{name}.log"

@@ -29,6 +29,7 @@ class _Encoding:
     channels: int
     to_rgb: Callable[[np.ndarray], np.ndarray]
     planes: float = 1.0
+    pairs: bool = False  # pixels side by side share their colour
 
     def row_bytes(self, width: int) -> int:
         return width * self.channels * np.dtype(self.sample).itemsize
@@ -60,8 +61,8 @@ def _encodings() -> dict[str, _Encoding]:
         for channels, name in ((1, "mono"), (3, "bgr"), (4, "bgra")):
             table[f"{bits}UC{channels}"] = _Encoding(sample, channels, colour[name][1])
     # Packed 4:2:2 is always of 8 bits; the first of each pair is ROS's older name.
-    table["yuv422"] = table["uyvy"] = _Encoding(np.uint8, 2, _convert(cv2.COLOR_YUV2RGB_UYVY))
-    table["yuv422_yuy2"] = table["yuyv"] = _Encoding(np.uint8, 2, _convert(cv2.COLOR_YUV2RGB_YUY2))
+    table["yuv422"] = table["uyvy"] = _Encoding(np.uint8, 2, _convert(cv2.COLOR_YUV2RGB_UYVY), pairs=True)
+    table["yuv422_yuy2"] = table["yuyv"] = _Encoding(np.uint8, 2, _convert(cv2.COLOR_YUV2RGB_YUY2), pairs=True)
     table["nv12"] = _Encoding(np.uint8, 1, _convert(cv2.COLOR_YUV2RGB_NV12), planes=1.5)
     table["nv21"] = _Encoding(np.uint8, 1, _convert(cv2.COLOR_YUV2RGB_NV21), planes=1.5)
     return table
@@ -95,6 +96,8 @@ def check(message, max_pixels: int = MAX_PIXELS) -> None:
         raise ImageError(
             f"step {step} disagrees with the width: a row of {width} px in {message.encoding} has {row} bytes"
         )
+    if encoding.pairs and width % 2:
+        raise ImageError(f"{message.encoding} needs an even width, the image is {width} x {height}")
     if encoding.planes != 1.0 and (width % 2 or height % 2):
         raise ImageError(f"{message.encoding} needs an even size, the image is {width} x {height}")
     rows = int(height * encoding.planes)
