@@ -17,9 +17,12 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import cv2
@@ -36,6 +39,7 @@ from ofer_ros.nodes.view_node import ViewNode
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.messages import face_array_message
 from ofer_ros.output.publishers import LATCHED
+from ofer_ros.web import server as server_module
 from ofer_ros.web.packets import STEP, FacePackets, pack
 from ofer_ros.web.server import ViewServer
 
@@ -148,6 +152,74 @@ def test_the_server_gives_its_page_to_itself_alone():
         assert ask("/", Host=f"evil.example:{port}")[0] == 404
         assert ask("/stream", Origin="http://evil.example")[0] == 403
         assert ask("/", Host=f"localhost:{port}")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_every_name_of_this_machine_is_guarded(host):
+    with serving(host) as server:
+        assert server.url.startswith(f"http://[{host}]:" if ":" in host else f"http://{host}:")
+        address = urlsplit(server.url)
+        for asked, status in ((address.netloc, 200), (f"[::1]:{address.port}", 200), ("evil.example", 404)):
+            request = urllib.request.Request(server.url, headers={"Host": asked})
+            try:
+                with urllib.request.urlopen(request, timeout=5) as answer:
+                    assert answer.status == status
+            except urllib.error.HTTPError as refused:
+                assert refused.code == status
+
+
+def test_others_need_the_token(monkeypatch):
+    monkeypatch.setattr(server_module, "is_local", lambda host: False)  # as on 0.0.0.0, which a test must not serve on
+    with serving() as server:
+        url = urlsplit(server.url)
+        here = f"http://127.0.0.1:{url.port}"
+        for path in ("/", "/?token=guess", "/stream"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(here + path, timeout=5)
+            assert refused.value.code in (403, 404)
+
+        async def look() -> dict[str, dict]:
+            server.send("head", pack("head", {"mark": 1}), keep=True)
+            async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+                async with browser.get(f"{here}/?{url.query}") as page:
+                    assert page.status == 200
+                async with browser.ws_connect(f"{here}/stream") as stream:  # with the page's cookie
+                    return await first(stream, "head")
+
+        assert asyncio.run(look())["head"]["mark"] == 1
+
+
+@pytest.mark.parametrize("host", ["no host", "x" * 70, "203.0.113.7"], ids=["space", "long", "elsewhere"])
+def test_a_bad_host_is_said_and_does_not_hang(host):
+    server = ViewServer(host, 0)
+    with pytest.raises(OSError, match="no page at"):
+        server.start()
+    server.stop()
+
+
+def test_what_a_browser_may_ask_is_little():
+    deep = '{"watch":' + "[" * 500 + "]" * 500 + "}"
+
+    async def ask(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+            async with session.ws_connect(f"{url}/stream") as patient, session.ws_connect(f"{url}/stream") as loud:
+                for text in (deep, "[" * 1000, "no json", '{"watch": 5}', '{"watch": {"a": 1}}'):
+                    await loud.send_str(text)
+                await loud.send_str('{"watch": "abcde"}')
+                while server.watched() != {"", "abcde"}:
+                    await asyncio.sleep(0.01)
+                await loud.send_str('{"watch": "' + 2000 * "x" + '"}')
+                assert (await loud.receive(timeout=5)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+                server.send("head", pack("head", {}))
+                assert (await patient.receive(timeout=5)).type == aiohttp.WSMsgType.BINARY
+                others = [await session.ws_connect(f"{url}/stream") for _ in range(15)]
+                with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+                    await session.ws_connect(f"{url}/stream")
+                for other in others:
+                    await other.close()
+
+    with serving() as server:
+        asyncio.run(ask(server.url))
 
 
 def view_files() -> list[str]:

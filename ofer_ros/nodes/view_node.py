@@ -145,9 +145,14 @@ class ViewNode(Node):
         self._show(faces, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].ravel())
 
     def _show(self, message: FaceArray, jpeg: np.ndarray | None = None) -> None:
+        ids = {face.id for face in message.faces}
+        made: dict[str, bytes] = {}  # one a face in view at most, whatever browsers ask for
         for watched in self._server.watched():
+            shown = watched if watched in ids else ""
             try:
-                self._server.send("faces", self._packets.faces(message, watched, jpeg), watched)
+                if shown not in made:
+                    made[shown] = self._packets.faces(message, shown, jpeg)
+                self._server.send("faces", made[shown], watched)
             except ValueError as error:
                 self._problems.report(str(error))
 

@@ -1,14 +1,18 @@
 """The web side of view_node: a page, and a websocket over which each browser gets the newest packet of every kind.
 
-It runs in a thread of its own. A browser that is slow misses packets; it never delays the others or the node.
+It runs in a thread of its own. A browser that is slow misses packets; it never delays the others or the node. Who may see
+the page, and what a browser may ask, is in docs/view.md.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+import socket
 import threading
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,8 +20,10 @@ from aiohttp import WSMsgType, web
 
 PAGE = Path(__file__).with_name("page")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_LOCAL = ("127.0.0.1", "localhost", "[::1]")
 _STOP_LIMIT = 5.0  # seconds
+_MOST_CLIENTS = 16
+_MESSAGE_BYTES = 1024  # that a browser may send at once; the page sends the id of a face
+_ID_LENGTH = 64
 
 
 class _Client:
@@ -34,7 +40,10 @@ class _Client:
 
 
 class ViewServer:
-    """Serves on `host`:`port` (0: any free port) from `start` to `stop`; `url` is where."""
+    """Serves on `host`:`port` (0: any free port) from `start` to `stop`; `url` is where.
+
+    On an address that others can reach, the url holds a token, without which there is nothing to see.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -43,8 +52,10 @@ class ViewServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="ofer-view", daemon=True)
         self._ready = threading.Event()
-        self._problem: OSError | None = None
+        self._problem: Exception | None = None
+        self._token = "" if is_local(host) else secrets.token_urlsafe(16)
         self._ending: asyncio.Event | None = None
+        self._cookie = ""
         self.url = ""
 
     def start(self) -> None:
@@ -53,8 +64,9 @@ class ViewServer:
         self._ready.wait()
         if self._problem is not None:
             raise OSError(
-                f"no page at {self._host}:{self._port} ({self._problem.strerror or self._problem}): "
-                "is another view running? Give another with -p port:=8081"
+                f"no page at {self._host}:{self._port} ({getattr(self._problem, 'strerror', '') or self._problem}): "
+                "is another view running, or is this no address of this machine? Give others with -p port:=8081 or "
+                "-p host:=127.0.0.1"
             )
 
     def stop(self) -> None:
@@ -104,12 +116,16 @@ class ViewServer:
         site = web.TCPSite(runner, self._host, self._port)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: what cannot be the name of a host
             self._problem = error
             await runner.cleanup()
             self._ready.set()
             return
-        self.url = f"http://{self._host}:{runner.addresses[0][1]}"
+        port = runner.addresses[0][1]
+        self._cookie = f"ofer_view_{port}"
+        anywhere = self._host in ("", "0.0.0.0", "::")
+        host = socket.gethostname() if anywhere else f"[{self._host}]" if ":" in self._host else self._host
+        self.url = f"http://{host}:{port}" + (f"/?token={self._token}" if self._token else "")
         self._ready.set()
         await self._ending.wait()
         for client in tuple(self._clients):
@@ -121,17 +137,23 @@ class ViewServer:
         if not self._welcome(request) or file.suffix not in _TYPES or not file.is_file():
             raise web.HTTPNotFound
         headers = {"Cache-Control": "no-cache"}  # after an update the old page would not fit the new packets
-        return web.Response(text=file.read_text(), content_type=_TYPES[file.suffix], charset="utf-8", headers=headers)
+        page = web.Response(text=file.read_text(), content_type=_TYPES[file.suffix], charset="utf-8", headers=headers)
+        if self._token:  # the page's own requests then carry it
+            page.set_cookie(self._cookie, self._token, httponly=True, samesite="Strict")
+        return page
 
     def _welcome(self, request: web.Request) -> bool:
-        """Whether a request comes from this server's own page.
+        """Whether a request comes from this server's own page, of somebody who may see it.
 
         Any web site can open a websocket to this machine, or give its own name this machine's address, and would then
         see through the camera.
         """
         host = request.host
-        name = host.rpartition(":")[0] or host
-        if self._host in _LOCAL and name not in _LOCAL:
+        if self._token:
+            given = request.query.get("token") or request.cookies.get(self._cookie, "")
+            if not secrets.compare_digest(given.encode(), self._token.encode()):
+                return False
+        elif not is_local(urlsplit(f"//{host}").hostname or ""):
             return False
         origin = request.headers.get("Origin")
         return origin is None or urlsplit(origin).netloc == host
@@ -139,39 +161,52 @@ class ViewServer:
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
         if not self._welcome(request):
             raise web.HTTPForbidden
-        socket = web.WebSocketResponse(heartbeat=10.0, compress=False)
-        await socket.prepare(request)
+        if len(self._clients) >= _MOST_CLIENTS:
+            raise web.HTTPServiceUnavailable(text=f"{_MOST_CLIENTS} browsers look already")
+        stream = web.WebSocketResponse(heartbeat=10.0, compress=False, max_msg_size=_MESSAGE_BYTES)
+        await stream.prepare(request)
         client = _Client()
         for kind, data in self._kept.items():
             client.put(kind, data)
         self._clients.add(client)
-        sender = asyncio.ensure_future(self._feed(client, socket))
+        sender = asyncio.ensure_future(self._feed(client, stream))
         try:
-            async for message in socket:
+            async for message in stream:
                 if message.type == WSMsgType.TEXT:
                     client.watched = _watched(message.data)
         finally:
             self._clients.discard(client)
             sender.cancel()
-        return socket
+        return stream
 
-    async def _feed(self, client: _Client, socket: web.WebSocketResponse) -> None:
+    async def _feed(self, client: _Client, stream: web.WebSocketResponse) -> None:
         """Send what waits for a browser, until it leaves or the server ends."""
-        while not self._ending.is_set() and not socket.closed:
+        while not self._ending.is_set() and not stream.closed:
             await client.news.wait()
             client.news.clear()
             while client.waiting:
                 kind = next(iter(client.waiting))
                 try:
-                    await socket.send_bytes(client.waiting.pop(kind))
+                    await stream.send_bytes(client.waiting.pop(kind))
                 except ConnectionError:  # it left in the middle of a packet
                     return
-        await socket.close()
+        await stream.close()
 
 
 def _watched(text: str) -> str:
     """The face that a browser's message asks for; '' where it makes no sense."""
     try:
-        return str(json.loads(text)["watch"])
-    except (ValueError, KeyError, TypeError):
+        watched = json.loads(text)["watch"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # the last of what is nested a thousand times
         return ""
+    return watched[:_ID_LENGTH] if isinstance(watched, str) else ""
+
+
+def is_local(host: str) -> bool:
+    """Whether a host, by name or address, is this machine as only it reaches itself."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
