@@ -21,6 +21,7 @@ from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.pictures import find_pictures, folder_names
 from ofer_models.reconstruction.reconstruct import Output, ReconstructError, reconstruct
 from ofer_models.reconstruction.result import spread_mm
+from ofer_models.reconstruction.result_folder import remove_results, replaced
 from ofer_models.reconstruction.sheet import COLUMNS, TILE
 
 H, N, SEED = 4, 12, 3
@@ -260,6 +261,31 @@ def test_a_picture_whose_identity_fails_is_a_problem_and_no_mean_head(open_bundl
 def test_pictures_of_one_name_get_folders_of_their_own():
     paths = [Path("a/x.png"), Path("b/x.jpg"), Path("x_2.png"), Path("y.png")]
     assert folder_names(paths) == ["x", "x_2", "x_2_2", "y"]
+
+
+def test_no_name_leads_out_of_the_folder():
+    paths = [Path("...jpg"), Path("a/..png"), Path(".hidden.jpg"), Path("....jpeg")]
+    assert folder_names(paths) == ["picture", "png", "hidden", "picture_2"]
+
+
+def test_a_folder_of_results_is_of_one_run_and_whole(tmp_path):
+    folder = tmp_path / "one"
+    with replaced(folder) as part:
+        for name in ("face1.npz", "face2.json", "face2_14.ply", "face1_identity.glb"):
+            (part / name).touch()
+        assert not folder.exists(), "not before it is whole"
+    with replaced(folder) as part:
+        (part / "face1.npz").touch()
+    assert [file.name for file in folder.iterdir()] == ["face1.npz"], "nothing of the first run"
+    with pytest.raises(OSError, match="disk"):
+        with replaced(folder) as part:
+            (part / "face1.json").touch()
+            raise OSError("disk full")
+    assert [file.name for file in folder.iterdir()] == ["face1.npz"] and len(list(tmp_path.iterdir())) == 1
+    (folder / "notes.txt").touch()
+    for use in (lambda: replaced(folder).__enter__(), lambda: remove_results(folder)):
+        with pytest.raises(FileExistsError, match=r"holds notes\.txt, which is no result"):
+            use()
 
 
 def test_a_picture_that_is_none_is_refused(tmp_path, pictures):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def reconstruct(
     images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or patterns such as 'a/*.jpg'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder in it a picture.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results, one in it a picture, replaced by each run.")
+    ],
     bundle: BundleOption = None,
     mesh_format: Annotated[str, typer.Option("--format", help="Meshes as ply, obj or glb.")] = "ply",
     millimetres: Annotated[
@@ -55,6 +57,8 @@ def reconstruct(
         )  # fmt: skip
         work = reconstruct_all(pictures, pipeline, output, seed)
         results = list(progress(work, "pictures", len(pictures)))
+        if not any(out.iterdir()):  # nothing was found
+            out.rmdir()
         _show(results, out)
     for path in hidden:
         say(f"skipped {printable(path)}: a hidden file")

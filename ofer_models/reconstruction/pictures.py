@@ -59,10 +59,11 @@ def folder_names(pictures: Iterable[Path]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for picture in pictures:
-        name, number = picture.stem, 1
+        stem = picture.stem.lstrip(".") or "picture"  # `...jpg` would lead out of the results' folder
+        name, number = stem, 1
         while name in taken:
             number += 1
-            name = f"{picture.stem}_{number}"
+            name = f"{stem}_{number}"
         taken.add(name)
         names.append(name)
     return names

@@ -18,6 +18,7 @@ from ofer_models.reconstruction.coefficients import arrays, document
 from ofer_models.reconstruction.mesh_files import MeshFormat, write_mesh
 from ofer_models.reconstruction.pictures import folder_names
 from ofer_models.reconstruction.result import Reconstruction
+from ofer_models.reconstruction.result_folder import remove_results, replaced
 from ofer_models.reconstruction.sheet import draw_sheet
 
 MAX_FACES = 100  # in one picture
@@ -53,7 +54,8 @@ def reconstruct(pictures: Iterable[Path], pipeline: FacePipeline, output: Output
     """Reconstruct each picture by itself: the pipeline is reset between them, so their order does not matter.
 
     seed is the pipeline's, for the record. A picture that cannot be read, shows no face, or whose results cannot be
-    written gives a PictureResult with a problem. Raises ReconstructError when the options ask for what cannot be.
+    written gives a PictureResult with a problem. What an earlier run left for the same picture is replaced, or taken
+    away where there is nothing new. Raises ReconstructError when the options ask for what cannot be.
     """
     if output.mesh_format == "glb" and output.millimetres:
         raise ReconstructError("GLB files are in metres by definition; leave out --millimetres or take --format ply")
@@ -67,7 +69,11 @@ def reconstruct(pictures: Iterable[Path], pipeline: FacePipeline, output: Output
         faces: list[Reconstruction] = []
         problem = ""
         try:
-            faces = _one(picture, folder, pipeline, output, seed)
+            try:
+                faces = _one(picture, folder, pipeline, output, seed)
+            finally:
+                if not faces:
+                    remove_results(folder)
         except ValueError as error:  # PictureError, and what the pipeline refuses, such as more samples than noise
             problem = str(error)
         except OSError as error:
@@ -87,15 +93,15 @@ def _one(picture: Path, folder: Path, pipeline: FacePipeline, output: Output, se
     results = [Reconstruction.of(f"face{number}", pipeline, face, camera) for number, face in enumerate(found, start=1)]
     if not results:
         raise PictureError("no face found")
-    folder.mkdir(parents=True, exist_ok=True)
-    for result in results:
-        stem = folder / result.name
-        sheet = cv2.cvtColor(draw_sheet(rgb, result), cv2.COLOR_RGB2BGR)
-        stem.with_suffix(".png").write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
-        np.savez(stem.with_suffix(".npz"), **arrays(result))
-        content = document(result, pipeline.bundle, printable(picture), seed, pipeline.candidates)
-        stem.with_suffix(".json").write_text(json.dumps(content, indent=1))
-        _write_meshes(stem, result, output)
+    with replaced(folder) as part:
+        for result in results:
+            stem = part / result.name
+            sheet = cv2.cvtColor(draw_sheet(rgb, result), cv2.COLOR_RGB2BGR)
+            stem.with_suffix(".png").write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
+            np.savez(stem.with_suffix(".npz"), **arrays(result))
+            content = document(result, pipeline.bundle, printable(picture), seed, pipeline.candidates)
+            stem.with_suffix(".json").write_text(json.dumps(content, indent=1))
+            _write_meshes(stem, result, output)
     return results
 
 

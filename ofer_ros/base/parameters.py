@@ -213,7 +213,7 @@ class ViewSettings:
     )
     mesh_region: str = setting("part of the head that the page shows", choices=("face", "head"))
     node: str = setting("name of the ofer_node to look at")
-    host: str = setting("address to serve the page on; another than 127.0.0.1 or ::1: whoever has the address with its token can see the camera")
+    host: str = setting("address to serve the page on; on any but 127.0.0.1 and ::1, the URL's token is asked for")
     port: int = setting("port of the page; 0: any that is free", 0, 65535)
     rate: float = setting(
         "most meshes and pictures a second that each browser gets; 0: every one", 0.0, 1000.0, unit="Hz"

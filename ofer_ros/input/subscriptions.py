@@ -44,6 +44,7 @@ class CameraInputs:
         self._accept = accept
         self._raw_arrived = self._arrived = float("-inf")
         self._losses = ImageLosses()
+        self._frame: str | None = None  # of the last image
         slop = settings.sync_slop if settings.sync == "approximate" else 0.0
         self._pairings: dict[type, Pairing] = {}
         self._subscriptions: list = []
@@ -120,11 +121,22 @@ class CameraInputs:
             self._losses.beside(stamp_key(message.header.stamp), self._arrived)
 
     def _take(self, message: Image | CompressedImage) -> None:
+        if message.header.frame_id != self._frame:
+            self._frame = message.header.frame_id
+            self._look_at_frame()
         self._losses.image(stamp_key(message.header.stamp), self._arrived)
         if self._pairings:
             self._pairings[type(message)].add_image(message)
         else:
             self._accept(Frame(message))
+
+    def _look_at_frame(self) -> None:
+        """Say once what a frame_id does not allow."""
+        warn = self._node.get_logger().warning
+        if not self._frame:
+            warn("images have no frame_id: no TF, and RViz cannot place the markers; set it in the camera's driver")
+        elif self._frame.startswith("/"):
+            warn(f"frame_id '{self._frame}' begins with a slash, which tf2 does not take: left out in TF and markers")
 
     def _on_info(self, message: CameraInfo) -> None:
         self._losses.beside(stamp_key(message.header.stamp), time.monotonic())

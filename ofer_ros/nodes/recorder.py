@@ -178,7 +178,7 @@ class Recorder(Node):
         content = {
             "summary": self.observations.summary(),
             "faces_by_stamp": {str(stamp): count for stamp, count in self.observations.faces_by_stamp.items()},
-            "memory_mb": self.observations.memory,
+            "memory_mb": list(self.observations.memory),
             "video_frames": self._video.frames,
         }
         (self._output / "recorder.json").write_text(json.dumps(content, indent=1))

@@ -98,7 +98,7 @@ class FaceMarkers:
         period: seconds in which no other will come.
         Raises ValueError when a face's coefficients do not fit the head.
         """
-        frame_id, stamp = message.header.frame_id, message.header.stamp
+        frame_id, stamp = message.header.frame_id.lstrip("/"), message.header.stamp
         numbers = self._numbers.update([face.id for face in message.faces])
         items: list[BulkMarker | Marker] = []
         for number, face in zip(numbers, message.faces, strict=True):

@@ -44,7 +44,7 @@ class FaceTransforms:
 
     def broadcast(self, message: FaceArray) -> None:
         """Raises ValueError when a face's coefficients do not fit the head."""
-        if self._publisher is not None and message.faces:
+        if self._publisher is not None and message.faces and message.header.frame_id:
             self._publisher.publish(TFMessage(transforms=self.transforms(message)))
 
     def transforms(self, message: FaceArray) -> list[TransformStamped]:
@@ -64,7 +64,8 @@ class FaceTransforms:
     def _face(self, header: Header, face: Face) -> TransformStamped:
         rotation, _ = pose_arrays(face.pose)
         pose = pose_message(rotation @ HEAD_TO_REP155, self._landmarks(face)[0])
-        transform = TransformStamped(header=header, child_frame_id=f"{self._prefix}face_{face.id}")
+        above = Header(stamp=header.stamp, frame_id=header.frame_id.lstrip("/"))  # tf2 takes no leading slash
+        transform = TransformStamped(header=above, child_frame_id=f"{self._prefix}face_{face.id}")
         transform.transform.translation = Vector3(x=pose.position.x, y=pose.position.y, z=pose.position.z)
         transform.transform.rotation = pose.orientation
         return transform

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -9,6 +10,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 _VERSION = 8  # of rosbag2's format: the newest that Humble reads as well
 _OWN = "ofer_msgs"
+_EARLY = 100  # messages of a topic that wait for a first picture
 
 
 class BagWriter:
@@ -32,7 +34,7 @@ class BagWriter:
         self._writer.open()
         self._connections: dict[str, object] = {}
         self._time: int | None = None
-        self._early: list[tuple[object, bytes]] = []
+        self._early: dict[str, deque[bytes]] = {}  # by topic, what came before the first picture
 
     def add_topic(self, topic: str, kind: type, qos: QoSProfile) -> None:
         """Announce a topic (full name) of a generated message class; `qos` is what a player should offer it with."""
@@ -43,17 +45,17 @@ class BagWriter:
     def advance(self, time: int) -> None:
         """From now on messages belong to the picture stamped `time` (ns)."""
         self._time = time
-        early, self._early = self._early, []
-        for connection, data in early:
-            self._writer.write(connection, time, data)
+        early, self._early = self._early, {}
+        for topic, messages in early.items():
+            for data in messages:
+                self._writer.write(self._connections[topic], time, data)
 
     def write(self, topic: str, data: bytes) -> None:
         """Add a serialised message of an announced topic."""
-        connection = self._connections[topic]
         if self._time is None:
-            self._early.append((connection, data))
+            self._early.setdefault(topic, deque(maxlen=_EARLY)).append(data)
         else:
-            self._writer.write(connection, self._time, data)
+            self._writer.write(self._connections[topic], self._time, data)
 
     def close(self) -> None:
         """Finish the file; only now can others read it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,31 +15,55 @@ from ofer_ros.output.marker_layers import MESH
 from ofer_ros.output.messages import coefficients
 
 _ADD = 0  # visualization_msgs/Marker.ADD
+KEPT = 108_000  # of each series
+_RECENT = 1000
 _RECORDED = 3600.0  # seconds: pictures whose stamps are as old as that come from a recording
+
+
+class Distinct:
+    """How many different values came, in bounded memory: one that stayed away for _RECENT others counts again."""
+
+    def __init__(self) -> None:
+        self._recent: dict[Hashable, None] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, value: Hashable) -> None:
+        self._count += value not in self._recent
+        self._recent.pop(value, None)
+        self._recent[value] = None
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
 
 
 @dataclass
 class Observations:
-    """Counts and times of everything received. Times in seconds of the system clock."""
+    """Counts and times of everything received, of an hour at 30 Hz at most. Times in seconds of the system clock."""
 
     received: Counter = field(default_factory=Counter)
     faces_by_stamp: dict[int, int] = field(default_factory=dict)  # stamp (ns) -> number of faces
-    arrivals: list[float] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
-    landmark_errors: list[float] = field(default_factory=list)
+    messages: int = 0
+    arrived: tuple[float, float] = (0.0, 0.0)  # the first and the last FaceArray
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    landmark_errors: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     hypotheses: int = 0
-    tracks: set[str] = field(default_factory=set)
-    identities: set[tuple[str, int]] = field(default_factory=set)
+    tracks: Distinct = field(default_factory=Distinct)
+    identities: Distinct = field(default_factory=Distinct)
     marker_checks: int = 0
     marker_difference: float = 0.0
-    memory: list[float] = field(default_factory=list)
+    memory: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     node_values: dict[str, str] = field(default_factory=dict)
 
     def add_faces(self, message: FaceArray, now: float) -> None:
         """Note a FaceArray that arrived at `now`."""
         stamp = stamp_key(message.header.stamp)
         self.faces_by_stamp[stamp] = len(message.faces)
-        self.arrivals.append(now)
+        while len(self.faces_by_stamp) > KEPT:
+            del self.faces_by_stamp[next(iter(self.faces_by_stamp))]
+        self.messages += 1
+        self.arrived = self.arrived[0] if self.messages > 1 else now, now
         self.latencies.append(now - 1e-9 * stamp)
         for face in message.faces:
             self.tracks.add(face.id)
@@ -60,7 +85,7 @@ class Observations:
 
     def summary(self) -> dict:
         """Everything as JSON-ready values; rates and percentiles over the whole run."""
-        span = self.arrivals[-1] - self.arrivals[0] if len(self.arrivals) > 1 else 0.0
+        span = self.arrived[1] - self.arrived[0]
         prefix, suffix = "stage/", "_ms"
         stages = {
             key.removeprefix(prefix).removesuffix(suffix): float(value)
@@ -73,7 +98,7 @@ class Observations:
             "frames_dropped": int(self.node_values.get("frames_dropped", 0)),
             "bad_images": int(self.node_values.get("bad_images", 0)),
             "failures": int(self.node_values.get("failures", 0)),
-            "fps": round((len(self.arrivals) - 1) / span, 2) if span else 0.0,
+            "fps": round((self.messages - 1) / span, 2) if span else 0.0,
             "latency_ms": {**self._latency_ms(), "stages": stages},
             "tracks": len(self.tracks),
             "identity_revisions": len(self.identities),

@@ -1,7 +1,7 @@
 """The web side of view_node: a page, and a websocket over which each browser gets the newest packet of every kind.
 
-It runs in a thread of its own. A browser that is slow misses packets; it never delays the others or the node. Who may see
-the page, and what a browser may ask, is in docs/view.md.
+It runs in a thread of its own. A browser that is slow misses packets; it never delays the others or the node. Who may
+see the page, and what a browser may ask, is in docs/view.md.
 """
 
 from __future__ import annotations
