@@ -11,15 +11,18 @@ pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import time
 
+import cv2
 import numpy as np
 from ros_support import NodeHarness, fake_face, image_message
 from sensor_msgs.msg import Image
 
+from ofer_models.head.arkit import ARKIT_NAMES
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_ros.base.geometry import pose_arrays
 from ofer_ros.input import cv_bridge_converter
 from ofer_ros.input.images import image_to_rgb
 from ofer_ros.output import ros4hri, transforms
+from ofer_ros.output.action_units import action_units
 from ofer_ros.output.face_meshes import FaceLandmarks
 from ofer_ros.output.messages import face_message
 
@@ -52,6 +55,7 @@ def humans():
     """A node with ros4hri, and what arrives below /humans/faces by topic."""
     messages = pytest.importorskip("hri_msgs.msg", reason="ros-<distribution>-hri-msgs")
     kinds = {"roi": messages.NormalizedRegionOfInterest2D, "cropped": Image, "landmarks": messages.FacialLandmarks}
+    kinds |= {"aligned": Image}
     with NodeHarness(ros4hri=True) as harness:
         received: dict[str, list] = {}
 
@@ -83,8 +87,8 @@ def test_rep_155_topics_of_the_real_hri_msgs(humans):
     box = faces["f2"].roi
     assert (roi.xmin, roi.ymin) == pytest.approx((box.x_offset / 640, box.y_offset / 480))
     assert (roi.xmax, roi.ymax) == pytest.approx(((box.x_offset + box.width) / 640, (box.y_offset + box.height) / 480))
-    crop = image_to_rgb(received["f1/cropped"][-1])
-    assert crop.shape == (128, 128, 3)
+    for name in ("cropped", "aligned"):
+        assert image_to_rgb(received[f"f1/{name}"][-1]).shape == (128, 128, 3)
     landmarks = received["f1/landmarks"][-1]
     assert (landmarks.width, landmarks.height, len(landmarks.landmarks)) == (640, 480, 70)
     points = FaceLandmarks(harness.pipeline.head)(faces["f1"])
@@ -130,6 +134,31 @@ def test_crops_keep_their_shape_and_are_centred(box, filled):
     assert not picture[~inside].any()
     face.roi.x_offset, face.roi.width = 640, 0
     assert not ros4hri.crop(np.full((480, 640, 3), 200, np.uint8), face).any(), "nothing of it in the picture"
+
+
+def test_an_aligned_face_stands_upright():
+    landmarks = np.zeros((478, 3))
+    landmarks[:, :2] = (300.0, 200.0)
+    landmarks[33, :2], landmarks[263, :2] = (300.0, 170.0), (300.0, 230.0)  # rolled by 90 degrees: the left eye below
+    landmarks[10, :2], landmarks[152, :2] = (340.0, 200.0), (240.0, 200.0)  # forehead and chin
+    picture = np.zeros((480, 640, 3), np.uint8)
+    cv2.circle(picture, (335, 200), 4, (255, 0, 0), -1)
+    cv2.circle(picture, (300, 230), 4, (0, 255, 0), -1)
+    turned = ros4hri.aligned(picture, landmarks)
+    assert turned.shape == (128, 128, 3)
+    forehead, left = (np.argwhere(turned[..., channel] > 100).mean(axis=0) for channel in (0, 1))
+    assert forehead[0] < 30 and abs(forehead[1] - 64) < 4, "at the top"
+    assert left[1] > 85, "the left eye is to the right"
+
+
+def test_action_units_are_means_of_arkit_s_weights():
+    weights = np.zeros(52)
+    weights[[ARKIT_NAMES.index("mouthSmileLeft"), ARKIT_NAMES.index("jawOpen")]] = 1.0, 0.4
+    weights[[ARKIT_NAMES.index("eyeLookOutLeft"), ARKIT_NAMES.index("eyeLookInRight")]] = 0.8
+    intensity, confidence = action_units(weights, 0.9)
+    assert intensity.shape == confidence.shape == (99,)
+    assert (intensity[12], intensity[26], intensity[61], intensity[62]) == pytest.approx((0.5, 0.4, 0.8, 0.0))
+    assert confidence[12] == pytest.approx(0.9) and confidence[50] == 0, "speech: nobody knows"
 
 
 def test_transforms_of_the_real_tf2_msgs():

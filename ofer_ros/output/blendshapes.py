@@ -9,7 +9,7 @@ import numpy as np
 from ofer_models.avatar.arkit_map import arkit_map
 from ofer_models.head import HeadModel
 from ofer_models.head.arkit import ARKIT_NAMES
-from ofer_msgs.msg import Blendshapes, BlendshapesArray, FaceArray
+from ofer_msgs.msg import Blendshapes, BlendshapesArray, Face, FaceArray
 from ofer_ros.output.messages import coefficients
 
 
@@ -26,9 +26,13 @@ class BlendshapeMaker:
             header=faces.header, names=ARKIT_NAMES, faces=[self._face(face) for face in faces.faces]
         )
 
-    def _face(self, face) -> Blendshapes:
+    def weights(self, face: Face) -> tuple[np.ndarray, float]:
+        """(52,) float32 in 0..1 of what is shown of a face, and what they leave unexplained, metres."""
         _, expression, jaw = coefficients(face)
-        weights, residual = self._map(expression, jaw)
+        return self._map(expression, jaw)
+
+    def _face(self, face: Face) -> Blendshapes:
+        weights, residual = self.weights(face)
         return Blendshapes(
             id=face.id, weights=array("f", weights.astype(np.float32).tobytes()), residual=float(residual)
         )

@@ -57,7 +57,7 @@ class FaceOutputs:
 
             self._transforms = FaceTransforms(node, head, now.tf_prefix)
             made.callback(self._transforms.destroy)
-            self._hri = HriFaces(node, self._landmarks) if now.ros4hri else None
+            self._hri = HriFaces(node, self._landmarks, self._blendshapes_of) if now.ros4hri else None
             if self._hri is not None:
                 made.callback(self._hri.destroy)
             self._faces = publisher(FaceArray, "~/faces", FACES)

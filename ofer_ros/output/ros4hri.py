@@ -15,28 +15,42 @@ from std_msgs.msg import Header
 
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import Face
+from ofer_ros.output.action_units import action_units
+from ofer_ros.output.blendshapes import BlendshapeMaker
 from ofer_ros.output.face_meshes import FaceLandmarks
 from ofer_ros.output.large_arrays import image_bytes
 
 try:
-    from hri_msgs.msg import FacialLandmarks, IdsList, NormalizedPointOfInterest2D, NormalizedRegionOfInterest2D
+    from hri_msgs.msg import (
+        FacialActionUnits,
+        FacialLandmarks,
+        IdsList,
+        NormalizedPointOfInterest2D,
+        NormalizedRegionOfInterest2D,
+    )
 except ImportError:  # not among the wheels; ros-<distribution>-hri-msgs has it
     IdsList = None
 
 _ROOT = "/humans/faces"
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 CROP = 128  # px, side of `cropped`: REP-155's default
+_OUTER_EYES = (33, 263)  # corners: the right eye's, the left eye's
+_AIR = 1.2  # of the landmarks' box that an aligned face shows
 LAST_WORD = Duration(seconds=0.5)  # that a reader has to take a last message before its topic goes
 _PUPILS = (468, 473)  # of MediaPipe's points: the right eye's, the left eye's
 
 
 class HriFaces:
-    """The list of tracked faces and, for each, roi, cropped and landmarks. Does nothing where hri_msgs is missing."""
+    """The list of tracked faces and, for each, roi, cropped, aligned, landmarks and facs.
+
+    Does nothing where hri_msgs is missing; facs need blendshapes.
+    """
 
     available = IdsList is not None
 
-    def __init__(self, node: Node, landmarks: FaceLandmarks) -> None:
+    def __init__(self, node: Node, landmarks: FaceLandmarks, blendshapes: BlendshapeMaker | None) -> None:
         self._node = node
+        self._blendshapes = blendshapes
         self._landmarks = landmarks
         self._of_face: dict[str, dict[str, Publisher]] = {}
         self._wanted: tuple[str, ...] = ()
@@ -61,6 +75,14 @@ class HriFaces:
                 publishers["roi"].publish(region(header, message, rgb.shape))
                 if publishers["cropped"].get_subscription_count():
                     publishers["cropped"].publish(image_bytes(crop(rgb, message), "rgb8", header))
+                if publishers["aligned"].get_subscription_count():
+                    publishers["aligned"].publish(image_bytes(aligned(rgb, face.landmarks), "rgb8", header))
+                if self._blendshapes is not None and publishers["facs"].get_subscription_count():
+                    weights, _ = self._blendshapes.weights(message)
+                    intensity, confidence = action_units(weights, message.confidence)
+                    publishers["facs"].publish(
+                        FacialActionUnits(header=header, intensity=intensity, confidence=confidence)
+                    )
                 if publishers["landmarks"].get_subscription_count():
                     projected = intrinsics.project(self._landmarks(message))
                     points = np.concatenate([projected, face.landmarks[list(_PUPILS), :2]])
@@ -97,7 +119,10 @@ class HriFaces:
                     self._add(track)
 
     def _add(self, track: str) -> None:
-        kinds = {"roi": NormalizedRegionOfInterest2D, "cropped": Image, "landmarks": FacialLandmarks}
+        kinds = {
+            "roi": NormalizedRegionOfInterest2D, "cropped": Image, "aligned": Image, "landmarks": FacialLandmarks,
+            "facs": FacialActionUnits,
+        }  # fmt: skip
         self._of_face[track] = {
             name: self._node.create_publisher(kind, f"{_ROOT}/{track}/{name}", _QOS) for name, kind in kinds.items()
         }
@@ -133,6 +158,20 @@ def crop(rgb: np.ndarray, face: Face) -> np.ndarray:
         scaled = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
         picture[top : top + height, left : left + width] = scaled
     return picture
+
+
+def aligned(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """The face turned upright, CROP x CROP px: its eyes level, its box of landmarks (N, 2 or more) px in the middle."""
+    points = landmarks[:, :2].astype(np.float64)
+    right, left = points[list(_OUTER_EYES)]
+    roll = np.arctan2(*(left - right)[::-1])
+    cosine, sine = np.cos(roll), np.sin(roll)
+    turn = np.array([[cosine, sine], [-sine, cosine]])
+    upright = points @ turn.T
+    low, high = upright.min(axis=0), upright.max(axis=0)
+    scale = CROP / (_AIR * (high - low).max())
+    shift = CROP / 2 - scale * (low + high) / 2
+    return cv2.warpAffine(rgb, np.column_stack([scale * turn, shift]), (CROP, CROP), flags=cv2.INTER_AREA)
 
 
 def facial_landmarks(header: Header, points: np.ndarray, face: Face, shape: tuple[int, ...]) -> FacialLandmarks:
