@@ -1,4 +1,5 @@
-"""A camera that misbehaves: it changes resolution, encoding and calibration, breaks frames, stops and comes back."""
+"""A camera that misbehaves: it changes resolution, encoding, calibration and transport, breaks frames and CameraInfos,
+lets its stamps stand still, stops and comes back."""
 
 from __future__ import annotations
 
@@ -7,18 +8,21 @@ from collections import Counter
 
 import cv2
 import numpy as np
+from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from ofer_ros.camera.scene import FRAMES, Scene
 from ofer_ros.nodes.camera_node import camera_info
-from ofer_ros.output.large_arrays import image_bytes
+from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
 
 SIZES = ((640, 480), (320, 240), (480, 360), (640, 360))
 ENCODINGS = ("rgb8", "bgr8", "mono8", "yuv422_yuy2")
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+_BLOCK = 4096  # bytes that a driver's buffers are multiples of
+_BOMB = cv2.imencode(".png", np.zeros((20_000, 20_000), np.uint8))[1].tobytes()  # 0.4 GB in 0.4 MB
 _STRIDE = 3  # of the scene's frames: a moving face, and few of them to render beforehand
 
 
@@ -34,7 +38,9 @@ class RoughCamera:
         scene = Scene()
         self._frames = [scene(index).rgb for index in range(0, FRAMES, _STRIDE)]
         self._size, self._encoding, self._degrees = SIZES[0], ENCODINGS[0], 60.0
-        self._images = self._infos = None
+        self._images = self._infos = self._jpegs = None
+        self._compressed = False
+        self._frozen: Time | None = None  # the stamp that all frames have
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self.counts: Counter[str] = Counter()
@@ -46,6 +52,7 @@ class RoughCamera:
         """Come (back)."""
         with self._lock:
             self._images = self._node.create_publisher(Image, "image_raw", _QOS)
+            self._jpegs = self._node.create_publisher(CompressedImage, "image_raw/compressed", _QOS)
             self._infos = self._node.create_publisher(CameraInfo, "camera_info", _QOS)
 
     def stop(self) -> None:
@@ -55,9 +62,9 @@ class RoughCamera:
             self.counts["stops"] += 1
 
     def _unplug(self) -> None:
-        for publisher in filter(None, (self._images, self._infos)):
+        for publisher in filter(None, (self._images, self._jpegs, self._infos)):
             self._node.destroy_publisher(publisher)
-        self._images = self._infos = None
+        self._images = self._jpegs = self._infos = None
 
     def close(self) -> None:
         self._ended.set()
@@ -75,6 +82,18 @@ class RoughCamera:
             self._degrees = float(self._rng.uniform(45, 90))
             self.counts["calibrations"] += 1
 
+    def change_transport(self) -> None:
+        """From raw images to padded JPEGs, and back."""
+        with self._lock:
+            self._compressed = not self._compressed
+            self.counts["transports"] += 1
+
+    def change_stamps(self) -> None:
+        """From a clock that runs to one that stands still, and back."""
+        with self._lock:
+            self._frozen = self._node.get_clock().now().to_msg() if self._frozen is None else None
+            self.counts["clocks"] += 1
+
     def _run(self) -> None:
         number = 0
         while not self._ended.wait(1 / self._rate):
@@ -84,9 +103,17 @@ class RoughCamera:
                     number += 1
 
     def _publish(self, rgb: np.ndarray) -> None:
-        header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id="camera_optical_frame")
+        stamp = self._frozen or self._node.get_clock().now().to_msg()
+        header = Header(stamp=stamp, frame_id="camera_optical_frame")
         width, height = self._size
-        self._infos.publish(camera_info(header, width, height, self._degrees))
+        info = camera_info(header, width, height, self._degrees)
+        if self._rng.random() < self._broken_share:
+            self.counts["broken_infos"] += 1
+            info = self._broken_info(info)
+        self._infos.publish(info)
+        if self._compressed:
+            self._publish_jpeg(rgb, header)
+            return
         pixels = encoded(cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA), self._encoding)
         self.counts["frames"] += 1
         if self._rng.random() < self._broken_share:
@@ -94,6 +121,32 @@ class RoughCamera:
             self._images.publish(self._broken(pixels, header))
         else:
             self._images.publish(image_bytes(pixels, self._encoding, header))
+
+    def _publish_jpeg(self, rgb: np.ndarray, header: Header) -> None:
+        """A JPEG in a buffer of whole kilobytes, as cheap cameras hand it out; broken: cut, or a bomb."""
+        picture = cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA)[..., ::-1]
+        data = cv2.imencode(".jpg", picture)[1].tobytes()
+        self.counts["frames"] += 1
+        if self._rng.random() < self._broken_share:
+            self.counts["broken"] += 1
+            data = data[: len(data) // 2] if self._rng.random() < 0.5 else _BOMB
+        data += bytes(-len(data) % _BLOCK)
+        self._jpegs.publish(compressed_image_bytes(data, "jpeg", header))
+
+    def _broken_info(self, info: CameraInfo) -> CameraInfo:
+        """One of the CameraInfos that no camera can have."""
+        match = int(self._rng.integers(5))
+        if match == 0:
+            info.k = [0.0] * 9
+        elif match == 1:
+            info.k = [float("nan")] * 9
+        elif match == 2:
+            info.binning_x = info.binning_y = 5000
+        elif match == 3:
+            info.distortion_model, info.d = "of_our_own", [1.0] * 3
+        else:
+            info.width = info.height = 0
+        return info
 
     def _broken(self, pixels: np.ndarray, header: Header) -> Image:
         """One of the ways in which drivers and networks damage an image."""

@@ -55,13 +55,17 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class SoakPlan:
-    """seconds: length. stops, cycles, resolutions, calibrations: how often, evenly over it. rate: Hz of the camera."""
+    """seconds: length. stops, cycles, resolutions, calibrations, transports, clocks: how often, evenly over it.
+    rate: Hz of the camera.
+    """
 
     seconds: float = 600.0
     stops: int = 5
     cycles: int = 20
     resolutions: int = 20
     calibrations: int = 20
+    transports: int = 6
+    clocks: int = 6
     rate: float = 15.0
     broken_share: float = 0.01
 
@@ -227,6 +231,8 @@ class Soak(Node):
             (plan.cycles, lambda: self.cycle(camera)),
             (plan.resolutions, camera.change_resolution),
             (plan.calibrations, camera.change_calibration),
+            (plan.transports, camera.change_transport),
+            (plan.clocks, camera.change_stamps),
             (int(plan.seconds), self.set_parameter),
             (int(plan.seconds / 5), self.ask_a_service),
         ]
