@@ -182,6 +182,11 @@ class FacePipeline:
         """Tell the load plan how long the last frame took from its arrival to its publication."""
         self.plan.measured(milliseconds, self._arrival())
 
+    @property
+    def backend(self) -> str:
+        """Name of the runtime that the stages run on."""
+        return self._stages.backend
+
     def status(self) -> dict[str, object]:
         """Load tier, and identities after the last frame, for diagnostics. From any thread, without waiting."""
         memory = {"gpu_memory_mb": f"{self.gpu_memory / 2**20:.1f}"}

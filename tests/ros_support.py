@@ -132,6 +132,7 @@ class FakePipeline:
     def __init__(self, head: HeadModel | None = None, behaviour: Callable[[np.ndarray], list] | None = None) -> None:
         self.head = head or synthetic_head()
         self.bundle = SimpleNamespace(name="fake", version="0")
+        self.backend = "none"
         self.timings = {"detect": 1.0, "expression": 2.0}
         self.tracks = ["f1"]
         self.behaviour = behaviour

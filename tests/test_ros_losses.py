@@ -125,5 +125,5 @@ def test_compressed_images_follow_the_image_topic(remaps, topics, capfd):
         harness.wait_for(lambda: [count(topic) for topic in topics] == [1, 1])
         said = harness.status(lambda s: "no image for" in s.message).message
         assert all(f"{topic} has" in said for topic in topics)
-    told = f"listening to {topics[0]} and {topics[1]} (best effort, depth 5) with /camera_info"
+    told = f"listening to {topics[0]} and {topics[1]} (best effort, depth 5) with /camera_info; bundle 'fake' 0 on none"
     assert told in capfd.readouterr().err

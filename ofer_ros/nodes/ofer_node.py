@@ -107,7 +107,11 @@ class OferNode(ManagedNode):
         self._stream.pause(not self._enabled)
         self._lost_before = self._statistics.lost
         self._watch.start()
-        self.get_logger().info(f"active: {self._stream.inputs.describe()}")
+        bundle = self._pipeline.bundle
+        self.get_logger().info(
+            f"active: {self._stream.inputs.describe()}; bundle '{bundle.name}' {bundle.version} on "
+            f"{self._pipeline.backend}, {self._settings.hypotheses} hypotheses a face"
+        )
         return TransitionCallbackReturn.SUCCESS
 
     @guarded
@@ -163,10 +167,6 @@ class OferNode(ManagedNode):
             return TransitionCallbackReturn.FAILURE
         self._load_problem = ""
         self._loaded = self._wanted()
-        bundle = self._pipeline.bundle
-        self.get_logger().info(
-            f"bundle '{bundle.name}' {bundle.version}, {self._settings.hypotheses} hypotheses a face"
-        )
         if self._settings.publish_tf and not self._outputs.transforms_available:
             self.get_logger().info("tf2_msgs is not installed: faces are published without TF")
         for missing in self._outputs.missing():
