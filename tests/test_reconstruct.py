@@ -265,7 +265,7 @@ def test_pictures_of_one_name_get_folders_of_their_own():
 
 def test_no_name_leads_out_of_the_folder():
     paths = [Path("...jpg"), Path("a/..png"), Path(".hidden.jpg"), Path("....jpeg")]
-    assert folder_names(paths) == ["picture", "png", "hidden", "picture_2"]
+    assert folder_names(paths) == ["picture", "picture_2", "hidden", "picture_3"]
 
 
 def test_a_folder_of_results_is_of_one_run_and_whole(tmp_path):
