@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,14 +76,19 @@ class Processes:
             self._leaving = True
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    def start(self, name: str, module: str, parameters: dict[str, object]) -> None:
-        """Run `python -m module` with ROS parameters, from <folder>/<name>.yaml; its output goes to <name>.log."""
+    def start(self, name: str, module: str, parameters: dict[str, object], remaps: Sequence[str] = ()) -> None:
+        """Run `python -m module` with ROS parameters, from <folder>/<name>.yaml; its output goes to <name>.log.
+
+        remaps: rules 'from:=to'.
+        """
         file = self._folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        rules = [part for rule in remaps for part in ("-r", rule)]
         self._starting = True
         with self.log_file(name).open("w") as log:
             self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", module, "--ros-args", *(["--params-file", str(file)] if parameters else [])],
+                [sys.executable, "-m", module, "--ros-args", *rules]
+                + (["--params-file", str(file)] if parameters else []),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

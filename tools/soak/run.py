@@ -1,4 +1,4 @@
-"""The soak itself: ofer_node as a process, a rough camera, a restless operator, and a count of what went wrong."""
+"""The soak itself: two nodes as processes, a rough camera, a restless operator, and a count of what went wrong."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from tools.soak.camera import RoughCamera
 from tools.soak.checks import Memory, Scene3D, marker_heads
 
 NODE = "/ofer_node"
+SECOND = "/second/ofer_node"  # on the same camera, left alone
 MOST_GROWTH = 20.0  # MB
 _ANSWER = 30.0  # s for which a service may take on a busy machine
 _START = 90.0  # s until the node is there
@@ -102,6 +103,8 @@ class Soak(Node):
         self._begun = time.monotonic()
         self._active = False
         self.create_subscription(FaceArray, f"{NODE}/faces", self._on_faces, FACES)
+        self.ids: dict[str, set[str]] = {NODE: set(), SECOND: set()}
+        self.create_subscription(FaceArray, f"{SECOND}/faces", self._on_second, FACES)
         self.create_subscription(MarkerArray, f"{NODE}/markers", self._on_markers, MARKERS, raw=True)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=10))
         self._change = self.create_client(ChangeState, f"{NODE}/change_state")
@@ -116,6 +119,11 @@ class Soak(Node):
         self._received += 1
         self.counts["answers"] += 1
         self.counts["faces"] += len(message.faces)
+        self.ids[NODE] |= {face.id for face in message.faces}
+
+    def _on_second(self, message: FaceArray) -> None:
+        self.counts["second_answers"] += 1
+        self.ids[SECOND] |= {face.id for face in message.faces}
 
     def _on_markers(self, data: bytes) -> None:
         self.scene.message(marker_heads(data), time.monotonic())
@@ -255,7 +263,7 @@ class Soak(Node):
             self.problems.append("markers stayed at the end")
 
     def judge(self, log: str) -> None:
-        """What only shows at the end."""
+        """What only shows at the end. log: of both nodes."""
         for mark in ("Traceback", "[ERROR]", "[FATAL]", "frame failed", "reset failed"):
             lines = [line for line in log.splitlines() if mark in line]
             if lines:
@@ -266,6 +274,11 @@ class Soak(Node):
             self.problems.append(f"memory grew by {self.memory.growth:.1f} MB")
         if not self.counts["faces"]:
             self.problems.append("no face was ever found")
+        if not self.ids[SECOND]:
+            self.problems.append("the second node never found a face")
+        shared = self.ids[NODE] & self.ids[SECOND]
+        if shared:
+            self.problems.append(f"two nodes share ids of faces: {sorted(shared)[:5]}")
 
     def summary(self, camera: RoughCamera) -> dict:
         return {
@@ -289,6 +302,8 @@ def run_soak(plan: SoakPlan, out: Path, say: Callable[[str], object] = print) ->
     rclpy.init()
     with Processes(out / "logs", environment) as processes:
         processes.start("ofer_node", "ofer_ros.nodes.ofer_node", {"hypotheses": 15})
+        same = ("__ns:=/second", "image_raw:=/image_raw", "camera_info:=/camera_info")
+        processes.start("second", "ofer_ros.nodes.ofer_node", {"hypotheses": 4, "autostart": True}, same)
         soak = Soak(plan, processes.pid("ofer_node"), say)
         camera = RoughCamera(soak, plan.rate, plan.broken_share)
         try:
@@ -297,12 +312,17 @@ def run_soak(plan: SoakPlan, out: Path, say: Callable[[str], object] = print) ->
             soak.end()
         finally:
             camera.close()
-        if processes.status("ofer_node") is not None:
-            soak.problems.append(f"ofer_node ended by itself: status {processes.status('ofer_node')}")
-        processes.stop("ofer_node")
-        if processes.status("ofer_node") != 0:
-            soak.problems.append(f"ofer_node ended with status {processes.status('ofer_node')}")
-        soak.judge(processes.log_file("ofer_node").read_text(errors="replace"))
+        names = ("ofer_node", "second")
+        soak.problems += [
+            f"{name} ended by itself: status {processes.status(name)}"
+            for name in names
+            if processes.status(name) is not None
+        ]
+        processes.stop(*names)
+        soak.problems += [
+            f"{name} ended with status {processes.status(name)}" for name in names if processes.status(name) != 0
+        ]
+        soak.judge("".join(processes.log_file(name).read_text(errors="replace") for name in names))
         summary = soak.summary(camera)
     soak.destroy_node()
     rclpy.try_shutdown()
