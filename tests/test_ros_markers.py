@@ -191,18 +191,17 @@ def test_sizes_are_those_that_rviz_asks_of_each_type():
 
 
 def test_markers_outlive_the_pause_until_the_next_ones():
-    now = [0.0]
-    lifetime = Lifetime(lambda: now[0])
+    now, lifetime = [1e9], Lifetime()
 
     def after(seconds: float, period: float = 0.0) -> float:
         now[0] += seconds
-        return lifetime.next(period)
+        return lifetime.next(now[0], period)
 
     assert after(0.03) == after(0.5) == 2.0
     assert after(0.03, period=1 / 0.3) > 10.0, "marker_rate"
     assert after(5.0) > 15.0, "a slow camera"
     assert after(1000.0) < 100.0, "a camera that was away is no slow one"
-    assert after(0.03) == 2.0
+    assert after(0.03) == after(-1000.0) == 2.0, "also when a bag begins anew"
 
 
 def test_every_marker_of_a_message_has_the_longer_lifetime():

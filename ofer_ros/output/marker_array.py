@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
@@ -63,21 +60,20 @@ class Deletions:
 class Lifetime:
     """How long markers live without being said again: the backstop for a node that dies, never for a slow stream."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last = clock()
+    def __init__(self) -> None:
+        self._last = float("inf")
 
-    def next(self, period: float) -> float:
-        """Seconds, for markers said now; period: the least time until the next ones, as far as it is known.
+    def next(self, now: float, period: float = 0.0) -> float:
+        """Seconds, for markers of an image stamped `now`; period: the least time until the next, as far as it is known.
 
-        A few steps, since each makes a template of every layer.
+        By the images' clock, so that whoever makes markers of the same messages makes the same. In steps of a factor
+        of two, since each makes a template of every layer.
         """
-        now = self._clock()
         passed, self._last = min(now - self._last, _LONGEST_PAUSE), now
-        seconds = Style.lifetime
-        while seconds < _PERIODS * max(period, passed):
-            seconds *= 2
-        return seconds
+        lifetime = Style.lifetime
+        while lifetime < _PERIODS * max(period, passed):
+            lifetime *= 2
+        return lifetime
 
 
 class FaceMarkers:
@@ -103,7 +99,7 @@ class FaceMarkers:
         items: list[BulkMarker | Marker] = []
         for number, face in zip(numbers, message.faces, strict=True):
             items += self._of_face(face, number, frame_id, stamp, settings)
-        lifetime = self._lifetime.next(period)
+        lifetime = self._lifetime.next(seconds(stamp), period)
         if lifetime != Style.lifetime:
             items = [living(item, lifetime) for item in items]
         shown = {(item.style.namespace if isinstance(item, BulkMarker) else item.ns, item.id) for item in items}
