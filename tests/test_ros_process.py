@@ -441,7 +441,10 @@ def test_ctrl_c_ends_a_node_with_0_at_any_moment_also_twice(open_bundle, tmp_pat
         environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
         for moment in (0.0, 0.05, 0.3, 0.8, 1.5, 3.0):
             log = (tmp_path / f"log{moment}").open("w")
-            child = subprocess.Popen([starter], env=environment, stdout=log, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(
+                [starter], env=environment, stdout=log, stderr=subprocess.STDOUT,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+            )  # fmt: skip
             children.append((moment, time.monotonic() + moment, child))
         try:
             for repeat in (0.0, 0.1, 0.3):
