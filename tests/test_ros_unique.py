@@ -72,7 +72,8 @@ def test_two_namespaces_on_one_machine_share_no_face(open_bundle, deterministic)
     assert len(ids) == 2 and all(re.fullmatch("[a-z]{5}", one) for one in ids)
 
 
-def test_tf_frames_have_the_prefix():
+def test_tf_frames_have_the_prefix(monkeypatch):
+    monkeypatch.setattr(transforms, "TFMessage", None)
     message = face_array_message([fake_face("abcde")], Header(frame_id="camera"), (480, 640, 3))
     face, gaze = transforms.FaceTransforms(None, synthetic_head(), "left/").transforms(message)
     assert (face.child_frame_id, gaze.header.frame_id, gaze.child_frame_id) == (
