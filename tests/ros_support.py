@@ -177,7 +177,8 @@ class FakePipeline:
 
     def status(self) -> dict[str, object]:
         states = {f"identity/{track}": "locked" for track in self.tracks}
-        return {"tier": "full", "tier_level": 0, "gpu_memory_mb": "0.0", "identities_lost": 0, **states}
+        counts = {"identities_lost": 0, "identity_failures": 0}
+        return {"tier": "full", "tier_level": 0, "gpu_memory_mb": "0.0", **counts, **states}
 
     def set_hypotheses(self, count: int) -> None:
         self.calls.append(("hypotheses", count, threading.current_thread().name))
