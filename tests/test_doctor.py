@@ -14,7 +14,7 @@ from official_inputs import SMALL, flame_arrays, write_flame
 from typer.testing import CliRunner
 
 from ofer_models.bundle.manifest import HEAD, MANIFEST, STAGES, BundleError
-from ofer_models.cli import host
+from ofer_models.cli import examination, host
 from ofer_models.cli.doctor import show
 from ofer_models.cli.examination import examine, report_on, try_out
 from ofer_models.cli.main import app
@@ -108,6 +108,12 @@ def test_the_remedy_is_the_command_for_that_bundle(neighbours):
     assert report_on(neighbours / "official").remedy.endswith(f"--out {neighbours / 'official'}")
     assert report_on(neighbours / "official").remedy.startswith("ofer import --idgen")
     assert report_on(OPEN.parent / "gone").remedy == f"git checkout -- {OPEN.parent / 'gone'}"
+
+
+def test_an_installed_package_names_the_bundle_it_brought(tmp_path, monkeypatch):
+    monkeypatch.setattr(examination, "share_folder", lambda: tmp_path)  # share/ofer_ros of a prefix, no checkout
+    assert report_on(tmp_path / "engines" / "open").remedy == "install ofer_ros again"
+    assert report_on(Path("/nowhere")).remedy.endswith(f"--bundle {tmp_path / 'engines' / 'open'}")
 
 
 def test_matching_hashes_are_not_enough_to_run(neighbours):

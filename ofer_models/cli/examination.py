@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ofer_models.bundle.manifest import MANIFEST, MOST_BYTES, Bundle, BundleError, default_bundle
+from ofer_models.bundle.share import share_folder
 from ofer_models.cli import host
 from ofer_models.cli.host import Finding
 from ofer_models.files.documents import read_yaml
@@ -27,7 +28,6 @@ _OFFICIAL_COMMAND = (
     "ofer import --idgen model_idgen_flame20.tar --idrank model_idrank.tar --expgen model_expgen_flame20.tar "
     "--flame generic_model.pkl"
 )
-_SHIPPED = Path(__file__).resolve().parents[2] / "engines"  # of a checkout
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,13 @@ def _remedy(folder: Path, manifest: dict[str, Any]) -> str:
     """The command that brings a bundle back."""
     if "official" in (manifest.get("name"), folder.name):
         return f"{_OFFICIAL_COMMAND} --out {folder}"
-    if _SHIPPED in folder.resolve().parents:
-        return f"git checkout -- {folder}"
+    share = share_folder()
+    shipped = share / "engines" / "open"
+    if shipped.parent in folder.resolve().parents:
+        return f"git checkout -- {folder}" if (share / ".git").exists() else "install ofer_ros again"
     if not folder.is_dir():
-        return f"give the folder of a bundle: the shipped one is --bundle {_SHIPPED / 'open'}"
-    return f"ofer train --out {folder} makes an open bundle there; the shipped one is --bundle {_SHIPPED / 'open'}"
+        return f"give the folder of a bundle: the shipped one is --bundle {shipped}"
+    return f"ofer train --out {folder} makes an open bundle there; the shipped one is --bundle {shipped}"
 
 
 def try_out(folder: Path) -> str:
