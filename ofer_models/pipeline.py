@@ -55,17 +55,13 @@ class FacePipeline:
         """changes: single settings by name, `FacePipeline(bundle, hypotheses=5)`. arrival(): seconds of the machine's
         own clock, which counts where the frames' stamps do not advance.
 
-        Raises BundleError when the bundle cannot be used and ValueError for counts below one.
+        Raises BundleError when the bundle cannot be used and ValueError for settings that cannot be.
         """
         settings = replace(settings or PipelineSettings(), **changes)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self.head = self.bundle.head
         self.hypotheses = self.bundle.hypotheses if settings.hypotheses is None else settings.hypotheses
         self.candidates = self.bundle.candidates if settings.candidates is None else settings.candidates
-        if self.hypotheses < 1 or self.candidates < 1:
-            raise ValueError(
-                f"hypotheses and candidates must be at least 1, got {self.hypotheses} and {self.candidates}"
-            )
         self.timings: dict[str, float] = {}
         self.plan = LoadPlan(settings.latency_bound)
         self.drift = settings.drift

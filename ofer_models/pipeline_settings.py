@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 from ofer_models.runtime.interface import Backend
+
+_COUNTS = ("hypotheses", "candidates", "steps", "threads", "max_faces")
+_AMOUNTS = ("drift", "latency_bound", "remember")
 
 
 @dataclass(frozen=True)
@@ -38,3 +43,12 @@ class PipelineSettings:
     camera_rotation: int = 0
     small_faces: bool = False
     ids: Iterator[str] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the setting, for a number that no pipeline can work with."""
+        for names, kind, least in ((_COUNTS, Integral, 1), (("seed",), Integral, 0), (_AMOUNTS, Real, 0)):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not (isinstance(value, kind) and least <= value < math.inf):
+                    what = "whole number" if kind is Integral else "number"
+                    raise ValueError(f"{name} must be a {what} of at least {least}, got {value!r}")

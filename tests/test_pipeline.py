@@ -19,6 +19,7 @@ from ofer_models.bundle import Bundle, BundleError
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import Face, FacePipeline
+from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.tracking import reprojection
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -317,3 +318,12 @@ def test_the_run_time_needs_no_training_packages(open_bundle, picture, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [1, []]
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("hypotheses", 0), ("hypotheses", "5"), ("candidates", 0), ("steps", 2.5), ("seed", -1), ("threads", 0),
+    ("max_faces", 0), ("drift", float("nan")), ("latency_bound", -1.0), ("remember", float("inf")),
+])  # fmt: skip
+def test_a_setting_that_cannot_be_is_named(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a .*number of at least [01], got"):
+        PipelineSettings(**{name: value})
