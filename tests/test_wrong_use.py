@@ -115,6 +115,7 @@ def test_a_wrong_use_is_one_clear_line(command, number, tmp_path, monkeypatch):
     code, lines = said(command, *arguments)
     assert code in (1, 2) and words in lines[-1], lines
     assert len(lines) == 1 and lines[0].startswith("ofer"), lines
+    assert code == 1 or f"see `ofer {command} --help`" in lines[0], lines
     assert list(tmp_path.iterdir()) == []
 
 

@@ -109,6 +109,11 @@ class Commands(TyperGroup):
             if not isinstance(error, _mendable()):
                 raise
             refuse(one_line(error))
+        except Exception as error:
+            name = context.invoked_subcommand
+            if name and getattr(error, "ctx", self) is None:  # click's parser does not say whose option it is about
+                error.ctx = type(context)(self.get_command(context, name), parent=context, info_name=name)
+            raise
 
 
 def _tell_wrong_use(error: Any) -> int:

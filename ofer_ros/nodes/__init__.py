@@ -1,4 +1,4 @@
-"""The ROS 2 nodes, one module each, and their parameters."""
+"""The ROS 2 nodes, one module each."""
 
 import os
 import sys
