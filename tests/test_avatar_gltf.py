@@ -120,6 +120,18 @@ def test_animate_writes_the_face_of_a_folder_of_pictures(tmp_path):
     assert ran.exit_code == 1 and not (tmp_path / "none.glb").exists()
 
 
+def test_a_source_s_own_times_are_the_animation_s():
+    from ofer_ros.camera.source_frame import Recorded, SourceFrame
+    from ofer_ros.demo import animate
+
+    picture = np.zeros((4, 4, 3), np.uint8)
+    video = [SourceFrame(picture, "", time=number / 24) for number in range(3)]
+    bag = [SourceFrame(picture, "", recorded=Recorded(stamp, "", 0)) for stamp in (5 * 10**9, 7 * 10**9)]
+    pictures = [SourceFrame(picture, ""), SourceFrame(picture, "", problem="damaged"), SourceFrame(picture, "")]
+    for frames, stamps in ((video, [0, 1 / 24, 2 / 24]), (bag, [5, 7]), (pictures, [0, 0.2])):
+        assert [stamp for _, stamp in animate._stamped(iter(frames), 10.0)] == pytest.approx(stamps)
+
+
 @pytest.mark.ros
 @pytest.mark.parametrize(("arguments", "said"), [
     (["/nowhere"], "source '/nowhere' is neither"), (["scene", "--bundle", "nowhere"], "no bundle at"),

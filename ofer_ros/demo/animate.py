@@ -82,7 +82,8 @@ def _stamped(frames: Iterator[SourceFrame], rate: float) -> Iterator[tuple[np.nd
     for number, frame in enumerate(frames):
         if frame.problem:
             continue
-        stamp = frame.recorded.stamp / 1e9 if frame.recorded else number / rate
+        own = frame.recorded.stamp / 1e9 if frame.recorded else frame.time
+        stamp = number / rate if own is None else own
         yield cv2.cvtColor(frame.bgr, cv2.COLOR_BGR2RGB), stamp
 
 
