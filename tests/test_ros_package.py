@@ -43,8 +43,8 @@ OPTIONAL = {
     "hri_msgs",  # an apt package of some distributions only: behind a switch
     "google",  # protobuf, which mediapipe brings
     "mediapipe",  # from pip, before rosdep: its key takes a version without models
-    "rosbags",  # from pip, for bags alone
-    "torch", "tensorrt", "tensorrt_rtx", "onnx",  # runtimes that a parameter asks for
+    "rosbags", "lz4",  # from pip, for bags alone; the second comes with the first
+    "torch", "tensorrt", "tensorrt_rtx", "cuda", "onnx",  # runtimes that a parameter asks for
 }  # fmt: skip
 ROBOT = ("ofer_ros", *(f"ofer_models/{room}" for room in ("head", "bundle", "runtime", "perception", "tracking")))
 
