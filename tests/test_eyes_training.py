@@ -205,8 +205,9 @@ def test_a_training_learns_from_more_pictures_where_it_stopped_with_fewer(work):
     curve = json.loads((work / training.CURVE).read_text())
     assert [row["step"] for row in curve] == [2, 4, 6, 8, 10] and curve[-1]["pictures"] == 16
     assert not (work / "eyes.checkpoint").exists()
+    (work / "eyes.checkpoint").write_bytes(b"damaged")
     training.train_eyes(work / "no-head", work, training.Plan(8, 1, 8, 8), again=True, log=lines.append)
-    assert (work / "landmarks.before.pt").is_file()
+    assert (work / "landmarks.before.pt").is_file() and (work / "eyes.before.checkpoint").is_file()
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(work, monkeypatch):

@@ -33,6 +33,7 @@ from ofer_models.workshop.train.mirror import mirrored_order
 from ofer_models.workshop.train.training_curves import TrainingCurves
 
 NETWORK = "landmarks.pt"
+CHECKPOINT = "eyes.checkpoint"
 CURVE = "curve.json"
 _RATE, _RATE_AGAIN = 1.5e-3, 1e-3  # from nothing, and from a network trained on fewer pictures
 
@@ -71,8 +72,9 @@ def train_eyes(
         sets = (("held_out", plan.held_out, dataset.HELD_OUT_SEED), ("pictures", plan.pictures, seed))
         for folder, count, own in sets:
             dataset.generate(head, work, work / folder, count, seed=own, workers=workers, progress=progress)
-        if again and (work / NETWORK).is_file():
-            (work / NETWORK).replace((work / NETWORK).with_suffix(".before.pt"))
+        for path in (work / NETWORK, work / CHECKPOINT):
+            if again and path.is_file():
+                path.replace(path.with_suffix(f".before{path.suffix}"))
     accelerator.wait()
     pictures = dataset.load(work / "pictures", plan.pictures)
     held_out = dataset.load(work / "held_out", plan.held_out)
@@ -101,7 +103,7 @@ def train_eyes(
         _Raw(network).to(memory_format=torch.channels_last), loss, len(pictures),
         Schedule(plan.steps, plan.batch, rate, 1e-4, 0.998),
         validate=lambda average: watch(average.network), name="eyes", seed=seed + start["steps"], log=log,
-        accelerator=accelerator, keeper=Keeper(work / "eyes.checkpoint", curves=watch.keep), validations=plan.epochs,
+        accelerator=accelerator, keeper=Keeper(work / CHECKPOINT, curves=watch.keep), validations=plan.epochs,
     )  # fmt: skip
     network = trained.network.to(memory_format=torch.contiguous_format)
     if accelerator.main:
@@ -109,7 +111,7 @@ def train_eyes(
             {"network": network.state_dict(), "pictures": plan.pictures, "steps": start["steps"] + plan.steps},
             work / NETWORK,
         )
-        (work / "eyes.checkpoint").unlink(missing_ok=True)
+        (work / CHECKPOINT).unlink(missing_ok=True)
     accelerator.wait()
     return network
 
