@@ -223,5 +223,8 @@ def test_sets_go_on_and_are_not_mixed(open_head, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="holds 4 pictures of 6"):
         dataset.load(folder, 6)
     dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=9)  # nothing left to draw
-    with pytest.raises(DataError, match="another head, seed or version"):
+    with pytest.raises(DataError, match="was made with seed 9, asked for is seed 8"):
         dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=8)
+    (folder / "made_by.json").write_text("{")
+    with pytest.raises(DataError, match=r"made_by\.json is not readable JSON"):
+        dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=9)

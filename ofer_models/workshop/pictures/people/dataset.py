@@ -16,12 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.files.arrays import read_npz
-from ofer_models.files.refusal import one_line
+from ofer_models.files.documents import read_json
+from ofer_models.files.refusal import FileRefused, one_line
 from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.made_of import refuse_other
 
 SHARD = 500
 HELD_OUT_SEED = 778  # never trained on
 VERSION = 1  # of everything that decides what a picture shows; another one is another set
+_MOST_BYTES = 64 << 10  # of the record of what they were made by
+_REMEDY = "give another --work, or move that folder away"
 _FIELDS = ("points", "betas", "expression", "jaw", "camera", "pose")
 
 
@@ -56,8 +60,11 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     key = {"head": HeadModel.load(head_path).sha256, "assets": SHA256, "seed": seed, "version": VERSION}
     described = folder / "made_by.json"
-    if described.is_file() and json.loads(described.read_text()) != key:
-        raise DataError(f"{folder} holds pictures of another head, seed or version: move it away")
+    if described.is_file():
+        try:
+            refuse_other(folder, read_json(described, _MOST_BYTES), key, _REMEDY)
+        except FileRefused as error:
+            raise DataError(f"{described} {error}; {_REMEDY}") from None
     described.write_text(json.dumps(key, indent=1))
     load_library(assets)  # fetched once, not by every process
     jobs = [(head_path, assets, folder, shard, seed) for shard in range(-(-count // SHARD))]
