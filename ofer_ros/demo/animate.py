@@ -99,12 +99,12 @@ def _seen(face) -> SeenFace:
     context_settings=HELP,
 )
 def main(
-    source: Annotated[str, typer.Argument(help="as of `ofer demo`; a webcam has no end")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the .glb file")] = Path("head.glb"),
-    bundle: Annotated[str, typer.Option(help="name in engines/ or folder; its head needs ARKit's units")] = "open",
-    face: Annotated[str, typer.Option(help="id of the face to follow; the largest by default")] = "",
-    hypothesis: Annotated[str, typer.Option(help="mean, selected, or the number of one")] = "mean",
-    rate: Annotated[float, typer.Option(min=1, max=240, help="Hz, of sources that do not state their own")] = 30.0,
+    source: Annotated[str, typer.Argument(help="As of `ofer demo`; a webcam has no end.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .glb file.")] = Path("head.glb"),
+    bundle: Annotated[str, typer.Option(help="Name in engines/ or folder; its head needs ARKit's units.")] = "open",
+    face: Annotated[str, typer.Option(help="Id of the face to follow; the largest by default.")] = "",
+    hypothesis: Annotated[str, typer.Option(help="mean, selected, or the number of one.")] = "mean",
+    rate: Annotated[float, typer.Option(min=1, max=240, help="Hz, of sources that state none.")] = 30.0,
 ) -> None:
     with reported("animate"):
         if source.isdigit():

@@ -234,16 +234,16 @@ app = typer.Typer(add_completion=False)
 @app.command(help=__doc__.splitlines()[0], context_settings=HELP)
 def demo(
     source: Annotated[
-        str, typer.Argument(help="scene (built in), folder, video, webcam number, or rosbag2 (path, or path#topic)")
+        str, typer.Argument(help="scene (built in), folder, video, webcam number, or rosbag2 (path, or path#topic).")
     ] = DemoOptions.source,
     out: Annotated[
-        Path, typer.Option(help="folder for overlay.mp4, contact_sheet.png, summary.json and, of a rosbag2, bag/")
+        Path, typer.Option(help="Folder for overlay.mp4, contact_sheet.png, summary.json and, of a rosbag2, bag/.")
     ] = DemoOptions.out,
-    bundle: Annotated[str, typer.Option(help="name in engines/ or folder")] = DemoOptions.bundle,
-    hypotheses: Annotated[int, typer.Option(min=1, max=64, help="a face")] = DemoOptions.hypotheses,
-    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="frames a second")] = DemoOptions.rate,
+    bundle: Annotated[str, typer.Option(help="Name in engines/ or folder.")] = DemoOptions.bundle,
+    hypotheses: Annotated[int, typer.Option(min=1, max=64, help="Expressions a face.")] = DemoOptions.hypotheses,
+    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="Hz, of sources that state none.")] = DemoOptions.rate,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="repeat the source for this long (default: once; webcam: 30 s)")
+        float | None, typer.Option(min=0, help="Repeat the source for this long, s (default: once; webcam: 30 s).")
     ] = None,
 ) -> None:
     with reported("demo"):

@@ -1,4 +1,4 @@
-"""`make view`: camera_node, ofer_node and view_node as three processes, and the address of the page.
+"""The view: camera_node, ofer_node and view_node as three processes, and the address of the page.
 
     python -m ofer_ros.demo.view [scene | folder | video | number of a webcam | bag] [--port 8080]
 
@@ -57,9 +57,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=__doc__.splitlines()[0], context_settings=HELP)
 def view(
-    source: Annotated[str, typer.Argument(help="as of `ofer demo`")] = "scene",
-    bundle: Annotated[str, typer.Option(help="name in engines/ or folder")] = "open",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="of the page; 0: any")] = 8080,
+    source: Annotated[str, typer.Argument(help="As of `ofer demo`.")] = "scene",
+    bundle: Annotated[str, typer.Option(help="Name in engines/ or folder.")] = "open",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any that is free.")] = 8080,
 ) -> None:
     with reported("view"):
         try:
