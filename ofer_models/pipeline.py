@@ -24,6 +24,7 @@ from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import DriftingNoise
+from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import FacePoser, TrackMemory
 from ofer_models.tracking.identity_cache import IdentityCache
@@ -76,11 +77,12 @@ class FacePipeline:
         except HeadModelError as error:
             raise BundleError(f"{self.bundle.path}: {error}") from None
         landmarks = LandmarkDecoder(self.head, embedding)
-        self._pose_faces = FacePoser(landmarks, self._landmark_points)
+        evidence = LandmarkEvidence.of(self.bundle)
+        self._pose_faces = FacePoser(landmarks, self._landmark_points, evidence)
         self._decode_all = HypothesisDecoder(self.head)
         self._seed = settings.seed
         self._max_faces = settings.max_faces
-        self._drawer = CandidateDrawer(self.bundle, self._stages, landmarks, self.candidates)
+        self._drawer = CandidateDrawer(self.bundle, self._stages, landmarks, self.candidates, evidence)
         self._identities = IdentityCache(
             self._drawer, self.head, *self.bundle.same_face, keep=settings.remember, background=settings.background,
             seed=(settings.seed, _IDENTITY),
@@ -260,7 +262,8 @@ class FacePipeline:
     def _remember(self) -> TrackMemory:
         self._tracks_seen += 1
         rng = np.random.default_rng((self._seed, _NOISE, self._tracks_seen))
-        return TrackMemory(DriftingNoise(self.hypotheses, self._stages.expgen.n_coefficients, rng))
+        width = self._stages.expgen.n_coefficients * (2 if self.bundle.landmark_evidence else 1)
+        return TrackMemory(DriftingNoise(self.hypotheses, width, rng))
 
     def _reconstruct(self, frame: np.ndarray, now: float, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
         memories = [self._memory[track.id] for track in tracks]
@@ -286,7 +289,7 @@ class FacePipeline:
         # What is seen of a face: its area, without what is hidden of it.
         visible = [float(t.box[2] * t.box[3]) * (1 - m.occlusion) for t, m in zip(tracks, memories, strict=True)]
         least = np.argsort(visible, kind="stable")[: len(tracks) // 2]
-        held = {i for i in least if memories[i].expressions is not None and len(memories[i].expressions) == count}
+        held = {i for i in least if memories[i].drawn is not None and len(memories[i].drawn) == count}
         return [row for row in rows if row not in held]
 
     def _draw_expressions(
@@ -296,15 +299,18 @@ class FacePipeline:
         with self._timed("context"):
             encoded = _call(self._stages.expression_context, inputs)
             occlusion = np.clip(encoded.get("occlusion", np.zeros((len(memories), 1)))[:, 0], 0, 1)
+            visible = encoded.get("visible")
         with self._timed("expression"):
+            width = self._stages.expgen.n_coefficients
             noise = np.stack([memory.noise.at(stamp, self.drift)[:count] for memory in memories])
-            drawn = self._stages.expgen(encoded["context"], noise, self._rng, self.plan.tier.steps).astype(np.float32)
-            expressions, jaws = np.split(drawn, [self.head.n_expression], axis=-1)
-            jaws = jaws * np.float32(self.bundle.jaw_scale)
+            start = np.ascontiguousarray(noise[..., :width])
+            drawn = self._stages.expgen(encoded["context"], start, self._rng, self.plan.tier.steps).astype(np.float32)
+            drawn[..., self.head.n_expression :] *= np.float32(self.bundle.jaw_scale)
             if self.bundle.expression_range:
-                expressions = np.clip(expressions, *self.bundle.expression_range)
-        for memory, *result in zip(memories, expressions, jaws, occlusion.tolist(), strict=True):
-            memory.expressions, memory.jaws, memory.occlusion = result
+                np.clip(drawn[..., :-3], *self.bundle.expression_range, out=drawn[..., :-3])
+        for row, memory in enumerate(memories):
+            memory.drawn, memory.scatter, memory.occlusion = drawn[row], noise[row, :, width:], float(occlusion[row])
+            memory.visible = visible[row] if visible is not None else None
 
     def _update_identities(
         self,
@@ -329,9 +335,10 @@ class FacePipeline:
             contexts = _call(self._stages.identity_context, _rows(inputs, wanted))["context"]
             for row, context in zip(wanted, contexts, strict=True):
                 needed = {name: inputs[name][row : row + 1] for name in self._stages.idrank.inputs if name in inputs}
+                mean = memories[row].drawn.mean(0)
                 views[tracks[row].id] = View(
-                    stamp, qualities[row], context, memories[row].occlusion, needed, seen[row],
-                    memories[row].expressions.mean(0), memories[row].jaws.mean(0),
+                    stamp, qualities[row], context, memories[row].occlusion, needed, seen[row], memories[row].visible,
+                    mean[:-3], mean[-3:],
                 )  # fmt: skip
         self._identities.update(self._memory, [track.id for track in tracks], views, stamp)
 

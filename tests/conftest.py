@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the nodes and `ofer` have it
 
 ROOT = Path(__file__).resolve().parents[1]
 OPEN = ROOT / "engines" / "open"

@@ -119,3 +119,20 @@ def test_memory_does_not_grow(landmarker, picture):
     for _ in range(500):
         landmarker(picture, FACE)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 3000  # kB
+
+
+def test_a_refused_region_is_tried_again_and_the_eyes_must_be_there(picture, landmarker, mesh, monkeypatch):
+    """The network refuses the first region, as of some masked faces; a mesh elsewhere does not pass for the face."""
+    eyes = mesh[[[33, 133], [362, 263]], :2].mean(1)
+    look = type(landmarker).__call__
+    asked = []
+
+    def refusing(self, rgb, roi):
+        asked.append(roi)
+        return None if abs(roi.size - FACE.size) < 1e-9 and abs(roi.angle - FACE.angle) < 1e-9 else look(self, rgb, roi)
+
+    monkeypatch.setattr(type(landmarker), "__call__", refusing)
+    assert landmarker.locate(picture, FACE) is None and len(asked) == 1
+    found = landmarker.locate(picture, FACE, eyes)
+    assert np.linalg.norm(found.points[:, :2] - mesh[:, :2], axis=1).mean() < 0.05 * np.linalg.norm(eyes[1] - eyes[0])
+    assert landmarker.locate(picture, FACE, eyes + [0, 0.6 * np.linalg.norm(eyes[1] - eyes[0])]) is None

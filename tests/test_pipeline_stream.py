@@ -90,7 +90,7 @@ def test_filters_follow_where_stamps_do_not_advance(open_bundle, one):
     frozen = FacePipeline(open_bundle, candidates=8, arrival=arrivals)
     timed = FacePipeline(open_bundle, candidates=8)
     for n in range(12):
-        arrivals.now += 1 / RATE
+        arrivals.now = n / RATE
         moved = np.roll(one, 2 * n, axis=1)
         (a,), (b,) = frozen(moved, 0.0), timed(moved, n / RATE)
         np.testing.assert_allclose(a.translation, b.translation, atol=1e-5)
@@ -126,7 +126,10 @@ def test_frames_do_not_wait_for_identities_in_the_background(open_bundle, one):
         done.result(30)
     face = pipeline(one, 12 / RATE)[0]
     assert face.identity_revision == 1 and face.identity_blend == 0.0
-    for n in range(13, 40):
+    for n in range(13, 70):
+        if n == 40:  # the last draw, on all views; afterwards there is nothing left to change to
+            for _, _, done in runner._jobs:
+                done.result(60)
         before, face = face, pipeline(one, n / RATE)[0]
         if face.identity_revision > before.identity_revision:  # a later draw, on more views, may find a better one
             assert face.identity_blend == 0
@@ -269,11 +272,11 @@ def test_hypotheses_and_steps_change_at_work(pipeline, one):
     pipeline.set_hypotheses(5)
     few = pipeline(one, 2 / RATE)[0]
     assert few.expressions.shape == (5, 50)
-    assert np.abs(few.expressions - before.expressions[:5]).mean() < 0.02
+    assert np.abs(few.expressions - before.expressions[:5]).mean() < 0.04  # what they are spread about moves a little
     pipeline.set_hypotheses(20)
     many = pipeline(one, 3 / RATE)[0]
     assert many.expressions.shape[0] == len(many.scores) == 20
-    assert np.abs(many.expressions[:5] - few.expressions).mean() < 0.02
+    assert np.abs(many.expressions[:5] - few.expressions).mean() < 0.04
     pipeline.set_steps(4)
     assert len(pipeline._stages.expgen.table.timesteps) == 4
     assert pipeline(one, 4 / RATE)[0].landmark_error < 0.06
@@ -318,11 +321,10 @@ def test_faces_are_posed_together_as_they_are_alone(pipeline, two):
     finally:
         pipeline._pose_faces = poser
     tracks, memories, seen, heads, metric, stamp = asked[-1]
-    fresh = FacePoser(poser._landmarks, pipeline._landmark_points)
+    fresh = FacePoser(poser._landmarks, pipeline._landmark_points, poser._evidence)
     for row in range(2):
-        memory = type(memories[row])(
-            memories[row].noise, memories[row].expressions, memories[row].jaws, memories[row].occlusion
-        )
+        known = {name: getattr(memories[row], name) for name in ("noise", "occlusion", "drawn", "scatter", "visible")}
+        memory = type(memories[row])(**known)
         (alone,) = fresh([tracks[row]], [memory], [seen[row]], [heads[row]], metric, stamp)
         batch = next(face for face in together_ if face.id == alone.id)
         assert alone.landmark_error == pytest.approx(batch.landmark_error, abs=1e-3)
@@ -360,9 +362,13 @@ def test_every_other_frame_is_for_the_most_visible_face_alone(pipeline, two, mon
         pipeline, "_draw_expressions", lambda memories, *rest: (drawn.append(len(memories)), draw(memories, *rest))[1]
     )
     frames = [two, np.roll(two, 1, axis=1), two, np.roll(two, 1, axis=1), two]
-    found = [sorted(pipeline(frame, n / RATE), key=lambda f: f.roi) for n, frame in enumerate(frames)]
+    found, samples = [], []
+    for n, frame in enumerate(frames):
+        found.append(sorted(pipeline(frame, n / RATE), key=lambda f: f.roi))
+        samples.append([pipeline._memory[face.id].drawn for face in found[-1]])
     assert drawn == [2, 1, 2, 1, 2] and all(len(faces) == 2 for faces in found)
-    np.testing.assert_array_equal(found[1][0].expressions, found[0][0].expressions)  # the small one waits
+    np.testing.assert_array_equal(samples[1][0], samples[0][0])  # the small one waits
+    assert not np.array_equal(samples[1][1], samples[0][1])
     assert not np.array_equal(found[1][1].expressions, found[0][1].expressions)
     assert not np.array_equal(found[1][0].translation, found[0][0].translation)  # but its pose does not
 

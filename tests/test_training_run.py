@@ -29,7 +29,7 @@ from ofer_models.workshop.train.photographs import Photographs, find, read_param
 torch.set_num_threads(1)
 TINY = Plan(
     80, 0, context=Schedule(4, 16, 1e-3), idgen=Schedule(6, 16, 1e-3), expgen=Schedule(4, 16, 1e-3),
-    idrank=Schedule(3, 8, 1e-3), rank_faces=12,
+    idrank=Schedule(3, 8, 1e-3), rank_faces=12, visibility=Schedule(3, 8, 1e-3), photographs=4,
 )  # fmt: skip
 
 

@@ -91,6 +91,7 @@ class Bundle:
 
     rank_alone: IdRank's best candidate is the identity, as in OFER; otherwise the landmarks seen have a say.
     same_face: cosine of two identity contexts from which they are of one face, and below which they are of two.
+    landmark_evidence: heads and hypotheses are moved to the landmarks that are seen (`tracking.evidence`).
     """
 
     path: Path
@@ -106,6 +107,7 @@ class Bundle:
     files: dict[str, FileRecord]
     rank_alone: bool = False
     same_face: tuple[float, float] = SAME_FACE
+    landmark_evidence: bool = False
     _seen: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -126,6 +128,7 @@ class Bundle:
             jaw_scale=manifest.get("jaw_scale", 1.0), stages=stages,
             files={name: FileRecord(**record) for name, record in manifest["files"].items()},
             rank_alone=manifest.get("rank_alone", False), same_face=(same, other),
+            landmark_evidence=manifest.get("landmark_evidence", False),
         )  # fmt: skip
         bundle._check_files()
         return bundle

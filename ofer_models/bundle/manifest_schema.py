@@ -50,6 +50,7 @@ def manifest_schema(stages: tuple[str, ...]):
             "jaw_scale": number(-10, 10),
             "expression_range": either(sequence(number(-1e3, 1e3), 2, 2), _nothing),
             "rank_alone": flag,
+            "landmark_evidence": flag,
             "same_face": sequence(number(-1, 1), 2, 2),
             "released_quirks": flag,
             "query_key_value_maps": mapping(text(r"\w+", 32), text(r"\w+", 32), 8),

@@ -47,9 +47,21 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="Predictions to measure on it; the bundle's own by default.")
     ] = None,
+    real: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of photographs to measure on instead; points.json in it holds annotations."),
+    ] = None,
+    beside: Annotated[Path | None, typer.Option(help="With --real: another bundle, in the same run.")] = None,
+    peer: Annotated[
+        Path | None, typer.Option(help="With --real: MediaPipe's face_landmarker.task, to compare its blendshapes.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Measure a bundle: by default on Open-545, 545 renderings with and without occluders. Needs `make train-env`.
+
+    --real FOLDER measures on photographs, without 3D truth: how much of each movement comes through, errors against
+    annotated points, spread where a drawn occluder hides the face. Pictures named mask* show covered mouths;
+    people/NAME/ in the folder holds pictures of one person.
 
     Keys of --json, on Open-545: identity_ratio, rank_gap_closed, cse_ratio_occluded, cse_ratio_visible,
     expression_ratio, spread_ratio, ode, coverage90, steps_error_loss, steps_spread_loss and more; the report says
@@ -59,6 +71,8 @@ def evaluate(
     require("run `make train-env`", "scipy", "trimesh" if which in LICENSED else "numba")
     from ofer_models.bundle.manifest import Bundle, default_bundle
 
+    if real:
+        return write_json(json_file, _real(bundle, beside, real, peer, report))
     if which in LICENSED and data is None:
         raise typer.BadParameter(f"--set {which} needs the folder of the set", param_hint="--data")
     if which == EYES:
@@ -75,6 +89,32 @@ def evaluate(
             predictions = _predict(loaded, which, data, work)
         figures = _licensed(which, data, predictions)
     write_json(json_file, figures)
+
+
+def _real(
+    bundle: Path | None, beside: Path | None, folders: list[Path], peer: Path | None, report: Path | None
+) -> dict[str, Any]:
+    from ofer_models.bundle.manifest import Bundle, default_bundle
+    from ofer_models.workshop.measure.real.protocol import measure
+    from ofer_models.workshop.measure.real.readings import find_photographs
+    from ofer_models.workshop.measure.real.report import write_report
+
+    photographs, threads, results = find_photographs(folders), len(os.sched_getaffinity(0)), {}
+    for path in (beside, bundle or default_bundle()):
+        if path is not None:
+            loaded = Bundle.load(path)
+            name = f"{loaded.name} {loaded.version}"
+            results[name if name not in results else f"{name} ({path})"] = measure(
+                loaded, photographs, folders=folders, peer=peer, threads=threads, progress=progress
+            )
+    table = Table("figure", *results, title=f"{len(photographs)} photographs", box=None)
+    for key in list(results.values())[-1].figures:
+        table.add_row(key, *(f"{result.figures.get(key, float('nan')):.3g}" for result in results.values()))
+    console.print(table)
+    if report:
+        for path in write_report(results, report, " ".join(["ofer", *sys.argv[1:]])):
+            say(f"wrote {path}")
+    return {name: result.figures for name, result in results.items()}
 
 
 def _open545(bundle: Any, limit: int | None, work: Path, report: Path | None) -> dict[str, Any]:

@@ -73,6 +73,14 @@ class LandmarkDecoder:
         expressions = np.broadcast_to(np.asarray(expression, np.float32), (count, 1, head.n_expression))
         return self._decode(neutral, joint, expressions, np.broadcast_to(jaw, (count, 1, 3)))[:, 0]
 
+    def expression_directions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a unit of each expression coefficient moves landmarks by: plain (E, L, 3) with the jaw at rest; for the
+        landmarks carried (L',) by the jaw turned (E, L', 3), of which R - I of the jaw is added."""
+        n, count = self._head.n_expression, len(self._bary)
+        both = self._basis[:n].reshape(n, -1, 3)
+        shift = self._joint_basis[self._head.n_shape :]
+        return both[:, :count], both[:, count:] - self._shares * shift[:, None], self._carried
+
     def _means(self, corners: np.ndarray) -> np.ndarray:
         """Of values (..., L, 3, 3) at the corners: (..., L + L', 3), plain means and those weighed by the jaw's parts,
         these for the L' landmarks that it carries."""

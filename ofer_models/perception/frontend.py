@@ -152,7 +152,7 @@ class FaceFrontend:
                 doubtful.append(detection.box)
                 if not any(overlap(detection.box, box) >= _SAME_FACE for box in self._doubtful):
                     continue
-            face = self._landmarker.locate(rgb, roi)
+            face = self._landmarker.locate(rgb, roi, detection.keypoints[:2])
             if face is None:
                 continue
             if partner is not None:

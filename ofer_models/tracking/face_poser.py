@@ -13,6 +13,7 @@ from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
 from ofer_models.tracking.drifting_noise import DriftingNoise
+from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.identity_cache import ShownHead
 from ofer_models.tracking.one_euro import OneEuroFilter, RotationFilter
@@ -23,27 +24,37 @@ from ofer_models.tracking.spread import region_rows, spread_mm
 
 @dataclass
 class TrackMemory:
-    """What the pipeline remembers of a track beside its identity: hypotheses as last drawn, pose, filters."""
+    """What the pipeline remembers of a track beside its identity: hypotheses, pose, filters.
+
+    drawn (H, E + 3): coefficients as ExpGen drew them, which become expressions (H, E) and jaws (H, 3), moved to the
+    landmarks where the bundle says so; scatter (H, E + 3): the standard normal noise of that; visible
+    (468,): chance that each of MediaPipe's points is seen, None where the bundle does not tell.
+    """
 
     noise: DriftingNoise
     expressions: np.ndarray | None = None
     jaws: np.ndarray | None = None
     occlusion: float = 0.0
+    drawn: np.ndarray | None = None
+    scatter: np.ndarray | None = None
+    visible: np.ndarray | None = None
     pose: HeadPose | None = None
     head: Identity | None = None
     selection: SteadySelection = field(default_factory=SteadySelection)
     # Slow enough to take the landmarks' tremble away, quick enough to lag by less than a frame in a nod or a blink.
     rotation: RotationFilter = field(default_factory=lambda: RotationFilter(1.5, 10.0))
     translation: OneEuroFilter = field(default_factory=lambda: OneEuroFilter(1.5, 60.0, joint=True))
-    expression: OneEuroFilter = field(default_factory=lambda: OneEuroFilter(1.5, 3.0))
+    expression: OneEuroFilter = field(default_factory=lambda: OneEuroFilter(1.1, 3.0))
 
 
 class FacePoser:
     """Makes the faces of one frame, all in one batch."""
 
-    def __init__(self, landmarks: LandmarkDecoder, points: np.ndarray) -> None:
-        """points (L,): MediaPipe's numbers of the decoder's landmarks."""
-        self._landmarks = landmarks
+    def __init__(
+        self, landmarks: LandmarkDecoder, points: np.ndarray, evidence: LandmarkEvidence | None = None
+    ) -> None:
+        """points (L,): MediaPipe's numbers of the decoder's landmarks. evidence: moves drawn hypotheses to them."""
+        self._landmarks, self._points, self._evidence = landmarks, points, evidence
         regions = region_rows(points)
         self._rows = np.concatenate(list(regions.values()))
         self._regions = {name: np.isin(self._rows, rows) for name, rows in regions.items()}
@@ -60,17 +71,23 @@ class FacePoser:
         """Faces of the tracks whose landmarks fit a pose; hypotheses and what is known from the last frame come from
         the memories, which are brought up to date.
         """
-        expressions, jaws = (np.stack([getattr(m, name) for m in memories]) for name in ("expressions", "jaws"))
         for memory, head in zip(memories, heads, strict=True):
             memory.head = head.identity
-        models = self._landmarks.of_faces([head.identity for head in heads], expressions, jaws)  # (F, H, L, 3)
+            memory.expressions, memory.jaws = memory.drawn[:, :-3], memory.drawn[:, -3:]
+        models = self._models(memories)  # (F, H, L, 3)
         means = poses_of(seen, models.mean(1), [memory.pose for memory in memories])
         weighed = [row for row, pose in enumerate(means) if pose is not None]
+        trusts: list[np.ndarray | None] = [None] * len(memories)
+        if self._evidence is not None:
+            for row in weighed:
+                means[row] = self._move(memories[row], seen[row], means[row])
+                trusts[row] = self._evidence.trust(memories[row].visible)
+            models = self._models(memories)
         for memory in memories:
             memory.pose = None
         if not weighed:
             return []
-        logs = [seen[row].log_weights(models[row], means[row]) for row in weighed]
+        logs = [seen[row].log_weights(models[row], means[row], trusts[row]) for row in weighed]
         selected = [memories[row].selection(log, stamp) for row, log in zip(weighed, logs, strict=True)]
         chosen = models[weighed, selected]
         poses = poses_of([seen[row] for row in weighed], chosen, [means[row] for row in weighed])
@@ -86,6 +103,17 @@ class FacePoser:
                 _face(tracks[row], memories[row], heads[row], camera, stamp, scores[i], selected[i], error, spreads[i])
             )
         return faces
+
+    def _move(self, memory: TrackMemory, seen: SeenLandmarks, pose: HeadPose) -> HeadPose:
+        """Move what was drawn to the landmarks; the pose of the new mean."""
+        moved, pose = self._evidence(seen, memory.visible, memory.head, memory.drawn, memory.scatter, pose)
+        memory.expressions, memory.jaws = moved[:, :-3], moved[:, -3:]
+        return pose
+
+    def _models(self, memories: Sequence[TrackMemory]) -> np.ndarray:
+        """Landmarks (F, H, L, 3) m of the hypotheses."""
+        expressions, jaws = (np.stack([getattr(m, name) for m in memories]) for name in ("expressions", "jaws"))
+        return self._landmarks.of_faces([memory.head for memory in memories], expressions, jaws)
 
     def _spreads(self, models: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
         """Spread in metres of each region, NaN without landmarks in it, for each of models (F, H, L, 3)."""

@@ -10,6 +10,8 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.runtime.stages import StageSet
+from ofer_models.tracking.evidence import LandmarkEvidence
+from ofer_models.tracking.identity_evidence import IdentityEvidence
 from ofer_models.tracking.identity_state import POOLED, Draw, Drawn, View
 from ofer_models.tracking.reprojection import best_pose_log_weights, softmax
 
@@ -27,8 +29,16 @@ class CandidateDrawer:
     It uses IdGen and IdRank and nothing that the expression stream uses, so it may run on another thread.
     """
 
-    def __init__(self, bundle: Bundle, stages: StageSet, landmarks: LandmarkDecoder, candidates: int) -> None:
-        """candidates: N, shared out among the views."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        stages: StageSet,
+        landmarks: LandmarkDecoder,
+        candidates: int,
+        evidence: LandmarkEvidence | None = None,
+    ) -> None:
+        """candidates: N, shared out among the views. evidence: moves the chosen head to the views' landmarks."""
+        self._fit = None if evidence is None or bundle.rank_alone else IdentityEvidence(bundle.head, evidence)
         self._bundle = bundle
         self._stages = stages
         self._landmarks = landmarks
@@ -41,6 +51,8 @@ class CandidateDrawer:
         shape = self._drawn(len(views))
         betas = self._stages.idgen(context, rng.standard_normal(shape, dtype=np.float32), rng)
         betas = betas.astype(np.float32).reshape(-1, shape[-1])
+        if self._fit is not None:
+            return self._fitted(draw, betas, self._scores(views, context, betas, False))
         if draw.incumbent is not None:
             betas = np.concatenate([betas, draw.incumbent[None]])
         scores = self._scores(views, context, betas, draw.incumbent is not None)
@@ -63,14 +75,23 @@ class CandidateDrawer:
     def _drawn(self, views: int) -> tuple[int, int, int]:
         return views, math.ceil(self._candidates / views), self._stages.idgen.n_coefficients
 
+    def _fitted(self, draw: Draw, betas: np.ndarray, scores: np.ndarray) -> Drawn:
+        """The best of betas (N, S) by scores (N,), moved to the landmarks, unless the incumbent is as likely there."""
+        best = int(scores.argmax())
+        probability = float(softmax(scores)[best])
+        weights = _shares(draw.views)
+        shape, gain = self._fit(betas[best], draw.views, weights, draw.incumbent)
+        if draw.incumbent is not None and gain < math.log(REPLACE_ODDS):
+            return Drawn(None, probability)
+        return Drawn(self._bundle.head.identity(shape), probability)
+
     def _scores(self, views: Sequence[View], context: np.ndarray, betas: np.ndarray, keep_last: bool) -> np.ndarray:
         """Log odds (N,) of betas (N, S): IdRank's, and how well each fits the landmarks in its best pose; -inf for
         those that rank too low to be posed, which the last never does if keep_last.
 
         Over the views these are means by quality, not sums: views of one face are no independent witnesses.
         """
-        weights = np.array([max(view.quality, 1e-3) for view in views])
-        weights /= weights.sum()
+        weights = _shares(views)
         names = self._stages.idrank.inputs.keys() - {"betas", "context"}
         arrays = {name: np.concatenate([view.inputs[name] for view in views]) for name in names}
         if "context" in self._stages.idrank.inputs:
@@ -90,3 +111,9 @@ class CandidateDrawer:
             models = self._landmarks.of_candidates(betas[compared], view.expression, view.jaw)
             result[compared] += weight * best_pose_log_weights(view.seen, models)
         return result
+
+
+def _shares(views: Sequence[View]) -> np.ndarray:
+    """What each view counts (len(views),), by quality; they sum to one."""
+    weights = np.array([max(view.quality, 1e-3) for view in views])
+    return weights / weights.sum()

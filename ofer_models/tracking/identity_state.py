@@ -40,7 +40,8 @@ class View:
     """A face in one frame, as far as its identity goes.
 
     quality and occlusion 0..1; context (C,) of the identity encoder; inputs: encoder inputs (1, ...) by name; seen:
-    landmarks with the camera; expression (E,) and jaw (3,), which candidates are compared with the landmarks in.
+    landmarks with the camera, visible (468,) the chance that each of MediaPipe's points is open to sight; expression
+    (E,) and jaw (3,), which candidates are compared with the landmarks in.
     """
 
     stamp: float
@@ -49,6 +50,7 @@ class View:
     occlusion: float = 0.0
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     seen: SeenLandmarks | None = None
+    visible: np.ndarray | None = None
     expression: np.ndarray | None = None
     jaw: np.ndarray | None = None
 

@@ -42,13 +42,15 @@ class SeenLandmarks:
         apart = pixels.reshape(*models.shape[:-1], 2) - self.points
         return np.sqrt(np.einsum("...i,...i->...", apart, apart)) / self.between_eyes
 
-    def log_weights(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
-        """Logarithms (...) of Gaussian weights of models (..., L, 3) by their mean distance.
+    def log_weights(self, models: np.ndarray, pose: HeadPose, trust: np.ndarray | None = None) -> np.ndarray:
+        """Logarithms (...) of Gaussian weights of models (..., L, 3) by their mean distance, trust (L,) in each point
+        where it is given.
 
         Distances saturate at three times the median: hidden points, which are guesses, shall not decide.
         """
         distances = self.distances(models, pose)
-        robust = np.minimum(distances, 3 * np.median(distances)).mean(-1)
+        saturated = np.minimum(distances, 3 * np.median(distances))
+        robust = saturated.mean(-1) if trust is None else saturated @ (trust / max(float(trust.sum()), 1e-9))
         return -0.5 * (robust / _DEVIATION) ** 2
 
 

@@ -11,10 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ofer_models.workshop.networks.visibility import Visibility
+
 CONTEXT = 256
 GIST = 256 + 192  # features of landmarks, then of pixels, that a context is made of
 _LANDMARKS, _PIXELS = 256, 192
+_CROP = 112
 _CHANNELS = (24, 48, 80, 112, 144)
+CONVOLVED = _CHANNELS[-1] * 16
 
 
 class Pixels(nn.Sequential):
@@ -25,6 +29,12 @@ class Pixels(nn.Sequential):
         for n_in, n_out in zip((3, *_CHANNELS[:-1]), _CHANNELS, strict=True):
             layers += [nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
         super().__init__(*layers, nn.Flatten(), nn.Linear(_CHANNELS[-1] * 16, _PIXELS), nn.GELU(), nn.Dropout(dropout))
+
+    def convolved(self, crop112: Tensor) -> Tensor:
+        """What the convolutions see, (F, CONVOLVED), before the features are made of it."""
+        for layer in list(self)[:-3]:
+            crop112 = layer(crop112)
+        return crop112
 
 
 class Branch(nn.Module):
@@ -69,14 +79,32 @@ class Branch(nn.Module):
 class OpenContext(nn.Module):
     """An encoder as a bundle holds it: landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) to context (F, C).
 
-    `perception.crops.encoder_inputs` makes the inputs. occlusion: a layer on the context whose sigmoid tells how much
-    of the face is covered; with it the encoder also returns occlusion (F, 1) in 0..1.
+    `perception.crops.encoder_inputs` makes the inputs. visibility: layers on the convolutions; with them the encoder
+    also returns occlusion (F, 1), the part of the landmarks that is covered, and visible (F, 468), the chance that
+    nothing covers each, and the crop says nothing else: the context is that of the landmarks with a grey crop. On
+    photographs that is the better one, since renderings' skin and light are not people's. occlusion: where nothing is
+    known of single landmarks, a layer on the context whose sigmoid is returned as occlusion.
     """
 
-    def __init__(self, pixels: Pixels, branch: Branch, occlusion: nn.Linear | None = None) -> None:
+    def __init__(
+        self,
+        pixels: Pixels,
+        branch: Branch,
+        occlusion: nn.Linear | None = None,
+        visibility: Visibility | None = None,
+    ) -> None:
         super().__init__()
-        self.pixels, self.branch, self.occlusion = pixels, branch, occlusion
+        self.pixels, self.branch, self.occlusion, self.visibility = pixels, branch, occlusion, visibility
+        if visibility is not None:
+            with torch.no_grad():
+                device = next(pixels.parameters()).device
+                grey = pixels.eval()(torch.zeros(1, 3, _CROP, _CROP, device=device))
+            self.register_buffer("grey", grey)
 
-    def forward(self, landmarks: Tensor, crop112: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, landmarks: Tensor, crop112: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.visibility is not None:
+            visible = self.visibility(self.pixels.convolved(crop112)).sigmoid()
+            context = self.branch.context(self.branch.gist(landmarks, self.grey.expand(landmarks.shape[0], -1)))
+            return context, 1 - visible.mean(1, keepdim=True), visible
         context = self.branch.context(self.branch.gist(landmarks, self.pixels(crop112)))
         return context if self.occlusion is None else (context, self.occlusion(context).sigmoid())

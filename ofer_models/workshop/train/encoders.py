@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.networks.open_context import CONTEXT, GIST, Branch, OpenContext, Pixels
+from ofer_models.workshop.networks.visibility import Visibility
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.train.accelerator import Accelerator, short_floats_pay
 from ofer_models.workshop.train.augmentation import augment, crop_input
@@ -74,10 +75,11 @@ class Encoders(nn.Module):
             pixels = self.pixels(crop.to(memory_format=torch.channels_last))
         return {name: branch(landmarks, pixels.float()) for name, branch in self.branches.items()}
 
-    def encoder(self, name: str, *, occlusion: bool = False) -> OpenContext:
-        """One encoder, as the bundle holds it."""
+    def encoder(self, name: str, *, occlusion: bool = False, visibility: Visibility | None = None) -> OpenContext:
+        """One encoder, as the bundle holds it; visibility: it tells which landmarks are covered, and only that, of the
+        crop."""
         trained = self.branches[name]
-        return OpenContext(self.pixels, trained.branch, trained.occlusion if occlusion else None)
+        return OpenContext(self.pixels, trained.branch, trained.occlusion if occlusion else None, visibility)
 
 
 def region_hidden(head: HeadModel, pictures: PictureSet) -> np.ndarray:

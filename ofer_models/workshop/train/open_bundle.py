@@ -25,12 +25,14 @@ from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance, graph_entry, write_manifest, write_rank, write_sampler
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.made_of import check_record, write_record
-from ofer_models.workshop.networks.open_context import CONTEXT
+from ofer_models.workshop.networks.open_context import CONTEXT, CONVOLVED
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.workshop.networks.trace import export_module
+from ofer_models.workshop.networks.visibility import Visibility
 from ofer_models.workshop.official.pickle_machine import UnsafePickleError
 from ofer_models.workshop.official.torch_tensors import load_torch
 from ofer_models.workshop.pictures import dataset
+from ofer_models.workshop.pictures.covered_photographs import covered_photographs
 from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.encoders import Encoders, predict, train_contexts
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, save_whole
@@ -40,10 +42,12 @@ from ofer_models.workshop.train.samplers import Objective, make_denoiser, train_
 from ofer_models.workshop.train.sources import Source
 from ofer_models.workshop.train.tasks import Normaliser, Task, make_tasks
 from ofer_models.workshop.train.training_curves import TrainingCurves
+from ofer_models.workshop.train.visibility import CoveredFaces, train_visibility
 
 _ENCODER_SHARE = 0.75
 _HASH = 16  # digits of a hash that are kept
 _VALIDATED = 1000  # pictures that a training is watched on
+_COVERED = 11_000  # renderings that what is covered is learned from
 _RANKED = 300  # the same for the ranking, where drawing candidates is what costs
 # IdGen's candidates go from the middle of what the picture allows (starting noise times 0), where the expected error is
 # least, to the full width of the learned distribution: IdRank finds the good ones whatever their number is.
@@ -56,9 +60,13 @@ PARTS = {
     "idgen": ("context", "idgen"),
     "idrank": ("context", "idgen", "idrank"),
     "expgen": ("context", "expgen"),
-    "all": ("context", "idgen", "expgen", "idrank"),
+    "visibility": ("context", "visibility"),
+    "all": ("context", "idgen", "expgen", "idrank", "visibility"),
 }
-_NEEDS = {"context": (), "idgen": ("context",), "expgen": ("context",), "idrank": ("context", "idgen")}
+_NEEDS = {
+    "context": (), "visibility": ("context",), "idgen": ("context",), "expgen": ("context",),
+    "idrank": ("context", "idgen"),
+}  # fmt: skip
 # What each sampler draws, given the encoder of that name.
 _DRAWS = {"idgen": "identity", "expgen": "expression"}
 _HEAD = Provenance(
@@ -77,6 +85,8 @@ class Plan:
     expgen: Schedule
     idrank: Schedule
     rank_faces: int
+    visibility: Schedule
+    photographs: int
 
     @classmethod
     def full(cls, pictures: int = 90_000) -> Plan:
@@ -87,13 +97,15 @@ class Plan:
             expgen=Schedule(3_500, 256, 1e-3, 1e-2),
             idrank=Schedule(1_500, 128, 1e-3, 1e-2),
             rank_faces=12_000,
+            visibility=Schedule(1_500, 256, 1.5e-3, 5e-2),
+            photographs=4_000,
         )  # fmt: skip
 
     @classmethod
     def smoke(cls) -> Plan:
         """Minutes instead of an hour, to see that every stage runs; the result is not worth using."""
         tiny = Schedule(20, 32, 1e-3)
-        return cls(1_000, 1_000, tiny, tiny, tiny, tiny, rank_faces=40)
+        return cls(1_000, 1_000, tiny, tiny, tiny, tiny, rank_faces=40, visibility=tiny, photographs=60)
 
 
 _Samples = Callable[[], tuple[np.ndarray, np.ndarray]]
@@ -152,12 +164,15 @@ class OpenTraining:
         for name in wanted:
             if name == "context":
                 trained[name] = self._encoders(tasks, pictures, first, mirror)
+            elif name == "visibility":
+                trained[name] = self._visibility(trained["context"], pictures, first)
             elif name == "idrank":
                 trained[name] = self._ranking(trained["idgen"], functools.partial(samples, "identity"))
             else:
                 trained[name] = self._sampler(name, functools.partial(samples, _DRAWS[name]))
         if part == "all" and self.accelerator.main:
-            self._export(bundle, *(trained[name].cpu() for name in PARTS["all"]), normaliser)
+            parts = (trained[name] for name in PARTS["all"])
+            self._export(bundle, *(part.cpu() if part is not None else None for part in parts), normaliser)
         self.accelerator.wait()
 
     def _set_aside(self, part: str) -> None:
@@ -217,6 +232,21 @@ class OpenTraining:
 
         return self._stage("idrank", make_rank(self.head, CONTEXT, self.rank), work)
 
+    def _visibility(self, encoders: Encoders, pictures: dataset.PictureSet, first: int) -> Visibility | None:
+        """What tells which landmarks are covered; None where pictures or head cannot say."""
+        if not np.isfinite(pictures.occlusion).all() or "mediapipe" not in self.head.embeddings:
+            return None
+
+        def work() -> tuple[nn.Module, History]:
+            crops, covered = covered_photographs(self.plan.photographs, self.seed)
+            return train_visibility(
+                encoders.pixels, CoveredFaces.rendered(self.head, pictures[first : first + _COVERED]),
+                CoveredFaces.photographed(crops, covered), self.plan.visibility, seed=self.seed, log=self.log,
+                accelerator=self.accelerator, keeper=self._keeper("visibility"),
+            )  # fmt: skip
+
+        return self._stage("visibility", Visibility(CONVOLVED), work)
+
     def _stage(self, name: str, network: nn.Module, work: Callable[[], tuple[nn.Module, History]]) -> nn.Module:
         """The trained network: loaded when an earlier run saved it, else trained and saved with its history."""
         path = self.work / f"{name}.pt"
@@ -266,14 +296,17 @@ class OpenTraining:
         idgen: nn.Module,
         expgen: nn.Module,
         rank: FoldedRank | PosteriorRank,
+        visibility: Visibility | None,
         normaliser: Normaliser,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / HEAD).exists() or not (folder / HEAD).samefile(self.head_path):
             shutil.copyfile(self.head_path, folder / HEAD)
         inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
-        for name, outputs in (("identity", ["context"]), ("expression", ["context", "occlusion"])):
-            encoder = encoders.encoder(name, occlusion=len(outputs) > 1)
+        told = ["context", "occlusion"] if visibility is None else ["context", "occlusion", "visible"]
+        for name, outputs in (("identity", ["context"]), ("expression", told)):
+            of_points = visibility if "visible" in outputs else None
+            encoder = encoders.encoder(name, occlusion=len(outputs) > 1, visibility=of_points)
             export_module(encoder, folder / f"{name}_context.onnx", inputs, outputs, half_weights=True)
         sampler = {"solver": "dpmpp_2m", "spacing": "uniform", "half_weights": True}  # docs/sampling.md
         ones = np.ones(self.head.n_shape)
@@ -292,14 +325,15 @@ class OpenTraining:
             "idrank": write_rank(rank, folder / "idrank.onnx", True),
             "expression_context": graph_entry(folder / "expression_context.onnx"),
             "expgen": write_sampler(
-                expgen, folder, "expgen", steps=8, mean=normaliser.mean, deviation=normaliser.deviation, **sampler
+                expgen, folder, "expgen", steps=6, mean=normaliser.mean, deviation=normaliser.deviation, **sampler
             ),
         }
         arkit = self.head.jaw_open_angle is not None  # the open head: its coefficients are strengths in 0..1
         header = {
             "name": "open" if arkit else folder.resolve().name, "version": version(),
             "n_shape": self.head.n_shape, "n_expression": self.head.n_expression, "jaw": 3,
-            "candidates": 100, "hypotheses": 15, **({"expression_range": [0.0, 1.0]} if arkit else {}),
+            "candidates": 100, "hypotheses": 15,
+            **({"expression_range": [0.0, 1.0], "landmark_evidence": True} if arkit else {}),
         }  # fmt: skip
         head = _HEAD if arkit else Provenance(f"given to `ofer train`: {self.head_path.name}", "its owner's", False)
         write_manifest(folder, header, stages, {"*": self.source.provenance, HEAD: head})

@@ -17,6 +17,7 @@ from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import hypothesis_noise
 from ofer_models.workshop.measure.metrics import hypotheses as metrics
 from ofer_models.workshop.measure.open545.held_out import MOVED, encoder_arrays, unpack
+from ofer_models.workshop.measure.open545.moved import Mover
 from ofer_models.workshop.measure.open545.regressor import Regressor
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.pictures.population import Population
@@ -89,6 +90,8 @@ def measure_expression(
     bundle: Bundle,
     stages: StageSet,
     pictures: PictureSet,
+    points: np.ndarray,
+    cameras: np.ndarray,
     hidden: np.ndarray,
     selected: list[np.ndarray],
     regressor: Regressor,
@@ -102,16 +105,19 @@ def measure_expression(
     """Draw the bundle's usual number of hypotheses for every picture, which the tables count, and MANY for spread and
     coverage.
 
-    hidden (n, V) bool: vertices that count as occluded; visible ones are the pictures' own. selected: ranked betas.
+    points (n, 478, 3) px through cameras (n, 3, 3): what hypotheses are moved to where the bundle says so, on the true
+    identity as on the selected one. hidden (n, V) bool: vertices that count as occluded; visible ones are the pictures'
+    own. selected: ranked betas.
     """
     head, rng, result, decode = bundle.head, np.random.default_rng(seed), ExpressionResult(), FaceDecoder(bundle)
-    few = bundle.hypotheses
+    few, move = bundle.hypotheses, Mover(bundle, points, cameras, seed + 3)
     seen, behind = unpack(head, pictures.visible)[:, decode.indices], hidden[:, decode.indices]
     anybody = random_faces(head, few * len(pictures), seed + 2).reshape(len(pictures), few, -1)
     starts = range(0, len(pictures), _BATCH)
     for start in progress(starts, title, len(starts)):
         rows = slice(start, start + _BATCH)
-        context = stages.expression_context(**encoder_arrays(pictures, rows))["context"]
+        encoded = stages.expression_context(**encoder_arrays(pictures, rows))
+        context, open_ = encoded["context"], encoded.get("visible", [None] * len(encoded["context"]))
         # Drawn apart, the few as the node draws them.
         width = stages.expgen.n_coefficients
         drawn, drawn_many = (
@@ -123,7 +129,9 @@ def measure_expression(
             identity = head.identity(pictures.betas[row])
             truth = decode(identity, pictures.coefficients[row : row + 1])[0]
             neutral = 1000 * identity.vertices[decode.indices]
-            hypotheses, many = decode(identity, drawn[i]), decode(identity, drawn_many[i])
+            hypotheses, many = (
+                decode(identity, move(row, open_[i], identity, some[i])) for some in (drawn, drawn_many)
+            )
             samples = {
                 "hypotheses": hypotheses, "regressor": decode(identity, guesses[i : i + 1]),
                 "random faces": decode(identity, anybody[row]), "neutral face": neutral[None],
@@ -146,7 +154,8 @@ def measure_expression(
             result.inside.append(
                 np.stack([metrics.inside_region(many[:, covered], truth[covered], share, _FLOOR) for share in SHARES])
             )
-            own = decode(head.identity(selected[row]), drawn[i])
+            chosen = head.identity(selected[row])
+            own = decode(chosen, move(row, open_[i], chosen, drawn[i]))
             own = own - own.mean(1, keepdims=True) + truth.mean(0)
             result.own_se.append(metrics.sample_error(own, truth))
     return result

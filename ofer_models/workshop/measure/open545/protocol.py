@@ -75,8 +75,8 @@ def measure(
             seed=seed, landmarks=landmarks, progress=progress,
         )  # fmt: skip
         expression[which] = measure_expression(
-            bundle, stages, pictures, hidden, identity[which].selected, regressor, population, scale,
-            seed=seed, title=f"expression, {which}", progress=progress,
+            bundle, stages, pictures, points, data.camera, hidden, identity[which].selected, regressor, population,
+            scale, seed=seed, title=f"expression, {which}", progress=progress,
         )  # fmt: skip
     steps = step_loss(bundle, stages, data.occluded[:STEP_PICTURES], seed=seed)
     threshold = float(population.threshold.mean())

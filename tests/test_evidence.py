@@ -1,0 +1,167 @@
+"""Hypotheses and heads moved to landmarks: truth is found, what is hidden is left to the sampler, noise is honest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ofer_models.head.landmark_sets import N_MEDIAPIPE
+from ofer_models.head.model import HeadModel
+from ofer_models.perception.head_pose import estimate_head_pose
+from ofer_models.tracking.evidence import LandmarkEvidence
+from ofer_models.tracking.identity_evidence import IdentityEvidence
+from ofer_models.tracking.identity_state import View
+from ofer_models.tracking.landmark_system import point_weights
+from ofer_models.tracking.reprojection import SeenLandmarks
+from ofer_models.tracking.spread import REGIONS
+
+K = np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]])
+UPRIGHT = np.diag([1.0, -1, -1])
+PLACE = np.array([0.02, 0.01, 0.6])
+HYPOTHESES = 15
+MOUTH = np.isin(np.arange(N_MEDIAPIPE), REGIONS["mouth"])
+ALL = np.ones(N_MEDIAPIPE)
+
+
+@pytest.fixture(scope="module")
+def evidence(open_bundle) -> LandmarkEvidence:
+    return LandmarkEvidence.of(open_bundle)
+
+
+def coefficients(head: HeadModel, **units: float) -> np.ndarray:
+    """(E + 3,) with these units; jawOpen in 0..1."""
+    values = np.zeros(head.n_expression + 3, np.float32)
+    for name, value in units.items():
+        if name == "jawOpen":
+            values[head.n_expression] = value * head.jaw_open_angle
+        else:
+            values[head.expression_names.index(name)] = value
+    return values
+
+
+def seen(head: HeadModel, betas: np.ndarray, face: np.ndarray) -> SeenLandmarks:
+    """Landmarks as a camera straight before the face sees them without error."""
+    vertices = head.decode(betas, face[:-3], face[-3:])
+    camera = head.landmarks(vertices, "mediapipe") @ UPRIGHT.T + PLACE
+    pixels = camera @ K.T
+    points = pixels[:, :2] / pixels[:, 2:]
+    eyes = np.linalg.norm(points[[362, 263]].mean(0) - points[[33, 133]].mean(0))
+    return SeenLandmarks(points, K, float(eyes))
+
+
+def moved(evidence: LandmarkEvidence, head: HeadModel, face: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+    """Hypotheses about the neutral face, moved to the landmarks of `face` on the mean head."""
+    betas = np.zeros(head.n_shape, np.float32)
+    rng = np.random.default_rng(0)
+    half = np.abs(rng.normal(0, 0.05, (HYPOTHESES, len(face)))) * (np.arange(len(face)) < head.n_expression)
+    what = seen(head, betas, face)
+    identity = head.identity(betas)
+    pose = estimate_head_pose(what.points, head.landmarks(head.decode(betas, half.mean(0)[:-3]), "mediapipe"), K)
+    noise = rng.standard_normal((HYPOTHESES, len(face)))
+    return evidence(what, visible, identity, half.astype(np.float32), noise, pose)[0]
+
+
+@pytest.mark.parametrize(
+    "units",
+    [{"jawOpen": 0.6}, {"eyeBlinkLeft": 0.8}, {"mouthSmileLeft": 0.7, "mouthSmileRight": 0.7},
+     {"browOuterUpLeft": 0.8, "browOuterUpRight": 0.8, "browInnerUp": 0.7}],
+)  # fmt: skip
+def test_a_movement_in_sight_comes_through(evidence, open_bundle, units):
+    """At the points, where it is seen: which units make it is another question."""
+    head = open_bundle.head
+    face, nobody = coefficients(head, **units), np.zeros(head.n_shape, np.float32)
+    found = moved(evidence, head, face, ALL)
+    assert found.shape == (HYPOTHESES, len(face)) and found.dtype == np.float32
+    assert found[:, :-3].min() >= 0 and found[:, :-3].max() <= 1
+    still, truth, mean = (
+        head.landmarks(head.decode(nobody, c[:-3], c[-3:]), "mediapipe") for c in (0 * face, face, found.mean(0))
+    )
+    went = truth - still
+    share = (went * (mean - still)).sum() / (went**2).sum()
+    assert (0.65 if "browInnerUp" in units else 0.8) < share < 1.1
+    most = np.linalg.norm(went, axis=-1) > 0.5 * np.linalg.norm(went, axis=-1).max()
+    assert ((mean - truth)[most] ** 2).sum() < 0.2 * (went[most] ** 2).sum()
+
+
+def test_a_wink_is_on_its_side(evidence, open_bundle):
+    head = open_bundle.head
+    found = moved(evidence, head, coefficients(head, eyeBlinkRight=0.9), ALL).mean(0)
+    left, right = (found[head.expression_names.index(f"eyeBlink{side}")] for side in ("Left", "Right"))
+    assert right > left + 0.5
+
+
+def test_what_hidden_points_tell_is_left_as_it_was_drawn(evidence, open_bundle):
+    """An open mouth that nobody sees stays a guess; the eyes beside it do not."""
+    head = open_bundle.head
+    face = coefficients(head, jawOpen=0.7, eyeBlinkLeft=0.9, eyeBlinkRight=0.9)
+    lower = head.landmarks(head.v_template, "mediapipe")[:, 1]
+    open_to_sight = (lower > lower[4]).astype(float)  # above the tip of the nose
+    both = moved(evidence, head, face, ALL), moved(evidence, head, face, open_to_sight)
+    jaws = [found[:, head.n_expression] / head.jaw_open_angle for found in both]
+    assert jaws[0].mean() > 0.6 and abs(jaws[1].mean()) < 0.25
+    blink = head.expression_names.index("eyeBlinkLeft")
+    assert both[0][:, blink].mean() > 0.6 and both[1][:, blink].mean() > 0.6
+    nobody = np.zeros((HYPOTHESES, head.n_shape), np.float32)
+    spread = [np.sqrt(head.landmarks(head.decode(nobody, f[:, :-3], f[:, -3:]), "mediapipe").var(0).sum(-1))[MOUTH]
+              for f in both]  # fmt: skip
+    assert spread[1].mean() > 1.3 * spread[0].mean()
+
+
+def test_nothing_seen_leaves_the_hypotheses_where_they_are(evidence, open_bundle):
+    head = open_bundle.head
+    face = coefficients(head, jawOpen=0.7, mouthSmileLeft=0.5)
+    blind = moved(evidence, head, face, np.zeros(N_MEDIAPIPE))
+    assert np.isfinite(blind).all() and np.abs(blind.mean(0)).max() < 0.12  # as drawn, spread about their mean
+
+
+def test_members_differ_as_much_as_the_points_leave_open(evidence, open_bundle):
+    """With more noise than prior the scatter, not the start, is what keeps hypotheses apart: none without it."""
+    head = open_bundle.head
+    face, betas = coefficients(head, jawOpen=0.4), np.zeros(head.n_shape, np.float32)
+    what, identity = seen(head, betas, face), head.identity(betas)
+    pose = estimate_head_pose(what.points, head.landmarks(head.decode(betas), "mediapipe"), K)
+    drawn = np.zeros((40, len(face)), np.float32)
+    noise = np.random.default_rng(1).standard_normal(drawn.shape)
+    apart = [np.ptp(evidence(what, ALL, identity, drawn, some, pose)[0], axis=0).max() for some in (0 * noise, noise)]
+    assert apart[0] < 1e-6 and apart[1] > 0.05
+
+
+def test_equal_input_gives_equal_output_and_pairs_stay_pairs(evidence, open_bundle):
+    head = open_bundle.head
+    face = coefficients(head, jawOpen=0.4)
+    np.testing.assert_array_equal(moved(evidence, head, face, ALL), moved(evidence, head, face, ALL))
+
+
+def test_a_head_comes_nearer_to_the_one_that_is_seen(evidence, open_bundle):
+    """From views of a random head: its error falls, and an incumbent that already fits stays."""
+    head, fit = open_bundle.head, IdentityEvidence(open_bundle.head, evidence)
+    rng = np.random.default_rng(3)
+    gained = []
+    for _ in range(4):
+        truth = rng.standard_normal(head.n_shape).astype(np.float32)
+        face = coefficients(head, jawOpen=0.2)
+        view = View(0.0, 1.0, np.zeros(1), seen=seen(head, truth, face), visible=ALL,
+                    expression=np.zeros(head.n_expression), jaw=np.zeros(3))  # fmt: skip
+        start = np.zeros(head.n_shape, np.float32)
+        found, gain = fit(start, [view], np.ones(1))
+        assert gain == np.inf
+        front = head.masks["frontal"]
+        errors = [np.linalg.norm(_centred(head.shaped(b)[front]) - _centred(head.shaped(truth)[front]), axis=-1).mean()
+                  for b in (start, found)]  # fmt: skip
+        gained.append(errors[1] / errors[0])
+        _, again = fit(start, [view], np.ones(1), found)
+        assert again < 0.5  # what fits as well is no reason to change the head
+        _, better = fit(start, [view], np.ones(1), start)
+        assert better > 1
+    assert np.mean(gained) < 0.7
+
+
+def _centred(points: np.ndarray) -> np.ndarray:
+    return points - points.mean(0)
+
+
+def test_point_weights_leave_out_neighbours_and_keep_features():
+    weights = point_weights(np.arange(N_MEDIAPIPE))
+    features = np.concatenate([np.array(points) for points in REGIONS.values()])
+    assert (weights[features] > 1).all() and 0 < weights[152] < 1  # the chin's outline slides as a head turns
+    assert 150 < (weights > 0).sum() < 300
