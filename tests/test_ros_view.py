@@ -32,6 +32,7 @@ from rclpy.parameter import Parameter
 from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, image_message, synthetic_head
 from std_msgs.msg import Header
 
+import ofer_ros.web
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.geometry import pose_arrays
 from ofer_ros.demo import view
@@ -447,3 +448,10 @@ def test_make_view_starts_everything_says_where_and_ends_on_ctrl_c(tmp_path):
     logs = {file.stem: file.read_text() for file in (tmp_path / "out" / "view").glob("*.log")}
     assert set(logs) == {"camera_node", "ofer_node", "view_node"}
     assert not any(mark in text for text in logs.values() for mark in ("[ERROR]", "Traceback"))
+
+
+def test_without_aiohttp_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ofer_ros.web.server", None)
+    monkeypatch.delattr(ofer_ros.web, "server", raising=False)
+    with RosSession() as session, pytest.raises(ValueError, match="pip install aiohttp"):
+        ViewNode(head=synthetic_head(), context=session.context)

@@ -31,7 +31,6 @@ from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.publishers import LATCHED
 from ofer_ros.web.packets import FacePackets, pack
-from ofer_ros.web.server import ViewServer
 from ofer_ros.work.diagnostics import values_of
 
 NAME = "view_node"
@@ -45,7 +44,8 @@ _JPEG_QUALITY = 82
 
 
 class ViewNode(Node):
-    """Serves the page and feeds it. Raises OSError (one line) when the port is taken, BundleError for a bad bundle."""
+    """Serves the page and feeds it. Raises, in one line, OSError when the port is taken, BundleError for a bad bundle
+    and ValueError where aiohttp is not installed."""
 
     def __init__(self, head: HeadModel | None = None, **kwargs) -> None:
         """head: given by tests; else loaded from the parameter `bundle`."""
@@ -62,6 +62,10 @@ class ViewNode(Node):
         self._overlay: Image | None = None
         self._overlay_arrived = float("-inf")
         self._inputs: list = []
+        try:  # the one node that needs it
+            from ofer_ros.web.server import ViewServer
+        except ModuleNotFoundError:
+            raise ValueError(f"{NAME} needs aiohttp: pip install aiohttp") from None
         self._server = ViewServer(settings.host, settings.port)
         self._server.start()
         self._server.send("head", self._packets.head(head.expression_names, ""), keep=True)
