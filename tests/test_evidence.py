@@ -8,10 +8,11 @@ import pytest
 from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.head_pose import estimate_head_pose
+from ofer_models.perception.intrinsics import project
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_evidence import IdentityEvidence
 from ofer_models.tracking.identity_state import View
-from ofer_models.tracking.landmark_system import point_weights
+from ofer_models.tracking.landmark_system import Pose, point_weights
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.spread import REGIONS
 
@@ -165,3 +166,17 @@ def test_point_weights_leave_out_neighbours_and_keep_features():
     features = np.concatenate([np.array(points) for points in REGIONS.values()])
     assert (weights[features] > 1).all() and 0 < weights[152] < 1  # the chin's outline slides as a head turns
     assert 150 < (weights > 0).sum() < 300
+
+
+def test_a_camera_matrix_with_skew_counts(evidence, open_bundle):
+    head, system, skewed = open_bundle.head, evidence.system, K + np.diag([90.0, 0], 1)[:3, :3]
+    face, betas = coefficients(head, jawOpen=0.4), np.zeros(head.n_shape, np.float32)
+    points = head.landmarks(head.decode(betas, face[:-3], face[-3:]), "mediapipe") @ UPRIGHT.T + PLACE
+    what, pose = SeenLandmarks(project(points, skewed), skewed, 60.0), Pose(UPRIGHT.copy(), PLACE.copy())
+    identity = head.identity(betas)
+    models = system.models(identity, face[None])
+    assert np.abs(system.residuals(what, models, pose)).max() < 1e-4
+    step = np.array([0.001, -0.002, 0.001, 0.0005, -0.001, 0.001])
+    apart = system.residuals(what, models, pose.moved(step))[0]
+    expected = -system.linear(what, None, identity, face, pose).pose @ step
+    np.testing.assert_allclose(apart, expected, atol=0.02 * np.abs(expected).max())

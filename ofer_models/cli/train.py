@@ -9,7 +9,7 @@ import typer
 
 from ofer_models.cli.console import check_choice, progress, require, say
 
-PARTS = ("all", "context", "idgen", "idrank", "expgen", "eyes")
+PARTS = ("all", "context", "idgen", "idrank", "expgen", "visibility", "eyes")
 RANKS = ("posterior", "listnet", "listmle", "pairwise", "error")
 OBJECTIVES = ("weighted", "mse", "l1")
 LAYOUTS = ("ofer", "mica", "famos")

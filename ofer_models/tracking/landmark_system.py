@@ -14,6 +14,7 @@ import numpy as np
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.head.model import HeadModel, Identity, LandmarkEmbedding, rotation_matrices
 from ofer_models.perception.head_pose import HeadPose
+from ofer_models.perception.intrinsics import project
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.spread import REGIONS
 
@@ -104,8 +105,7 @@ class LandmarkSystem:
     def residuals(self, seen: SeenLandmarks, models: np.ndarray, pose: Pose) -> np.ndarray:
         """(H, 2 L): seen points minus those of models (H, L, 3)."""
         camera = models @ pose.rotation.T + pose.translation
-        pixels = camera[..., :2] / camera[..., 2:] * seen.K.diagonal()[:2] + seen.K[:2, 2]
-        return ((seen.points[self.rows] - pixels) / seen.between_eyes).reshape(len(models), -1)
+        return ((seen.points[self.rows] - project(camera, seen.K)) / seen.between_eyes).reshape(len(models), -1)
 
     def linear(
         self, seen: SeenLandmarks, visible: np.ndarray | None, identity: Identity, place: np.ndarray, pose: Pose
@@ -121,7 +121,7 @@ class LandmarkSystem:
         to_picture = np.zeros((len(camera), 2, 3))
         to_picture[:, [0, 1], [0, 1]] = 1
         to_picture[:, :, 2] = -camera[:, :2] / camera[:, 2:]
-        to_picture *= (seen.K.diagonal()[:2] / seen.between_eyes)[:, None] / camera[:, 2, None, None]
+        to_picture = seen.K[:2, :2] / seen.between_eyes @ to_picture / camera[:, 2, None, None]
         of_head = (to_picture @ pose.rotation).astype(np.float32)
         expression = np.empty((len(camera), 2, n + 3), np.float32)
         expression[..., :n] = of_head @ self._plain
