@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ofer_models.workshop.errors import EvaluationError
+from ofer_models.workshop.errors import DataError, EvaluationError
 from ofer_models.workshop.measure.real.measures import MEASURES, between_eyes, measures, point_errors, slope
 from ofer_models.workshop.measure.real.paired import draw_occluder
 from ofer_models.workshop.measure.real.protocol import common_variance
@@ -100,10 +100,13 @@ def test_annotations_are_read_and_refused(tmp_path):
     assert photograph.path.name == "a.png" and photograph.annotated[0].shape == (68, 2)
     for wrong in ({"a.png": [{"points68": [[1, 2]]}]}, {"a.png": [{}]}, ["a.png"]):
         notes.write_text(json.dumps(wrong))
-        with pytest.raises(EvaluationError, match=r"points\.json"):
+        with pytest.raises(DataError, match=r"points\.json"):
             find_photographs([tmp_path])
     with pytest.raises(EvaluationError, match="--real"):
         find_photographs([tmp_path / "nothing"])
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(EvaluationError, match=r"a\.png: not a picture"):
+        photograph.read()
 
 
 def test_the_command_measures_a_photograph(tmp_path):

@@ -50,7 +50,8 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     "evaluate": [
         (["--set", "faces"], "is none of open545"), (["--pictures", "1"], "Invalid value"),
         (["--set", "now"], "needs the folder of the set"), (["--json", "/"], "cannot be written"),
-        (["--sets", "x"], "No such option"),
+        (["--sets", "x"], "No such option"), (["--beside", NOWHERE], "goes with --real"),
+        (["--peer", NOWHERE], "does not exist"),
     ],
     "build": [
         (["--precision", "int8"], "--precision int8 needs --backend onnxruntime"), (["--batch", "9..1"], "9..1"),

@@ -53,7 +53,11 @@ def evaluate(
     ] = None,
     beside: Annotated[Path | None, typer.Option(help="With --real: another bundle, in the same run.")] = None,
     peer: Annotated[
-        Path | None, typer.Option(help="With --real: MediaPipe's face_landmarker.task, to compare its blendshapes.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False,
+            help="With --real: MediaPipe's face_landmarker.task, to compare its blendshapes.",
+        ),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -68,6 +72,8 @@ def evaluate(
     what each is.
     """
     check_choice("--set", which, (OPEN, HELD_OUT, EYES, *LICENSED))
+    if (beside or peer) and not real:
+        raise typer.BadParameter("goes with --real", param_hint="--beside" if beside else "--peer")
     require("run `make train-env`", "scipy", "trimesh" if which in LICENSED else "numba")
     from ofer_models.bundle.manifest import Bundle, default_bundle
 

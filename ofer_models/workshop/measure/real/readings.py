@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,14 @@ import numpy as np
 
 from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.perception.pictures import read_picture
+from ofer_models.perception.pictures import PictureError, printable, read_picture
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.pictures import find_pictures
 from ofer_models.tracking.face import Face
 from ofer_models.workshop.errors import EvaluationError
+from ofer_models.workshop.pictures.annotations import read_annotations
 
 MAX_FACES = 20
-ANNOTATIONS = "points.json"  # picture's name -> [{"points68": [[x, y] * 68]}, ...], px, pixel centres at integers
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,11 @@ class Photograph:
     annotated: list[np.ndarray]
 
     def read(self) -> np.ndarray:
-        return read_picture(self.path)
+        """(H, W, 3) uint8 RGB. Raises EvaluationError where it cannot be read."""
+        try:
+            return read_picture(self.path)
+        except PictureError as error:
+            raise EvaluationError(f"{printable(self.path)}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -54,33 +57,16 @@ class Reading:
 def find_photographs(folders: list[Path]) -> list[Photograph]:
     """The pictures in folders by name, with the annotations that a folder's points.json holds.
 
-    Raises EvaluationError where there are none, or an annotation is no 68 points.
+    Raises EvaluationError where there are none, and DataError for an annotation that is no 68 points.
     """
     photographs: list[Photograph] = []
     for folder in folders:
         found, problems, _ = find_pictures([str(folder)])
         if problems:
             raise EvaluationError(f"--real {folder}: {problems[str(folder)]}")
-        notes = _annotations(folder)
+        notes = read_annotations(folder)
         photographs += [Photograph(path, notes.get(path.name, [])) for path in found]
     return photographs
-
-
-def _annotations(folder: Path) -> dict[str, list[np.ndarray]]:
-    path = folder / ANNOTATIONS
-    if not path.is_file():
-        return {}
-    try:
-        notes = {
-            name: [np.array(face["points68"], np.float64) for face in faces]
-            for name, faces in json.loads(path.read_text()).items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EvaluationError(f"{path}: expected {{picture: [{{points68: ...}}]}} ({error})") from None
-    for name, faces in notes.items():
-        if any(face.shape != (68, 2) or not np.isfinite(face).all() for face in faces):
-            raise EvaluationError(f"{path}: {name} needs 68 points of two numbers for each face")
-    return notes
 
 
 class Reader:

@@ -8,21 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.files import schema
-from ofer_models.files.documents import read_json
-from ofer_models.files.refusal import FileRefused
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.pictures.annotations import ANNOTATIONS, read_annotations
 
 INNER = slice(17, 68)  # without the contour, which every method places elsewhere
 _EYES = (36, 45)  # outer corners
-_MOST_BYTES = 64 << 20
-_POINTS = schema.sequence(schema.sequence(schema.number(-1e6, 1e6), 2, 2), 68, 68)
-_ANNOTATIONS = schema.mapping(
-    schema.text(r"(?!.*\.\.)[^/].*", what="a file in this folder"),
-    schema.sequence(schema.record({"points68": _POINTS}, others=True), 0, 1000),
-    100_000,
-)
 
 
 @dataclass(frozen=True)
@@ -49,19 +40,15 @@ def load_faces(folders: Sequence[Path]) -> Faces:
     landmarker = FaceLandmarker()
     annotated, points, pictures = [], [], []
     for folder in folders:
-        if not (folder / "points.json").is_file():
-            raise DataError(f"{folder} holds no points.json with annotated faces")
-        try:
-            annotations = _ANNOTATIONS(read_json(folder / "points.json", _MOST_BYTES), "")
-        except FileRefused as error:
-            raise DataError(f"{folder / 'points.json'} {error}") from None
+        annotations = read_annotations(folder)
+        if not annotations:
+            raise DataError(f"{folder} holds no {ANNOTATIONS} with annotated faces")
         for name, entries in annotations.items():
             try:
                 rgb = read_picture(folder / name)
             except PictureError as error:
                 raise DataError(f"{folder / name}: {error}") from None
-            for entry in entries:
-                marks = np.array(entry["points68"], np.float64)
+            for marks in entries:
                 low, high = marks.min(0), marks.max(0)
                 across = marks[_EYES[1]] - marks[_EYES[0]]
                 middle = (low + high) / 2 - [0, 0.1 * (high - low)[1]]
