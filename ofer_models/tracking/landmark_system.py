@@ -20,7 +20,7 @@ from ofer_models.tracking.spread import REGIONS
 
 # Deviation of MediaPipe's points on photographs, and how many independent points all of them together count as: close
 # points are wrong together.
-DEVIATION, INDEPENDENT = 0.02, 95
+DEVIATION, INDEPENDENT = 0.02, 50
 SHAPES = 40  # components of the head's shape that are estimated from points
 _FEATURE, _CONTOUR, _EVERY = 3.0, 0.3, 3  # weights of mouth, lids and brows, of the outline; one in three of the others
 _DOUBTFUL, _CLEAR = 0.62, 0.92  # chance of being seen up to which a point tells nothing, and from which it tells all
