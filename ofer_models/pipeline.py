@@ -14,7 +14,7 @@ import numpy as np
 
 from ofer_models.bundle.manifest import Bundle, BundleError
 from ofer_models.head.decoders import HypothesisDecoder, LandmarkDecoder
-from ofer_models.head.landmark_sets import tracked_landmarks
+from ofer_models.head.landmark_sets import N_MEDIAPIPE, tracked_landmarks
 from ofer_models.head.model import HeadModelError, Identity
 from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
@@ -76,6 +76,11 @@ class FacePipeline:
             embedding, self._landmark_points = tracked_landmarks(self.head)
         except HeadModelError as error:
             raise BundleError(f"{self.bundle.path}: {error}") from None
+        told = self._stages.expression_context.outputs.get("visible")
+        if told is not None and told[-1] != N_MEDIAPIPE:
+            raise BundleError(
+                f"{self.bundle.path}: 'visible' of expression_context has {told[-1]} points, should be {N_MEDIAPIPE}"
+            )
         landmarks = LandmarkDecoder(self.head, embedding)
         evidence = LandmarkEvidence.of(self.bundle)
         self._pose_faces = FacePoser(landmarks, self._landmark_points, evidence)

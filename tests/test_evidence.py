@@ -7,7 +7,7 @@ import pytest
 
 from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.head.model import HeadModel
-from ofer_models.perception.head_pose import estimate_head_pose
+from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
 from ofer_models.perception.intrinsics import project
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_evidence import IdentityEvidence
@@ -180,3 +180,15 @@ def test_a_camera_matrix_with_skew_counts(evidence, open_bundle):
     apart = system.residuals(what, models, pose.moved(step))[0]
     expected = -system.linear(what, None, identity, face, pose).pose @ step
     np.testing.assert_allclose(apart, expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("place", [[0.0, 0.0, 0.0], [0.0, 0.0, -0.6], [np.nan, 0.0, 0.6]])
+def test_a_pose_that_allows_no_solution_leaves_the_hypotheses_as_drawn(evidence, open_bundle, place):
+    head = open_bundle.head
+    what = seen(head, np.zeros(head.n_shape, np.float32), coefficients(head, jawOpen=0.5))
+    drawn = np.zeros((HYPOTHESES, head.n_expression + 3), np.float32)
+    impossible = HeadPose(UPRIGHT, np.array(place), np.zeros(0))
+    identity = head.identity(np.zeros(head.n_shape, np.float32))
+    given, pose = evidence(what, ALL, identity, drawn, np.random.default_rng(0).normal(size=drawn.shape), impossible)
+    assert np.isfinite(given).all()
+    assert pose is impossible or np.isfinite(pose.translation).all()

@@ -63,7 +63,28 @@ class LandmarkEvidence:
         pose: HeadPose,
     ) -> tuple[np.ndarray, HeadPose]:
         """Coefficients (H, E + 3) float32 of drawn (H, E + 3), moved, and the pose of their mean (its reprojection is
-        not measured). noise (H, E + 3) is standard normal; visible (468,) 0..1; pose: of the mean of those drawn."""
+        not measured). noise (H, E + 3) is standard normal; visible (468,) 0..1; pose: of the mean of those drawn.
+
+        What was drawn and the pose as they are, where points and pose allow no solution: a mesh that reaches behind the
+        camera, landmarks in one place.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                place, moved = self._solve(seen, visible, identity, drawn, noise, pose)
+        except np.linalg.LinAlgError:
+            return drawn.astype(np.float32), pose
+        usable = np.isfinite(place).all() and np.isfinite(moved.translation).all()
+        return (place, moved) if usable else (drawn.astype(np.float32), pose)
+
+    def _solve(
+        self,
+        seen: SeenLandmarks,
+        visible: np.ndarray | None,
+        identity: Identity,
+        drawn: np.ndarray,
+        noise: np.ndarray,
+        pose: HeadPose,
+    ) -> tuple[np.ndarray, HeadPose]:
         system, start = self.system, self._inflated(drawn)
         place, at = start, Pose.of(pose)
         linear = system.linear(seen, visible, identity, start.mean(0), at)
