@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -11,6 +12,7 @@ from ofer_models.runtime.interface import Backend
 
 _COUNTS = ("hypotheses", "candidates", "steps", "threads", "max_faces")
 _AMOUNTS = ("drift", "latency_bound", "remember")
+_MOST = {"drift": math.inf}  # new noise in every frame; all else is finite
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PipelineSettings:
         """Raises ValueError, naming the setting, for a number that no pipeline can work with."""
         for names, kind, least in ((_COUNTS, Integral, 1), (("seed",), Integral, 0), (_AMOUNTS, Real, 0)):
             for name in names:
-                value = getattr(self, name)
-                if value is not None and not (isinstance(value, kind) and least <= value < math.inf):
+                value, most = getattr(self, name), _MOST.get(name, sys.float_info.max)
+                if value is not None and not (isinstance(value, kind) and least <= value <= most):
                     what = "whole number" if kind is Integral else "number"
                     raise ValueError(f"{name} must be a {what} of at least {least}, got {value!r}")

@@ -11,7 +11,7 @@ distance, and d (204,) those by the expression and jaw of this head. Units that 
 eyes' directions, which show in the lids alone) are told poorly; units that move them alike share what they explain.
 
 Error, measured on the open head with its expressions turned into nameless principal components (200 faces with 8 units
-each at 0 to 1 and the jaw open by up to its whole angle, tests/test_head_arkit.py): 0.06 a weight on average, 0.11 root
+each at 0 to 1 and the jaw open by up to its whole angle, tests/test_head_arkit.py): 0.06 a weight on average, 0.13 root
 mean square where the weights have 0.24; the landmarks are met to 0.4 mm. On FLAME add what its basis cannot express;
 `residual` tells, face by face, what the weights leave unexplained.
 
