@@ -16,8 +16,6 @@ from ofer_models.workshop.measure.real.protocol import common_variance
 from ofer_models.workshop.measure.real.readings import find_photographs
 from ofer_models.workshop.pictures.occluders import GROUPS
 
-pytest.importorskip("numba")
-
 
 @pytest.fixture(scope="module")
 def neutral(open_head) -> np.ndarray:

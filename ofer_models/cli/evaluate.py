@@ -74,13 +74,13 @@ def evaluate(
     check_choice("--set", which, (OPEN, HELD_OUT, EYES, *LICENSED))
     if (beside or peer) and not real:
         raise typer.BadParameter("goes with --real", param_hint="--beside" if beside else "--peer")
+    if which in LICENSED and data is None and not real:
+        raise typer.BadParameter(f"--set {which} needs the folder of the set", param_hint="--data")
     require("run `make train-env`", "scipy", "trimesh" if which in LICENSED else "numba")
     from ofer_models.bundle.manifest import Bundle, default_bundle
 
     if real:
         return write_json(json_file, _real(bundle, beside, real, peer, report))
-    if which in LICENSED and data is None:
-        raise typer.BadParameter(f"--set {which} needs the folder of the set", param_hint="--data")
     if which == EYES:
         write_json(json_file, _eyes(work, photographs or [], report))
         return

@@ -22,13 +22,14 @@ def pictures(
     ] = None,
 ) -> None:
     """Training pictures with what MediaPipe sees in them, the truth, and the crop. Needs `make train-env`."""
-    require("run `make train-env`", "numba")
     from ofer_models.head.model import HeadModel
+
+    model = HeadModel.load(head)
+    require("run `make train-env`", "numba")
     from ofer_models.perception.pictures import write_picture
     from ofer_models.workshop.pictures.pictures import PictureSource
     from ofer_models.workshop.pictures.sheets import people_tile, picture_tile, sheet
 
-    model = HeadModel.load(head)
     out.parent.mkdir(parents=True, exist_ok=True)
     if people is not None:
         from ofer_models.workshop.pictures.people.assets import load_library

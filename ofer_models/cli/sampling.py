@@ -25,13 +25,14 @@ def sampling(
     stages = stage or ["expgen", "idgen"]
     for name in stages:
         check_choice("--stage", name, ("expgen", "idgen"))
-    require("run `make train-env`", "numba", "matplotlib")
     from ofer_models.bundle.manifest import HEAD, Bundle, default_bundle
+
+    loaded = Bundle.load(bundle or default_bundle())
+    require("run `make train-env`", "numba", "matplotlib")
     from ofer_models.workshop.measure.speed import step_curve
     from ofer_models.workshop.measure.speed.sampling_report import write_report
     from ofer_models.workshop.pictures import dataset
 
-    loaded = Bundle.load(bundle or default_bundle())
     folder = work / "pictures" / "held_out"
     if not list(folder.glob("[0-9]*.npz")):
         dataset.generate(loaded.path / HEAD, folder, 1000, seed=dataset.HELD_OUT_SEED, progress=progress)

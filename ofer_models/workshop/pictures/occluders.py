@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from ofer_models.workshop.pictures.paint import random_skin_tone, smooth_noise
+from ofer_models.workshop.pictures.texture import random_skin_tone, smooth_noise
 
 Layer = tuple[np.ndarray, np.ndarray]  # alpha (H, W) 0..1 and colour (H, W, 3) float32
 

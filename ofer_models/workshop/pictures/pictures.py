@@ -12,11 +12,12 @@ from ofer_models.perception.crops import aligned_crop, in_crop_unit, landmark_fe
 from ofer_models.perception.intrinsics import project
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 from ofer_models.workshop.pictures.occluders import add_occluders
-from ofer_models.workshop.pictures.paint import paint_head, smooth_noise
+from ofer_models.workshop.pictures.paint import paint_head
 from ofer_models.workshop.pictures.population import Population
 from ofer_models.workshop.pictures.render import random_light, render, vertex_visibility
 from ofer_models.workshop.pictures.surface import describe_surface
 from ofer_models.workshop.pictures.teeth import show_teeth
+from ofer_models.workshop.pictures.texture import smooth_noise
 
 SIZE = 256  # pixels of a picture's side
 _PAINTS = 200  # paints are costly, so each worker draws from a pool of its own

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ofer_models.workshop.pictures.paint import smooth_noise
 from ofer_models.workshop.pictures.people.raster import LINEAR
 from ofer_models.workshop.pictures.render import Lighting
+from ofer_models.workshop.pictures.texture import smooth_noise
 
 
 def random_lighting(rng: np.random.Generator) -> tuple[Lighting, float]:
