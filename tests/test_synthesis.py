@@ -16,8 +16,9 @@ from conftest import OPEN
 from ofer_models.head import HeadModel
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures import dataset
+from ofer_models.workshop.pictures.camera_effects import SIZE
 from ofer_models.workshop.pictures.occluders import _hat
-from ofer_models.workshop.pictures.pictures import SIZE, WIDE, PictureSource, Sample
+from ofer_models.workshop.pictures.pictures import WIDE, PictureSource, Sample
 from ofer_models.workshop.pictures.population import Population
 from ofer_models.workshop.pictures.raster import rasterise, vertex_normals
 from ofer_models.workshop.pictures.render import plain_light, project, render, vertex_visibility

@@ -63,9 +63,9 @@ def evaluate(
 ) -> None:
     """Measure a bundle: by default on Open-545, 545 renderings with and without occluders. Needs `make train-env`.
 
-    --real FOLDER measures on photographs, without 3D truth: how much of each movement comes through, errors against
-    annotated points, spread where a drawn occluder hides the face. Pictures named mask* show covered mouths;
-    people/NAME/ in the folder holds pictures of one person.
+    --real FOLDER measures on photographs, without 3D truth and without those packages: how much of each movement comes
+    through, errors against annotated points, spread where a drawn occluder hides the face. Pictures named mask* show
+    covered mouths; people/NAME/ in the folder holds pictures of one person.
 
     Keys of --json, on Open-545: identity_ratio, rank_gap_closed, cse_ratio_occluded, cse_ratio_visible,
     expression_ratio, spread_ratio, ode, coverage90, steps_error_loss, steps_spread_loss and more; the report says
@@ -76,11 +76,11 @@ def evaluate(
         raise typer.BadParameter("goes with --real", param_hint="--beside" if beside else "--peer")
     if which in LICENSED and data is None and not real:
         raise typer.BadParameter(f"--set {which} needs the folder of the set", param_hint="--data")
-    require("run `make train-env`", "scipy", "trimesh" if which in LICENSED else "numba")
     from ofer_models.bundle.manifest import Bundle, default_bundle
 
     if real:
         return write_json(json_file, _real(bundle, beside, real, peer, report))
+    require("run `make train-env`", "scipy", "trimesh" if which in LICENSED else "numba")
     if which == EYES:
         write_json(json_file, _eyes(work, photographs or [], report))
         return

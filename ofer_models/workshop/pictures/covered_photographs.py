@@ -16,8 +16,8 @@ from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE
 from ofer_models.perception.crops import aligned_crop
 from ofer_models.perception.detector import FaceDetector
 from ofer_models.perception.landmarks import FaceLandmarker, roi_from_keypoints, roi_from_points
+from ofer_models.workshop.pictures.camera_effects import SIZE, camera_effects
 from ofer_models.workshop.pictures.occluders import add_occluders
-from ofer_models.workshop.pictures.pictures import SIZE, camera_effects
 
 _SMALL = 100  # the subset's first rows are faces, the rest is none
 

@@ -11,6 +11,7 @@ from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.perception.crops import aligned_crop, in_crop_unit, landmark_features
 from ofer_models.perception.intrinsics import project
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
+from ofer_models.workshop.pictures.camera_effects import SIZE, camera_effects
 from ofer_models.workshop.pictures.occluders import add_occluders
 from ofer_models.workshop.pictures.paint import paint_head
 from ofer_models.workshop.pictures.population import Population
@@ -19,7 +20,6 @@ from ofer_models.workshop.pictures.surface import describe_surface
 from ofer_models.workshop.pictures.teeth import show_teeth
 from ofer_models.workshop.pictures.texture import smooth_noise
 
-SIZE = 256  # pixels of a picture's side
 _PAINTS = 200  # paints are costly, so each worker draws from a pool of its own
 _TO_CAMERA = np.array([1.0, -1.0, -1.0])  # head axes to a camera that looks at the face
 
@@ -241,20 +241,3 @@ def _shoulders(background: np.ndarray, points: np.ndarray, rng: np.random.Genera
         ]
     )
     cv2.fillPoly(background, [np.round(outline).astype(np.int32)], rng.uniform(0, 1, 3).tolist(), cv2.LINE_AA)
-
-
-def camera_effects(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exposure, blur, noise, low resolution and JPEG as cameras add them: (H, W, 3) uint8."""
-    image = np.clip(image, 0, 1) ** rng.uniform(0.55, 1.1) * rng.uniform(0.8, 1.15)
-    if rng.uniform() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
-    if rng.uniform() < 0.15:
-        small = int(SIZE * rng.uniform(0.35, 0.8))
-        image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (SIZE, SIZE))
-    cv2.setRNGSeed(int(rng.integers(2**31 - 1)))  # OpenCV's own noise is many times faster than numpy's
-    grain = cv2.randn(np.empty(image.shape, np.float32), (0.0,) * 3, (1.0,) * 3) if rng.uniform() < 0.6 else 0.0
-    picture = (np.clip(image + rng.uniform(0, 0.04) * grain, 0, 1) * 255).astype(np.uint8)
-    if rng.uniform() < 0.5:
-        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])[1]
-        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    return picture

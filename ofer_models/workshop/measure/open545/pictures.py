@@ -167,8 +167,9 @@ def _draw_part(job: tuple[Path, Path, int, int]) -> int:
 
 def _draw(source, index: int) -> dict[str, np.ndarray]:
     """Picture `index` both ways: the first attempt at which MediaPipe finds the face and the occluder covers some."""
+    from ofer_models.workshop.pictures.camera_effects import camera_effects
     from ofer_models.workshop.pictures.occluders import add_occluder
-    from ofer_models.workshop.pictures.pictures import View, camera_effects
+    from ofer_models.workshop.pictures.pictures import View
 
     person, group = index % PEOPLE, index // PEOPLE % len(GROUPS)
     betas = source.population.betas(np.random.default_rng([SEED, 1, person]))
