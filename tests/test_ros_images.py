@@ -211,6 +211,8 @@ def broken(**fields) -> Image:
         (broken(height=0), "empty: 8 x 0"),
         (broken(encoding="32FC1"), "encoding '32FC1' is not supported; use one of"),
         (broken(encoding=""), "encoding '' is not supported"),
+        (broken(encoding="r\x1b8"), "encoding 'r\\x1b8' is not supported"),
+        (broken(encoding="x" * 1000), f"encoding '{'x' * 40}' is not supported"),
         (broken(step=23), "step 23 disagrees with the width: a row of 8 px in rgb8 has 24 bytes"),
         (broken(encoding="rgba8"), "step 24 disagrees"),
         (broken(data=bytes(100)), "truncated: 100 bytes, but 6 rows of step 24 in rgb8 are 144"),

@@ -15,6 +15,7 @@ import numpy as np
 from ofer_models.perception.pictures import Limits, PictureError, check_size, decode_picture
 
 MAX_PIXELS = 4096 * 4096  # larger frames cost more to convert than any face in them needs
+_SHOWN = 40  # characters of a message's text that an error shows, as Python writes them: no control characters
 
 
 class ImageError(ValueError):
@@ -90,7 +91,7 @@ def check(message, max_pixels: int = MAX_PIXELS) -> None:
         raise ImageError(f"the image is {error}") from None
     encoding = _ENCODINGS.get(message.encoding)
     if encoding is None:
-        raise ImageError(f"encoding '{message.encoding}' is not supported; use one of {', '.join(ENCODINGS)}")
+        raise ImageError(f"encoding {message.encoding[:_SHOWN]!r} is not supported; use one of {', '.join(ENCODINGS)}")
     row = encoding.row_bytes(width)
     if step < row:
         raise ImageError(
@@ -132,7 +133,7 @@ def compressed_to_rgb(message, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     too large.
     """
     if "compressedDepth" in message.format:
-        raise ImageError(f"format '{message.format}' holds depth, not colour; subscribe to the colour image")
+        raise ImageError(f"format {message.format[:_SHOWN]!r} holds depth, not colour; subscribe to the colour image")
     try:
         return decode_picture(bytes(message.data), Limits(max_pixels))
     except PictureError as error:

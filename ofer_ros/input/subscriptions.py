@@ -136,7 +136,7 @@ class CameraInputs:
         if not self._frame:
             warn("images have no frame_id: no TF, and RViz cannot place the markers; set it in the camera's driver")
         elif self._frame.startswith("/"):
-            warn(f"frame_id '{self._frame}' begins with a slash, which tf2 does not take: left out in TF and markers")
+            warn(f"frame_id {self._frame!r} begins with a slash, which tf2 does not take: left out in TF and markers")
 
     def _on_info(self, message: CameraInfo) -> None:
         self._losses.beside(stamp_key(message.header.stamp), time.monotonic())
