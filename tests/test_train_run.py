@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from test_training import HEAD, NAMES, SHAPES, Stopped, quiet, random_pictures, same_weights, symmetric_head
+from test_train import HEAD, NAMES, SHAPES, Stopped, quiet, random_pictures, same_weights, symmetric_head
 
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance

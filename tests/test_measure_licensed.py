@@ -13,7 +13,7 @@ pytest.importorskip("trimesh", reason="meshes are read by trimesh (`make train-e
 
 import trimesh
 from scipy.io import savemat
-from test_evaluation_metrics import bowl
+from test_measure_metrics import bowl
 
 from ofer_models.reconstruction.mesh_files import write_mesh
 from ofer_models.workshop.measure.licensed import predict

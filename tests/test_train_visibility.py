@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_training import quiet, random_pictures
+from test_train import quiet, random_pictures
 
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.workshop.train.augmentation import crop_input

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_training import HEAD, NAMES, random_pictures
+from test_train import HEAD, NAMES, random_pictures
 
 from ofer_models.workshop.measure.open545 import held_out
 from ofer_models.workshop.measure.open545.held_out import expression_errors, identity_errors, unpack
