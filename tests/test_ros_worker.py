@@ -229,6 +229,8 @@ def test_camera_info_of_another_camera_is_told_and_not_used():
     camera, logged = calibration()
     camera.update(camera_info(image_message().header, 1280, 720, 60.0))
     assert not camera.intrinsics(640, 480).metric
+    assert not logged, "its CameraInfo may be on its way"
+    assert not camera.intrinsics(640, 480).metric
     assert "it is for 1280 x 720, the image is 640 x 480" in logged[0]
 
 

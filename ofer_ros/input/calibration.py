@@ -24,6 +24,7 @@ class Calibration:
         self._problems = problems
         self._rectified = rectified
         self._told = ""
+        self._unmatched = (0, 0)  # size of the last image that no CameraInfo fitted
         # One a size, the newest last. Replaced as a whole: the worker reads it while a callback brings the next.
         self._calibrated: tuple[Intrinsics, ...] = ()
 
@@ -50,7 +51,8 @@ class Calibration:
                 return calibrated
         if same_shape:
             return same_shape[-1].scaled_to(width, height)
-        if known:
+        unmatched, self._unmatched = self._unmatched, (width, height)
+        if known and unmatched == (width, height):  # the first image of a size may be ahead of its CameraInfo
             self._tell(f"it is for {known[-1].width} x {known[-1].height}, the image is {width} x {height}")
         return Intrinsics.from_field_of_view(width, height, self._field_of_view)
 
