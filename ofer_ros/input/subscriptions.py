@@ -49,14 +49,13 @@ class CameraInputs:
         self._pairings: dict[type, Pairing] = {}
         self._subscriptions: list = []
         try:
-            # First: of messages that wait together, the executor takes those of older subscriptions first.
-            self._subscriptions.append(
-                node.create_subscription(CameraInfo, INFO, self._on_info, qos_profile_sensor_data)
-            )
             if settings.transport in ("auto", "raw"):
                 self._hear(Image, RAW, self._on_raw, slop)
             if settings.transport in ("auto", "compressed"):
                 self._hear(CompressedImage, compressed_topic(node), self._on_compressed, slop)
+            self._subscriptions.append(
+                node.create_subscription(CameraInfo, INFO, self._on_info, qos_profile_sensor_data)
+            )
         except Exception:
             self.destroy()
             raise
