@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -196,6 +197,27 @@ def test_a_bad_host_is_said_and_does_not_hang(host):
     with pytest.raises(OSError, match="no page at"):
         server.start()
     server.stop()
+
+
+def test_a_server_whose_loop_is_closed_and_whose_thread_still_ends_may_be_stopped(monkeypatch):
+    server, ended = ViewServer("203.0.113.7", 0), threading.Event()
+    close = server._loop.close
+
+    def close_and_linger() -> None:
+        close()
+        ended.wait(60)
+
+    monkeypatch.setattr(server._loop, "close", close_and_linger)
+    monkeypatch.setattr("ofer_ros.web.server._STOP_LIMIT", 0.01)
+    with pytest.raises(OSError, match="no page at"):
+        server.start()
+    while not server._loop.is_closed():
+        time.sleep(0.001)
+    server.stop()
+    server.send("head", b"")
+    assert server._thread.is_alive()
+    ended.set()
+    server._thread.join()
 
 
 def test_what_a_browser_may_ask_is_little():

@@ -7,6 +7,7 @@ see the page, and what a browser may ask, is in docs/view.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import socket
@@ -71,8 +72,8 @@ class ViewServer:
 
     def stop(self) -> None:
         """Close every connection and end the thread; may be called again."""
-        if self._thread.is_alive() and self._ending is not None:
-            self._loop.call_soon_threadsafe(self._ending.set)
+        if self._ending is not None:
+            self._call(self._ending.set)
             self._thread.join(_STOP_LIMIT)
 
     def watched(self) -> set[str]:
@@ -86,11 +87,11 @@ class ViewServer:
         """
         self._call(self._put, kind, data, watched, keep)
 
-    # In the server's thread from here on.
-
     def _call(self, function: Callable, *arguments: object) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: its thread may end at any moment
             self._loop.call_soon_threadsafe(function, *arguments)
+
+    # In the server's thread from here on.
 
     def _put(self, kind: str, data: bytes, watched: str | None, keep: bool) -> None:
         if keep:
