@@ -12,7 +12,7 @@ def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
     A sampler's manifest entry states contexts (F, C) and noise (F, N, D); the tensors of its two graphs follow. Raises
     StageError where it does not.
     """
-    if stage.kind == "graph":
+    if stage.kind in ("graph", "regressor"):
         return {"graph": GraphSpec(stage.files["graph"], stage.inputs, stage.outputs)}
     if not {"noise", "context"} <= stage.inputs.keys():
         raise StageError(f"the manifest lacks the inputs context and noise of stage {stage.name}")

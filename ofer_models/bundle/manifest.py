@@ -19,6 +19,7 @@ import numpy as np
 
 from ofer_models.bundle.manifest_schema import manifest_schema
 from ofer_models.bundle.onnx_header import external_files
+from ofer_models.bundle.regression import RegressorSpec, read_regressor
 from ofer_models.bundle.share import share_folder
 from ofer_models.files.documents import read_yaml
 from ofer_models.files.hashing import sha256_of_open
@@ -28,15 +29,16 @@ from ofer_models.head.model import HeadModel, HeadModelError
 MANIFEST = "manifest.yaml"
 HEAD = "head.npz"
 FORMAT = 1
-STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")
+STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")  # of the method `ofer`
+REGRESSOR = "regressor"  # the stage of the method of that name
 # For contexts of the open encoder. Ten photographs of ten people, each turned, scaled, brightened and blurred: of one
 # person 90 % are above the first and all above the second, of two people 0.7 % are above the first.
 SAME_FACE = (0.99, 0.96)
 MOST_BYTES = 256 << 10
-_SCHEMA = manifest_schema(STAGES)
+_SCHEMA = manifest_schema((*STAGES, REGRESSOR))
 _COMPILED = re.compile(r"\.(engine|int8)(\.json|\.kernels)?$|\.timing$")  # beside the bundle's own files
 _log = logging.getLogger(__name__)
-_PARTS = {"graph": ("graph",), "sampler": ("cond", "step")}
+_PARTS = {"graph": ("graph",), "sampler": ("cond", "step"), "regressor": ("graph",)}
 
 
 class BundleError(ValueError):
@@ -55,7 +57,8 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage of kind `graph` (one ONNX file) or `sampler` (cond and step, and noise if the bundle brings its own).
+    """One stage of kind `graph` or `regressor` (one ONNX file) or `sampler` (cond and step, and noise if the bundle
+    brings its own).
 
     inputs and outputs: tensor name -> shape, where strings are free dimensions.
 
@@ -75,6 +78,7 @@ class StageSpec:
     temperature: tuple[float, float] = (1.0, 1.0)
     mean: np.ndarray | None = None
     deviation: np.ndarray | None = None
+    regression: RegressorSpec | None = None
 
     def raw(self, normal: np.ndarray) -> np.ndarray:
         """Coefficients (..., D) in the head model's units from a sampler's normalised output."""
@@ -87,7 +91,8 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle. candidates is N, heads drawn and ranked a track; hypotheses is H, expressions a frame.
+    """A checked bundle: the five stages of OFER, a regressor, or both. candidates is N, heads drawn and ranked a track;
+    hypotheses is H, expressions a frame.
 
     rank_alone: IdRank's best candidate is the identity, as in OFER; otherwise the landmarks seen have a say.
     same_face: cosine of two identity contexts from which they are of one face, and below which they are of two.
@@ -116,7 +121,8 @@ class Bundle:
         folder = Path(folder)
         manifest = read_manifest(folder)
         try:
-            stages = {name: _stage(name, manifest["stages"][name], folder) for name in STAGES}
+            stages = {name: _stage(name, entry, folder) for name, entry in _ordered(manifest["stages"]).items()}
+            _check_regressor(stages, manifest)
         except FileRefused as error:
             raise _incomplete(folder, error) from None
         bounds = manifest.get("expression_range")
@@ -230,12 +236,31 @@ def _signature(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+def _ordered(entries: dict[str, Any]) -> dict[str, Any]:
+    """Stages in the order of their use; OFER's five only all together, and at least those or a regressor."""
+    for name in STAGES:
+        if name not in entries and (REGRESSOR not in entries or entries.keys() & set(STAGES)):
+            raise FileRefused(f"lacks stages.{name}")
+    return {name: entries[name] for name in (*STAGES, REGRESSOR) if name in entries}
+
+
+def _check_regressor(stages: dict[str, StageSpec], manifest: dict[str, Any]) -> None:
+    """Refuse more coefficients than the head takes."""
+    if REGRESSOR in stages:
+        for group, field in (("shape", "n_shape"), ("expression", "n_expression")):
+            told = stages[REGRESSOR].regression.groups[group]
+            if told > manifest[field]:
+                raise FileRefused(f"says stages.{REGRESSOR}.groups.{group}: {told}, the head has {manifest[field]}")
+
+
 def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
     kind, field = entry["kind"], f"stages.{name}"
+    if (kind == REGRESSOR) != (name == REGRESSOR):
+        raise FileRefused(f"says {field}.kind: {kind}")
     parts = {part for part in entry["files"] if (kind, part) != ("sampler", "noise")}
     if parts != set(_PARTS[kind]):
         raise FileRefused(f"says {field}.files: a stage of kind {kind} has the files {', '.join(_PARTS[kind])}")
-    sampler = {}
+    sampler: dict[str, Any] = {}
     if kind == "sampler":
         for needed in ("solver", "spacing", "steps", "coefficients"):
             if needed not in entry:
@@ -249,6 +274,8 @@ def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
             "temperature": tuple(temperature) if isinstance(temperature, list) else (temperature, temperature),
             "mean": mean, "deviation": deviation,
         }  # fmt: skip
+    if kind == REGRESSOR:
+        sampler = {"regression": read_regressor(entry, field)}
     return StageSpec(
         name, kind, {part: folder / file for part, file in entry["files"].items()},
         {key: tuple(value) for key, value in entry["inputs"].items()},

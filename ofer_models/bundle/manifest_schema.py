@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ofer_models.bundle import regression
 from ofer_models.files.schema import choice, either, flag, integer, mapping, number, record, sequence, text
 
 _FILE_NAME = text(r"[A-Za-z0-9_][A-Za-z0-9._-]*", 128, "the plain name of a file in the bundle's folder")
@@ -12,7 +13,7 @@ _LICENCE = {"licence": text(), "commercial_use": flag}
 _HASH = text(r"[0-9a-f]{64}", 64, "64 hexadecimal digits")
 _STAGE = record(
     {
-        "kind": choice("graph", "sampler"),
+        "kind": choice("graph", "sampler", "regressor"),
         "files": mapping(choice("graph", "cond", "step", "noise"), _FILE_NAME, 4),
         "inputs": _TENSORS,
         "outputs": _TENSORS,
@@ -25,12 +26,13 @@ _STAGE = record(
         "coefficients": record(
             {"mean": sequence(number(-1e6, 1e6), 1, 4096), "deviation": sequence(number(0, 1e6), 1, 4096)}
         ),
+        **regression.FIELDS,
     },
 )
 
 
 def manifest_schema(stages: tuple[str, ...]):
-    """The check of a whole manifest with these stages."""
+    """The check of a whole manifest with some of these stages."""
     return record(
         {
             "format": integer(1, 1),
@@ -40,7 +42,7 @@ def manifest_schema(stages: tuple[str, ...]):
             "n_expression": integer(1, 4096),
             "candidates": integer(1, 4096),
             "hypotheses": integer(1, 4096),
-            "stages": record(dict.fromkeys(stages, _STAGE)),
+            "stages": record({}, dict.fromkeys(stages, _STAGE)),
             "files": mapping(
                 _FILE_NAME, record({"sha256": _HASH, "origin": text(), **_LICENCE}), 100
             ),

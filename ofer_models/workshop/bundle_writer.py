@@ -5,6 +5,7 @@ Build-time only: needs torch and onnx.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 import onnx
 import yaml
 
-from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, STAGES, FileRecord
+from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, REGRESSOR, STAGES, FileRecord, read_manifest
+from ofer_models.bundle.regression import RegressorSpec
 from ofer_models.files.hashing import sha256_of
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.export import export_rank, export_sampler
@@ -33,6 +35,19 @@ def graph_entry(path: Path) -> dict[str, Any]:
     """Manifest entry of a stage that is one graph, tensors read back from the file."""
     inputs, outputs = _tensors(path)
     return {"kind": "graph", "files": {"graph": path.name}, "inputs": inputs, "outputs": outputs}
+
+
+def regressor_entry(path: Path, spec: RegressorSpec) -> dict[str, Any]:
+    """Manifest entry of a regressor whose graph has the tensors `crop` and `coefficients`."""
+    crop = spec.crop
+    entry = graph_entry(path) | {"kind": "regressor", "groups": [list(group) for group in spec.groups.items()]}
+    if spec.rotation != "vector":
+        entry["rotation"] = spec.rotation
+    if "translation" in spec.groups:
+        entry |= {"focal": spec.focal, "distance": spec.distance}
+    placed = {"scale": crop.scale} if crop.template is None else {"template": np.round(crop.template, 4).tolist()}
+    colours = {name: np.round(getattr(crop, name).astype(float), 6).tolist() for name in ("mean", "deviation")}
+    return entry | {"crop": {"align": crop.align, **placed, "channels": crop.channels, **colours}}
 
 
 def write_sampler(
@@ -72,15 +87,36 @@ def write_manifest(
     folder: Path, header: dict[str, Any], stages: dict[str, Any], provenance: dict[str, Provenance]
 ) -> None:
     """Write manifest.yaml for the files in folder; provenance by file name, `*` for all others."""
-    names = [HEAD] + [file for stage in STAGES for file in stages[stage]["files"].values()]
+    present = [name for name in (*STAGES, REGRESSOR) if name in stages]
+    names = [HEAD] + [file for stage in present for file in stages[stage]["files"].values()]
     files = {
         name: asdict(FileRecord(sha256_of(folder / name), **asdict(provenance.get(name, provenance["*"]))))
         for name in names
     }
-    document = {"format": FORMAT, **header, "stages": {name: stages[name] for name in STAGES}, "files": files}
+    _write(folder, {"format": FORMAT, **header, "stages": {name: stages[name] for name in present}, "files": files})
+
+
+def set_regressor(folder: Path, entry: dict[str, Any], provenance: Provenance) -> None:
+    """Give a bundle, whose folder holds the entry's graph already, this regressor instead of what it had for one.
+
+    Raises BundleError where the folder is no bundle.
+    """
+    manifest = read_manifest(folder)
+    before = manifest["stages"].pop(REGRESSOR, {"files": {}})
+    for name in before["files"].values():
+        manifest["files"].pop(name, None)
+    for name in entry["files"].values():
+        manifest["files"][name] = asdict(FileRecord(sha256_of(folder / name), **asdict(provenance)))
+    manifest["stages"][REGRESSOR] = entry
+    _write(folder, manifest)
+
+
+def _write(folder: Path, document: dict[str, Any]) -> None:
     text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=130)
     comment = "# A bundle of ofer: what the pipeline needs to know. Written by the program; edit the training instead."
-    (folder / MANIFEST).write_text(f"{comment}\n{text}")
+    partial = folder / f".{MANIFEST}.partial"
+    partial.write_text(f"{comment}\n{text}")
+    os.replace(partial, folder / MANIFEST)
 
 
 def _tensors(path: Path) -> tuple[dict[str, list[int | str]], dict[str, list[int | str]]]:
