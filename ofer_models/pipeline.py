@@ -12,36 +12,33 @@ from typing import Any
 
 import numpy as np
 
-from ofer_models.bundle.manifest import Bundle, BundleError
+from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle, BundleError
 from ofer_models.head.decoders import HypothesisDecoder, LandmarkDecoder
-from ofer_models.head.landmark_sets import N_MEDIAPIPE, tracked_landmarks
+from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModelError, Identity
-from ofer_models.perception.crops import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import KEEP_LOST, Track
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
 from ofer_models.runtime.stages import StageSet
-from ofer_models.tracking.drifting_noise import DriftingNoise
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import FacePoser, TrackMemory
-from ofer_models.tracking.identity_cache import IdentityCache
-from ofer_models.tracking.identity_candidates import CandidateDrawer
-from ofer_models.tracking.identity_state import View
 from ofer_models.tracking.load_plan import TIERS, LoadPlan
+from ofer_models.tracking.regressed_faces import RegressedFaces
 from ofer_models.tracking.reprojection import SeenLandmarks
+from ofer_models.tracking.sampled_faces import SampledFaces
 from ofer_models.tracking.spread import spread_mm
 from ofer_models.tracking.stream_clock import StreamClock
-from ofer_models.tracking.view_quality import facing, sharpness, view_quality
 
 _NOISE, _IDENTITY = 1, 2  # streams of random numbers
 _IDLE = 1.0  # s without a frame that end nothing yet
 
 
 class FacePipeline:
-    """pipeline(frame, stamp, intrinsics) -> faces. One instance per camera; one thread at a time gives it frames.
+    """pipeline(frame, stamp, intrinsics) -> faces, by OFER or by the bundle's regressor (`method`). One instance per
+    camera; one thread at a time gives it frames.
 
     plan: the `LoadPlan` that is to be told measured latencies, where these are bounded.
     """
@@ -66,7 +63,9 @@ class FacePipeline:
         self.timings: dict[str, float] = {}
         self.plan = LoadPlan(settings.latency_bound)
         self.drift = settings.drift
-        self._stages = StageSet(self.bundle, settings.threads, settings.steps, settings.backend)
+        regressed = settings.method == "regressor"
+        names = (REGRESSOR,) if regressed else STAGES
+        self._stages = StageSet(self.bundle, settings.threads, settings.steps, settings.backend, names)
         self._frontend = FaceFrontend(
             settings.max_faces, settings.camera_rotation, settings.small_faces, settings.ids
         )
@@ -76,22 +75,22 @@ class FacePipeline:
             embedding, self._landmark_points = tracked_landmarks(self.head)
         except HeadModelError as error:
             raise BundleError(f"{self.bundle.path}: {error}") from None
-        told = self._stages.expression_context.outputs.get("visible")
-        if told is not None and told[-1] != N_MEDIAPIPE:
-            raise BundleError(
-                f"{self.bundle.path}: 'visible' of expression_context has {told[-1]} points, should be {N_MEDIAPIPE}"
-            )
         landmarks = LandmarkDecoder(self.head, embedding)
-        evidence = LandmarkEvidence.of(self.bundle)
+        evidence = None if regressed else LandmarkEvidence.of(self.bundle)
+        self._method: SampledFaces | RegressedFaces
+        if regressed:
+            self._method = RegressedFaces(self.bundle, self._stages, landmarks, keep=settings.remember)
+        else:
+            self._method = SampledFaces(
+                self.bundle, self._stages, landmarks, self.candidates, evidence, keep=settings.remember,
+                background=settings.background, seed=(settings.seed, _IDENTITY),
+            )  # fmt: skip
+        self.hypotheses = self._method.hypotheses(self.hypotheses)
+        self._identities = self._method.identities
         self._pose_faces = FacePoser(landmarks, self._landmark_points, evidence)
         self._decode_all = HypothesisDecoder(self.head)
         self._seed = settings.seed
         self._max_faces = settings.max_faces
-        self._drawer = CandidateDrawer(self.bundle, self._stages, landmarks, self.candidates, evidence)
-        self._identities = IdentityCache(
-            self._drawer, self.head, *self.bundle.same_face, keep=settings.remember, background=settings.background,
-            seed=(settings.seed, _IDENTITY),
-        )  # fmt: skip
         self._lock = threading.Lock()
         self.reset()
 
@@ -108,13 +107,13 @@ class FacePipeline:
             for done, (faces, share, count) in enumerate(sizes):
                 size = f"{faces} faces, {count} hypotheses, {share:.0%} of the steps"
                 say(f"warm-up {done + 1} of {len(sizes) + 1}: {size}")
-                self._stages.warm_up(faces, count, share)
+                self._method.warm_up(faces, count, share)
             say(f"warm-up {len(sizes) + 1} of {len(sizes) + 1}: identities")
-            self._drawer.warm_up()
+            self._method.warm_up_identities()
             # Once more: a size that needed more scratch memory than those before has taken their graphs along.
             for faces, share, count in sizes:
-                self._stages.warm_up(faces, count, share)
-            self._drawer.warm_up()
+                self._method.warm_up(faces, count, share)
+            self._method.warm_up_identities()
             self._stages.runtime.settle()
             say(f"warm after {time.monotonic() - started:.1f} s, {self.gpu_memory / 2**20:.0f} MB on the GPU")
 
@@ -169,16 +168,16 @@ class FacePipeline:
         if hypotheses < 1:
             raise ValueError(f"hypotheses must be at least 1, got {hypotheses}")
         with self._lock:
-            self.hypotheses = hypotheses
+            self.hypotheses = self._method.hypotheses(hypotheses)
             for memory in self._memory.values():
-                memory.noise.resize(hypotheses)
+                if memory.noise is not None:
+                    memory.noise.resize(hypotheses)
         self.warm_up()
 
     def set_steps(self, steps: int | None) -> None:
         """Sampling steps from the next frame on; None: the bundle's. Raises ValueError for a count that is refused."""
         with self._lock:
-            for sampler in (self._stages.idgen, self._stages.expgen):
-                sampler.set_steps(steps)
+            self._method.set_steps(steps)
         self.warm_up()
 
     def report_latency(self, milliseconds: float) -> None:
@@ -254,7 +253,7 @@ class FacePipeline:
             camera = intrinsics.scaled_to(width, height) if intrinsics else Intrinsics.from_field_of_view(width, height)
             faces = self._reconstruct(frame, now, seen, camera)
         else:
-            self._identities.update(self._memory, [], {}, now)
+            self._method.identify(list(self._memory), [], [], [], {}, now)
         self._note_identities()
         self.timings["total"] = 1000 * (time.perf_counter() - started)
         return faces
@@ -267,21 +266,23 @@ class FacePipeline:
     def _remember(self) -> TrackMemory:
         self._tracks_seen += 1
         rng = np.random.default_rng((self._seed, _NOISE, self._tracks_seen))
-        width = self._stages.expgen.n_coefficients * (2 if self.bundle.landmark_evidence else 1)
-        return TrackMemory(DriftingNoise(self.hypotheses, width, rng))
+        return self._method.remember(self.hypotheses, rng)
 
     def _reconstruct(self, frame: np.ndarray, now: float, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
         memories = [self._memory[track.id] for track in tracks]
         seen = [SeenLandmarks.of(track.points, self._landmark_points, intrinsics) for track in tracks]
         with self._timed("crops"):
             points = np.stack([track.points for track in tracks])
-            inputs = encoder_inputs(frame, points, self._stages.encoder_inputs)
+            inputs = self._method.inputs(frame, points)
         count = self.plan.tier.count(self.hypotheses)
         rows = self._due(tracks, memories, count)
         if rows:
-            self._draw_expressions([memories[row] for row in rows], _rows(inputs, rows), now, count)
+            self._method.draw(
+                [memories[row] for row in rows], _rows(inputs, rows), now, self.plan.tier, count, self.drift, self._rng,
+                self._timed,
+            )  # fmt: skip
         with self._timed("identity"):
-            self._update_identities(tracks, memories, seen, inputs, now)
+            self._method.identify(list(self._memory), tracks, memories, seen, inputs, now)
             heads = [self._identities.shown(track.id, now) for track in tracks]
         with self._timed("pose"):
             return self._pose_faces(tracks, memories, seen, heads, intrinsics, now)
@@ -297,66 +298,11 @@ class FacePipeline:
         held = {i for i in least if memories[i].drawn is not None and len(memories[i].drawn) == count}
         return [row for row in rows if row not in held]
 
-    def _draw_expressions(
-        self, memories: Sequence[TrackMemory], inputs: dict[str, np.ndarray], stamp: float, count: int
-    ) -> None:
-        """Draw `count` hypotheses for each of some tracks, in one batch, into their memories."""
-        with self._timed("context"):
-            encoded = _call(self._stages.expression_context, inputs)
-            occlusion = np.clip(encoded.get("occlusion", np.zeros((len(memories), 1)))[:, 0], 0, 1)
-            visible = encoded.get("visible")
-        with self._timed("expression"):
-            width = self._stages.expgen.n_coefficients
-            noise = np.stack([memory.noise.at(stamp, self.drift)[:count] for memory in memories])
-            start = np.ascontiguousarray(noise[..., :width])
-            drawn = self._stages.expgen(encoded["context"], start, self._rng, self.plan.tier.steps).astype(np.float32)
-            drawn[..., self.head.n_expression :] *= np.float32(self.bundle.jaw_scale)
-            if self.bundle.expression_range:
-                np.clip(drawn[..., :-3], *self.bundle.expression_range, out=drawn[..., :-3])
-        for row, memory in enumerate(memories):
-            memory.drawn, memory.scatter, memory.occlusion = drawn[row], noise[row, :, width:], float(occlusion[row])
-            memory.visible = visible[row] if visible is not None else None
-
-    def _update_identities(
-        self,
-        tracks: Sequence[Track],
-        memories: Sequence[TrackMemory],
-        seen: Sequence[SeenLandmarks],
-        inputs: dict[str, np.ndarray],
-        stamp: float,
-    ) -> None:
-        """Show the identity cache the views that it asks for, with their contexts drawn in one batch."""
-        crops = next((inputs[name] for name in ("crop112", "crop112_bgr", "crop224") if name in inputs), None)
-        qualities, wanted = [], []
-        for row, (track, memory) in enumerate(zip(tracks, memories, strict=True)):
-            quality = view_quality(track.points, facing(track.points, memory.pose), memory.occlusion)
-            if crops is not None and self._identities.wants(track.id, quality, stamp):  # else it need not be measured
-                quality *= sharpness(crops[row])
-            qualities.append(quality)
-            if self._identities.wants(track.id, quality, stamp):
-                wanted.append(row)
-        views: dict[str, View] = {}
-        if wanted:
-            contexts = _call(self._stages.identity_context, _rows(inputs, wanted))["context"]
-            for row, context in zip(wanted, contexts, strict=True):
-                needed = {name: inputs[name][row : row + 1] for name in self._stages.idrank.inputs if name in inputs}
-                mean = memories[row].drawn.mean(0)
-                views[tracks[row].id] = View(
-                    stamp, qualities[row], context, memories[row].occlusion, needed, seen[row], memories[row].visible,
-                    mean[:-3], mean[-3:],
-                )  # fmt: skip
-        self._identities.update(self._memory, [track.id for track in tracks], views, stamp)
-
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
         self.timings[name] = 1000 * (time.perf_counter() - started)
-
-
-def _call(stage, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a stage on those of the inputs that it asks for."""
-    return stage(**{name: inputs[name] for name in stage.inputs})
 
 
 def _rows(inputs: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:

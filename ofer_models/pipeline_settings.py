@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import Literal
 
 from ofer_models.runtime.interface import Backend
 
+METHODS = ("ofer", "regressor")
 _COUNTS = ("hypotheses", "candidates", "steps", "threads", "max_faces")
 _AMOUNTS = ("drift", "latency_bound", "remember")
 _MOST = {"drift": math.inf}  # new noise in every frame; all else is finite
@@ -29,6 +31,8 @@ class PipelineSettings:
     camera_rotation: degrees by which pictures have to be turned clockwise to be upright, 0, 90, 180 or 270; faces of
     other rolls are found all the same, a little later. small_faces: look for them in parts of a picture as well, at the
     cost of one run of the detector for each.
+
+    method: ofer draws hypotheses; regressor tells one answer a face, with a bundle that has one (docs/regressors.md).
     """
 
     hypotheses: int | None = None
@@ -44,10 +48,13 @@ class PipelineSettings:
     remember: float = 30.0
     camera_rotation: int = 0
     small_faces: bool = False
+    method: Literal["ofer", "regressor"] = "ofer"
     ids: Iterator[str] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the setting, for a number that no pipeline can work with."""
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         for names, kind, least in ((_COUNTS, Integral, 1), (("seed",), Integral, 0), (_AMOUNTS, Real, 0)):
             for name in names:
                 value, most = getattr(self, name), _MOST.get(name, sys.float_info.max)

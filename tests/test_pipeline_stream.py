@@ -357,9 +357,9 @@ def test_tiers_take_steps_and_hypotheses_and_give_them_back(pipeline, one, monke
 def test_every_other_frame_is_for_the_most_visible_face_alone(pipeline, two, monkeypatch):
     at_tier(pipeline, "every other frame")
     drawn = []
-    draw = pipeline._draw_expressions
+    draw = pipeline._method.draw
     monkeypatch.setattr(
-        pipeline, "_draw_expressions", lambda memories, *rest: (drawn.append(len(memories)), draw(memories, *rest))[1]
+        pipeline._method, "draw", lambda memories, *rest: (drawn.append(len(memories)), draw(memories, *rest))[1]
     )
     frames = [two, np.roll(two, 1, axis=1), two, np.roll(two, 1, axis=1), two]
     found, samples = [], []

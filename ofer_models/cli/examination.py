@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ofer_models.bundle.manifest import MANIFEST, MOST_BYTES, Bundle, BundleError, default_bundle
+from ofer_models.bundle.manifest import MANIFEST, MOST_BYTES, REGRESSOR, Bundle, BundleError, default_bundle
 from ofer_models.bundle.share import share_folder
 from ofer_models.cli import host
 from ofer_models.cli.host import Finding
@@ -131,6 +131,10 @@ def try_out(folder: Path) -> str:
         check_complete(bundle.head)
         frame, rng = np.full((240, 320, 3), 128, np.uint8), np.random.default_rng(0)
         FaceFrontend(1)(frame, 0.0)
+        if REGRESSOR in bundle.stages and not _regresses(bundle):
+            return "its regressor gives numbers that are not finite"
+        if set(bundle.stages) == {REGRESSOR}:
+            return ""
         stages = StageSet(bundle)
         inputs = encoder_inputs(frame, rng.uniform(80, 160, (1, 478, 3)), stages.encoder_inputs)
 
@@ -151,6 +155,16 @@ def try_out(folder: Path) -> str:
     except Exception as error:  # whatever it is, the bundle does not run
         return one_line(error)
     return ""
+
+
+def _regresses(bundle: Bundle) -> bool:
+    """Whether the regressor gives a head, of an even picture."""
+    from ofer_models.runtime.stages import StageSet
+
+    regressor = StageSet(bundle, names=(REGRESSOR,)).regressor
+    groups = regressor(np.zeros((1, 3, *[regressor.spec.crop.size] * 2), np.float32))
+    vertices = bundle.head.decode(groups["shape"], groups["expression"], groups.get("jaw"))
+    return all(np.isfinite(array).all() for array in (*groups.values(), vertices))
 
 
 def _folders(chosen: Path) -> list[Path]:

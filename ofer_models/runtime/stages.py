@@ -1,13 +1,15 @@
-"""A bundle's stages, ready to call: encoders and ranking as graphs, IdGen and ExpGen as samplers in head units."""
+"""A bundle's stages, ready to call: encoders, ranking and regressor as graphs, IdGen and ExpGen as samplers in head
+units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ofer_models.bundle.graphs import graph_specs
-from ofer_models.bundle.manifest import Bundle, BundleError, StageSpec
+from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle, BundleError, StageSpec
+from ofer_models.bundle.regression import COEFFICIENTS, CROP, RegressorSpec
 from ofer_models.bundle.tensors import StageError
 from ofer_models.runtime.backend import open_backend
 from ofer_models.runtime.interface import Backend
@@ -16,6 +18,10 @@ from ofer_models.runtime.sampler import Stage
 from ofer_models.runtime.solvers import SolverTable, solver_table
 
 _FEWEST_STEPS = 3
+_LACKING = {
+    True: "has no regressor: use method ofer, or make one (`ofer train regressor`, `ofer import --deca`)",
+    False: "is a regressor alone: use method regressor",
+}
 _BESIDE = ("idrank",)  # with idgen, what identities are drawn with, beside the frames
 
 
@@ -69,30 +75,61 @@ class CoefficientSampler:
         return self._shorter[steps]
 
 
+class Regressor:
+    """Coefficients of a head, by group, from crops: one answer."""
+
+    def __init__(self, spec: StageSpec, backend: Backend, n_shape: int, n_expression: int) -> None:
+        """n_shape, n_expression: of the head, which may have more than are told. Raises StageError."""
+        self.stage = backend.load(graph_specs(spec)["graph"])
+        self.spec: RegressorSpec = spec.regression
+        self._sizes = {"shape": n_shape, "expression": n_expression}
+
+    def __call__(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """Groups (F, size) of crops (F, 3, S, S), cut as the spec says; shape and expression as long as the head's."""
+        groups = self.spec.split(self.stage(**{CROP: crops})[COEFFICIENTS])
+        for name, size in self._sizes.items():
+            groups[name] = np.pad(groups[name], ((0, 0), (0, size - groups[name].shape[1])))
+        return groups
+
+
 class StageSet:
-    """The five stages of a bundle on one of the runtimes; `backend` names the one in use."""
+    """Stages of a bundle on one of the runtimes, each an attribute; `backend` names the runtime in use."""
+
+    idgen: CoefficientSampler
+    expgen: CoefficientSampler
+    identity_context: Stage
+    idrank: Stage
+    expression_context: Stage
+    regressor: Regressor
 
     def __init__(
-        self, bundle: Bundle, threads: int = 1, steps: int | None = None, backend: str | Backend = "auto"
-    ) -> None:
+        self, bundle: Bundle, threads: int = 1, steps: int | None = None, backend: str | Backend = "auto",
+        names: Sequence[str] = STAGES,
+    ) -> None:  # fmt: skip
         """threads per stage; steps overrides both samplers' step count; backend: a name for
-        `runtime.backend.open_backend`, or one that is open already.
+        `runtime.backend.open_backend`, or one that is open already. names: the stages to load, OFER's five by default.
 
         Raises BundleError naming what fails.
         """
-        graphs = {name: spec for name, spec in bundle.stages.items() if spec.kind == "graph"}
+        missing = [name for name in names if name not in bundle.stages]
+        if missing:
+            raise BundleError(f"bundle {bundle.name} at {bundle.path} {_LACKING[REGRESSOR in missing]}")
+        graphs = {name: bundle.stages[name] for name in names if bundle.stages[name].kind == "graph"}
         try:
             runtime = open_backend(backend, bundle, threads) if isinstance(backend, str) else backend
             loaded = {
                 name: runtime.load(graph_specs(spec)["graph"], name not in _BESIDE) for name, spec in graphs.items()
             }
-            self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps, urgent=False)
-            self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps)
+            if "idgen" in names:
+                self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps, urgent=False)
+                self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps)
+            if REGRESSOR in names:
+                self.regressor = Regressor(bundle.stages[REGRESSOR], runtime, bundle.n_shape, bundle.n_expression)
             bundle.check_unchanged()
         except ValueError as error:  # a StageError, or a solver, spacing or step count that does not exist
             raise BundleError(f"bundle {bundle.name} at {bundle.path}: {error}") from None
         wanted = {"idgen": bundle.n_shape, "expgen": bundle.n_expression + 3}
-        for name, count in wanted.items():
+        for name, count in ((name, count) for name, count in wanted.items() if name in names):
             drawn = getattr(self, name).n_coefficients
             if drawn != count:
                 raise BundleError(
@@ -100,12 +137,9 @@ class StageSet:
                 )
         self.backend = runtime.name
         self.runtime = runtime
-        self.identity_context = loaded["identity_context"]
-        self.idrank = loaded["idrank"]
-        self.expression_context = loaded["expression_context"]
-        self.encoder_inputs = (
-            self.identity_context.inputs.keys() | self.idrank.inputs.keys() | self.expression_context.inputs.keys()
-        ) - {"betas", "context"}
+        for name, stage in loaded.items():
+            setattr(self, name, stage)
+        self.encoder_inputs = {name for stage in loaded.values() for name in stage.inputs} - {"betas", "context"}
 
     @staticmethod
     def empty_inputs(stage: Stage, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,7 +24,9 @@ class Face:
 
     occlusion 0..1; landmark_error is the mean reprojection error, as a part of the inter-ocular distance, of the
     selected row in its unfiltered pose. spread: how far the hypotheses lie apart at the mouth, the eyes and the brows,
-    metres: root mean square distance from their mean, weighed by their scores; NaN where the head has no landmarks.
+    metres: root mean square distance from their mean, weighed by their scores; NaN where the head has no landmarks, and
+    of a single hypothesis. regressed: with the method `regressor`, the groups rotation, camera or translation, albedo
+    and light of its manifest, as far as it tells them.
     """
 
     id: str
@@ -48,3 +50,4 @@ class Face:
     occlusion: float
     landmark_error: float
     spread: dict[str, float]
+    regressed: dict[str, np.ndarray] = field(default_factory=dict)

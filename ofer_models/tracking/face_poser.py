@@ -21,6 +21,8 @@ from ofer_models.tracking.reprojection import SeenLandmarks, poses_of, softmax
 from ofer_models.tracking.selection import SteadySelection
 from ofer_models.tracking.spread import region_rows, spread_mm
 
+_BESIDE = ("rotation", "camera", "translation", "albedo", "light")  # groups of a regressor that a face shows as told
+
 
 @dataclass
 class TrackMemory:
@@ -28,16 +30,19 @@ class TrackMemory:
 
     drawn (H, E + 3): coefficients as ExpGen drew them, which become expressions (H, E) and jaws (H, 3), moved to the
     landmarks where the bundle says so; scatter (H, E + 3): the standard normal noise of that; visible
-    (468,): chance that each of MediaPipe's points is seen, None where the bundle does not tell.
+    (468,): chance that each of MediaPipe's points is seen, None where the bundle does not tell. regressed: what a
+    regressor told, by group, of the crop that the map cut (2, 3) made; there is no noise then.
     """
 
-    noise: DriftingNoise
+    noise: DriftingNoise | None
     expressions: np.ndarray | None = None
     jaws: np.ndarray | None = None
     occlusion: float = 0.0
     drawn: np.ndarray | None = None
     scatter: np.ndarray | None = None
     visible: np.ndarray | None = None
+    regressed: dict[str, np.ndarray] = field(default_factory=dict)
+    cut: np.ndarray | None = None
     pose: HeadPose | None = None
     head: Identity | None = None
     selection: SteadySelection = field(default_factory=SteadySelection)
@@ -116,7 +121,10 @@ class FacePoser:
         return self._landmarks.of_faces([memory.head for memory in memories], expressions, jaws)
 
     def _spreads(self, models: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
-        """Spread in metres of each region, NaN without landmarks in it, for each of models (F, H, L, 3)."""
+        """Spread in metres of each region, for each of models (F, H, L, 3): NaN without landmarks in it, and of a
+        single hypothesis, which says nothing of others."""
+        if models.shape[1] == 1:
+            return [dict.fromkeys(self._regions, np.nan) for _ in models]
         squared = (spread_mm(models[:, :, self._rows], scores) / 1000) ** 2
         unknown = np.full(len(models), np.nan)
         parts = np.sqrt([squared[:, at].mean(1) if at.any() else unknown for at in self._regions.values()])
@@ -145,6 +153,7 @@ def _face(
         identity_state=head.state.value, identity_blend=head.blend,
         expressions=memory.expressions, jaws=memory.jaws, scores=scores, selected=selected,
         expression=smooth[:-3], jaw=smooth[-3:], occlusion=memory.occlusion, landmark_error=error, spread=spread,
+        regressed={name: memory.regressed[name] for name in _BESIDE if name in memory.regressed},
     )  # fmt: skip
 
 

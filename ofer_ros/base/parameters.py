@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ofer_models.bundle.share import share_folder
-from ofer_models.pipeline_settings import PipelineSettings
+from ofer_models.pipeline_settings import METHODS, PipelineSettings
 from ofer_ros.base.face_ids import face_ids
 
 Settings = TypeVar("Settings")
@@ -62,6 +62,11 @@ class OferSettings(LayerSettings):
 
     autostart: bool = setting("configure and activate by itself at start, where no lifecycle manager does")
     bundle: str = setting("name of a bundle in engines/, or the path of a bundle's folder")
+    method: str = setting(
+        "ofer: several hypotheses a face, by sampling; regressor: one answer a face, quicker, if the bundle has a "
+        "regressor; hypotheses, candidates, steps and hypothesis_drift then mean nothing",
+        choices=METHODS,
+    )
     hypotheses: int = setting("expression hypotheses a face and frame", 1, 64, live=True)
     candidates: int = setting(
         "head shapes that are drawn once a track and ranked; 0: as the bundle says (open: 100)", 0, 512
@@ -152,7 +157,7 @@ class OferSettings(LayerSettings):
             self.hypotheses, self.candidates or None, self.steps or None, self.seed, self.threads, self.max_faces,
             self.backend, background=self.identity_in_background, drift=self.hypothesis_drift,
             latency_bound=self.latency_bound, remember=self.identity_memory,
-            camera_rotation=int(self.camera_rotation), small_faces=self.small_faces,
+            camera_rotation=int(self.camera_rotation), small_faces=self.small_faces, method=self.method,
             ids=face_ids((self.seed, node) if self.deterministic_ids else None),
         )  # fmt: skip
 

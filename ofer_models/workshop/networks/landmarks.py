@@ -30,8 +30,8 @@ class LandmarkNetwork(nn.Module):
         layers: list[nn.Module] = []
         before = 3
         for channels, residuals in zip(_CHANNELS, _RESIDUALS, strict=True):
-            layers.append(_convolution(before, channels, 2))
-            layers += [_Residual(channels) for _ in range(residuals)]
+            layers.append(convolution(before, channels, 2))
+            layers += [Residual(channels) for _ in range(residuals)]
             before = channels
         side = INPUT // 2 ** len(_CHANNELS)
         self.features = nn.Sequential(*layers)
@@ -57,16 +57,16 @@ class LandmarkNetwork(nn.Module):
         return values[..., :2], values[..., 2].clamp(_LEAST, _MOST), values[..., 3]
 
 
-def _convolution(before: int, after: int, stride: int) -> nn.Sequential:
+def convolution(before: int, after: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
     )
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = _convolution(channels, channels, 1)
+        self.first = convolution(channels, channels, 1)
         self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:

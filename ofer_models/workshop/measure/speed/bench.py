@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ofer_models.bundle.manifest import Bundle
+from ofer_models.bundle.manifest import REGRESSOR, Bundle
 from ofer_models.bundle.tensors import StageError
 from ofer_models.perception.crops import box_of, canonical_face
 from ofer_models.perception.tracker import Track
@@ -203,7 +203,7 @@ def stages(bundle: Bundle, repeats: int, say: Say = print) -> Iterator[dict[str,
     for runtime in present:
         for threads in runtime.threads:
             try:
-                loaded = StageSet(bundle, backend=runtime.open(threads))
+                loaded = StageSet(bundle, backend=runtime.open(threads), names=tuple(bundle.stages))
             except ValueError as error:  # not installed, no GPU, nothing built
                 say(f"  without {runtime.name}: {error}")
                 break
@@ -328,7 +328,7 @@ def calls_of(
     sizes = {"F": faces, "N": bundle.candidates}
     calls: dict[str, Any] = {}
     for name in bundle.stages:
-        stage = getattr(loaded, name)
+        stage = loaded.regressor.stage if name == REGRESSOR else getattr(loaded, name)
         if bundle.stages[name].kind == "sampler":
             count = bundle.hypotheses if name == "expgen" else bundle.candidates
             context = rng.standard_normal((faces, int(stage.spec.inputs["context"][-1])), dtype=np.float32)

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,31 @@ def load(folder: Path, count: int) -> PeopleSet:
             reason = f"shard {shard} is damaged ({one_line(error)}); remove its two files to draw it anew"
             raise DataError(f"{folder}: {reason}") from None
     return PeopleSet(images, np.concatenate(points)[:count], np.concatenate(visible)[:count])
+
+
+@dataclass(frozen=True)
+class PeopleTruth:
+    """The heads of n pictures: betas (n, S), expression (n, E), jaw (n, 3), camera (n, 3, 3), pose (n, 3, 4)."""
+
+    betas: np.ndarray
+    expression: np.ndarray
+    jaw: np.ndarray
+    camera: np.ndarray
+    pose: np.ndarray
+
+
+def load_truth(folder: Path, count: int) -> PeopleTruth:
+    """The heads of the first `count` pictures. Raises DataError where there are fewer."""
+    columns: dict[str, list[np.ndarray]] = {field.name: [] for field in fields(PeopleTruth)}
+    for shard in range(-(-count // SHARD)):
+        try:
+            truth = read_npz(_truth(folder, shard))
+            for name, column in columns.items():
+                column.append(truth[name])
+        except (FileRefused, KeyError, OSError) as error:
+            reason = f"shard {shard} cannot be read ({one_line(error)}); `ofer train eyes` draws it"
+            raise DataError(f"{folder}: {reason}") from None
+    return PeopleTruth(**{name: np.concatenate(column)[:count] for name, column in columns.items()})
 
 
 def drawn(folder: Path) -> int:

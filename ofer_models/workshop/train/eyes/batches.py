@@ -34,15 +34,26 @@ def augmented(
     pictures: PeopleSet, indices: np.ndarray, mirror_order: np.ndarray, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, each picture another one every time; mirror_order (478,): the points' partners in a mirror."""
+    return augmented_crops(pictures, indices, mirror_order, rng)[:3]
+
+
+def augmented_crops(
+    pictures: PeopleSet, indices: np.ndarray, mirror_order: np.ndarray, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor, np.ndarray, np.ndarray]:
+    """The same, and how the crops were cut: the maps (n, 2, 3) from picture to crop, before those were mirrored that
+    the last array (n,) names.
+    """
     n = len(indices)
+    matrices, mirrored = np.empty((n, 2, 3)), np.zeros(n, bool)
     crops = np.empty((n, INPUT, INPUT, 3), np.uint8)
     points, visible = np.empty((n, len(mirror_order), 2), np.float32), np.empty((n, len(mirror_order)), bool)
     for row, index in enumerate(indices):
-        matrix = _random_crop(pictures.images[0].shape[1], rng)
+        matrix = matrices[row] = _random_crop(pictures.images[0].shape[1], rng)
         crop = cv2.warpAffine(pictures.image(int(index)), matrix, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE)
         own = pictures.points[index] @ matrix[:, :2].T + matrix[:, 2]
         seen = pictures.visible[index].copy()
-        if rng.uniform() < 0.5:
+        mirrored[row] = rng.uniform() < 0.5
+        if mirrored[row]:
             crop = crop[:, ::-1]
             own = (own * [-1, 1] + [INPUT - 1, 0])[mirror_order]
             seen = seen[mirror_order]
@@ -51,7 +62,7 @@ def augmented(
             _lay_block(crop, own, seen, rng)
         crops[row], points[row], visible[row] = crop, to_unit(own), seen
     visible &= (np.abs(points) < 1).all(-1)
-    return torch.from_numpy(crops), torch.from_numpy(points), torch.from_numpy(visible)
+    return torch.from_numpy(crops), torch.from_numpy(points), torch.from_numpy(visible), matrices, mirrored
 
 
 def _random_crop(size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Training regressors: crops of people to heads, and students of other regressors."""
