@@ -90,6 +90,14 @@ def _torches(folder: Path) -> list[Path]:
     return [folder / "t", folder / "u"]
 
 
+def _mats(folder: Path) -> list[Path]:
+    from hostile_files import mat, matrix, packed
+
+    variables = matrix(), matrix(b"text", (1, 6), 4, bytes(12), 4), matrix(b"idBase", (12, 1), content=bytes(96))
+    plain = mat(*variables)(folder).rename(folder / "a.mat")
+    return [plain, mat(*map(packed, variables))(folder).rename(folder / "b.mat")]
+
+
 def _manifests(folder: Path) -> list[Path]:
     import hostile_files
 
@@ -154,6 +162,12 @@ def _read_torch(path: Path) -> Any:
     return load_torch(path)
 
 
+def _read_mat(path: Path) -> Any:
+    from ofer_models.workshop.official.mat_file import read_mat
+
+    return read_mat(path, ("tri", "idBase"))
+
+
 def _read_manifest(path: Path) -> Any:
     from ofer_models.bundle.manifest import read_manifest
 
@@ -208,7 +222,7 @@ TARGETS: dict[str, Target] = {
     "pickle": (_pickles, _read_pickle, ""), "torch": (_torches, _read_torch, ""),
     "manifest": (_manifests, _read_manifest, "manifest.yaml"), "head": (_heads, _read_head, ""),
     "onnx": (_graphs, _read_graph, ""), "engine": (_records, _read_record, "*"), "bag": (_bags, _read_bag, "bag.mcap"),
-    "picture": (_pictures, _read_picture, ""), "cdr": (_messages, _read_message, ""),
+    "picture": (_pictures, _read_picture, ""), "cdr": (_messages, _read_message, ""), "mat": (_mats, _read_mat, ""),
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_a_loader_that_runs_code_swells_or_breaks_is_seen(tmp_path, monkeypatch)
     assert hostile_files.try_out(lambda file: {}["x"], path)["broken"] == "KeyError"
 
 
-@pytest.mark.parametrize("target", ["pickle", "head", "onnx", "engine"])
+@pytest.mark.parametrize("target", ["pickle", "head", "onnx", "engine", "mat"])
 def test_files_changed_at_random_are_read_or_refused(target, monkeypatch):
     """A few of `make fuzz`'s inputs."""
     import fuzz

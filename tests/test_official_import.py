@@ -35,7 +35,7 @@ from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.denoiser import Denoiser
 from ofer_models.workshop.networks.farl import Farl
 from ofer_models.workshop.networks.rank import RankNetwork
-from ofer_models.workshop.official import importer
+from ofer_models.workshop.official import imported_bundle
 from ofer_models.workshop.official.checkpoint import CheckpointError, NetworkSizes, find_maps, read_checkpoint
 from ofer_models.workshop.official.files import OfficialFiles, OfficialImportError, flame_version
 from ofer_models.workshop.official.importer import STEPS, import_official
@@ -497,8 +497,8 @@ def test_what_a_killed_import_left_is_swept_and_what_it_moved_aside_comes_back(t
     for name in (".official-import-abc", ".official-import-abc-old", ".other-import-x"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    with importer._work_folder(out) as work:
+    with imported_bundle.work_folder(out) as work:
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".other-import-x", "official", work.name])
-        with importer._work_folder(out):  # a second import leaves the first's folder alone
+        with imported_bundle.work_folder(out):  # a second import leaves the first's folder alone
             assert work.is_dir()
     assert (out / "file").read_text() == ".official-import-abc-old"

@@ -24,10 +24,12 @@ from ofer_models.bundle.share import share_folder
 from ofer_models.files.documents import read_yaml
 from ofer_models.files.hashing import sha256_of_open
 from ofer_models.files.refusal import FileRefused, one_line
+from ofer_models.head.albedo import Albedo
 from ofer_models.head.model import HeadModel, HeadModelError
 
 MANIFEST = "manifest.yaml"
 HEAD = "head.npz"
+ALBEDO = "albedo.npz"  # where the head has one
 FORMAT = 1
 STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")  # of the method `ofer`
 REGRESSOR = "regressor"  # the stage of the method of that name
@@ -153,6 +155,18 @@ class Bundle:
                 f"the manifest says {self.n_shape} and {self.n_expression}; head and graphs must come from one bundle"
             )
         return head
+
+    @cached_property
+    def albedo(self) -> Albedo | None:
+        """The head's skin, where the bundle has one; raises BundleError where it does not fit the head."""
+        if ALBEDO not in self.files:
+            return None
+        try:
+            albedo = Albedo.load(self.path / ALBEDO, self.head)
+            self.check_unchanged()
+        except HeadModelError as error:
+            raise BundleError(str(error)) from None
+        return albedo
 
     def unlisted(self) -> list[str]:
         """Files in the folder that the manifest does not list and nothing reads; compiled engines are told apart by

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +34,13 @@ def import_official(
         Path | None, typer.Option(help="mediapipe_landmark_embedding.npz of the FLAME site, if you have it.")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="FLAME_masks.pkl of the FLAME site, if you have it.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the bundle to write.")] = Path("engines/official"),
+    cfr: Annotated[
+        Path | None, typer.Option(help="Instead: CFR-GAN's regressor (trained_weights_occ_3d.pth), with --bfm.")
+    ] = None,
+    bfm: Annotated[Path | None, typer.Option(help="BFM_model_80.mat or BFM_model_front.mat, for --cfr.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the bundle to write: engines/official, or engines/cfr.")
+    ] = None,
     qkv: Annotated[
         str | None, typer.Option(help="training or demo: query/key/value maps, where the files do not tell.")
     ] = None,
@@ -43,7 +51,11 @@ def import_official(
         bool, typer.Option("--strict", help="Refuse tensors that a network does not know (otherwise: skipped).")
     ] = False,
 ) -> None:
-    """Make a bundle of the released OFER checkpoints and FLAME; runs no code from them. Needs `make train-env`."""
+    """Make a bundle of the released OFER checkpoints and FLAME, or of CFR-GAN's regressor and the Basel Face Model
+    (docs/regressors.md); runs no code from them. Needs `make train-env`.
+    """
+    if cfr or bfm:
+        return _cfr(cfr, bfm, [idgen, idrank, expgen, flame], out or Path("engines/cfr"))
     given = {"--idgen": idgen, "--idrank": idrank, "--expgen": expgen, "--flame": flame}
     if missing := [option for option, path in given.items() if path is None]:
         raise typer.BadParameter("a bundle is made of all four of these files", param_hint=", ".join(missing))
@@ -55,19 +67,34 @@ def import_official(
         raise OfficialImportError(f"--qkv is {qkv!r}, should be training or demo")
     files = OfficialFiles(idgen, idrank, expgen, flame, front_indices, landmarks, mediapipe, masks)  # type: ignore
     files.present()  # before a bar is shown
+    with _steps(importer.STEPS) as step:
+        report = importer.import_official(
+            files, out or Path("engines/official"), qkv=qkv, released_quirks=released_quirks, strict=strict, step=step
+        )
+    _show(report)
+
+
+def _cfr(cfr: Path | None, bfm: Path | None, others: list[Path | None], out: Path) -> None:
+    if cfr is None or bfm is None or any(others):
+        raise typer.BadParameter("that bundle is made of these two files alone", param_hint="--cfr, --bfm")
+    require("run `make train-env`", "torch", "onnx", "onnxscript")
+    from ofer_models.workshop.official import cfr_importer
+
+    with _steps(cfr_importer.STEPS) as step:
+        difference = cfr_importer.import_cfr(cfr, bfm, out, step=step)
+    say(f"{out}: graph against network {difference:.1e} of the largest value")
+    say(f"check it with `ofer doctor --bundle {out}`")
+
+
+@contextmanager
+def _steps(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar over `total` steps, and what to call with a line at the start of each."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())  # fmt: skip
     with Progress(*columns, console=console) as bars:
-        bar, done = bars.add_task("starting", total=importer.STEPS), count()
-
-        def step(text: str) -> None:
-            bars.update(bar, description=text, completed=next(done))
-
-        report = importer.import_official(
-            files, out, qkv=qkv, released_quirks=released_quirks, strict=strict, step=step
-        )
-        bars.update(bar, description="done", completed=importer.STEPS)
-    _show(report)
+        bar, done = bars.add_task("starting", total=total), count()
+        yield lambda text: bars.update(bar, description=text, completed=next(done))
+        bars.update(bar, description="done", completed=total)
 
 
 def _show(report: ImportReport) -> None:

@@ -89,6 +89,13 @@ def read_npy(path: str | Path, most: int = 1 << 30) -> np.ndarray:
             raise FileRefused(f"{path.name} {error}") from None
 
 
+def check_unpacked(total: int, packed: int, most: int) -> None:
+    """Raise FileRefused where a file of `packed` bytes claims to hold more than `most`, or than one of its size may."""
+    limit = min(most, _RATIO * packed + _SPARE)
+    if total > limit:
+        raise FileRefused(f"refused: it unpacks to {total} bytes, at most {limit} are believed of it")
+
+
 def read_header(file: BinaryIO) -> ArrayHeader:
     """The header of an .npy file at the file's position. Raises FileRefused when it is none, or makes no sense."""
     begin = file.tell()
@@ -127,9 +134,7 @@ def _read(
                               f"its header tells {header.size}")  # fmt: skip
         headers[entry.filename] = header
     total = sum(header.size for header in headers.values())
-    limit = min(most, _RATIO * os.fstat(file.fileno()).st_size + _SPARE)
-    if total > limit:
-        raise FileRefused(f"refused: it unpacks to {total} bytes, at most {limit} are believed of it")
+    check_unpacked(total, os.fstat(file.fileno()).st_size, most)
     names = {entry: entry.removesuffix(".npy") for entry in headers}
     wanted = [entry for entry, name in names.items() if only is None or name in only]
     return {names[entry]: _array(archive.open(entry), headers[entry]) for entry in wanted}

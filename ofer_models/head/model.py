@@ -31,6 +31,9 @@ _REQUIRED = {
     "faces": 2,
     "expression_names": 1,
 }
+# What a head without joints leaves out, all of it.
+_OF_JOINTS = ("posedirs", "J_regressor", "kintree_table", "lbs_weights")
+_N_JOINTS = 5
 _OPTIONAL = ("jaw_open_angle", "landmark_spread_mm")
 _OF_MASKS, _OF_LANDMARKS = "mask_", ("_triangle", "_bary", "_points")
 _LARGEST = 1 << 30  # bytes of all arrays
@@ -81,7 +84,14 @@ class HeadModel:
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], sha256: str = "") -> None:
-        """Take arrays by their `head.npz` names; raises HeadModelError that names what is missing or mis-shaped."""
+        """Take arrays by their `head.npz` names; raises HeadModelError that names what is missing or mis-shaped.
+
+        A head without joints has none of `posedirs`, `J_regressor`, `kintree_table`, `lbs_weights`: its root carries
+        everything, and jaw, neck and eyes move nothing.
+        """
+        self.has_joints = any(name in arrays for name in _OF_JOINTS)
+        if not self.has_joints:
+            arrays = {**arrays, **_still_joints(len(np.atleast_1d(arrays.get("v_template", ()))))}
         missing = [name for name in _REQUIRED if name not in arrays]
         if missing:
             raise HeadModelError(
@@ -257,6 +267,17 @@ class HeadModel:
 
 def _rotate(rotation: np.ndarray, points: np.ndarray) -> np.ndarray:
     return (rotation @ points[..., None])[..., 0]
+
+
+def _still_joints(n_vertices: int) -> dict[str, np.ndarray]:
+    """Joints in FLAME's order, all at the origin, of which the root carries every vertex."""
+    weights = np.zeros((n_vertices, _N_JOINTS), np.float32)
+    weights[:, 0] = 1
+    return {
+        "posedirs": np.zeros((9 * (_N_JOINTS - 1), 3 * n_vertices), np.float32),
+        "J_regressor": np.zeros((_N_JOINTS, n_vertices), np.float32),
+        "kintree_table": np.array([[-1, 0, 1, 1, 1], range(_N_JOINTS)]), "lbs_weights": weights,
+    }  # fmt: skip
 
 
 def _known(name: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import yaml
 
-from ofer_models.bundle.manifest import FORMAT, HEAD, MANIFEST, REGRESSOR, STAGES, FileRecord, read_manifest
+from ofer_models.bundle.manifest import ALBEDO, FORMAT, HEAD, MANIFEST, REGRESSOR, STAGES, FileRecord, read_manifest
 from ofer_models.bundle.regression import RegressorSpec
 from ofer_models.files.hashing import sha256_of
 from ofer_models.workshop.networks.denoiser import Denoiser
@@ -88,7 +88,8 @@ def write_manifest(
 ) -> None:
     """Write manifest.yaml for the files in folder; provenance by file name, `*` for all others."""
     present = [name for name in (*STAGES, REGRESSOR) if name in stages]
-    names = [HEAD] + [file for stage in present for file in stages[stage]["files"].values()]
+    names = [HEAD] + [ALBEDO] * (folder / ALBEDO).is_file()
+    names += [file for stage in present for file in stages[stage]["files"].values()]
     files = {
         name: asdict(FileRecord(sha256_of(folder / name), **asdict(provenance.get(name, provenance["*"]))))
         for name in names

@@ -113,23 +113,10 @@ class Checkpoint:
         return self._load(net, "farl", self.states["farl"])
 
     def _load(self, net: _Network, entry: str, state: _State) -> _Network:
-        self._fit(net.to_empty(device="cpu"), entry, state)
-        bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-        if bad:
-            raise CheckpointError(f"{self.path.name}, entry '{entry}': {bad[0]} holds numbers that are not finite")
-        for name, buffer in net.named_buffers():
-            if name.endswith("num_batches_tracked"):  # not in our table, and unused
-                buffer.zero_()
-        return net.eval()
+        return load_network(net.to_empty(device="cpu"), state, f"{self.path.name}, entry '{entry}'")
 
     def _fit(self, net: nn.Module, entry: str, state: _State) -> None:
-        unreal = next((name for name, tensor in state.items() if tensor.is_complex()), None)
-        if unreal:  # torch would drop the imaginary part
-            raise CheckpointError(f"{self.path.name}, entry '{entry}': {unreal} holds complex numbers")
-        try:
-            net.load_official(state)
-        except OfficialWeightsError as error:
-            raise CheckpointError(f"{self.path.name}, entry '{entry}': {error}") from None
+        _fit(net, state, f"{self.path.name}, entry '{entry}'")
 
 
 @dataclass(frozen=True)
@@ -173,6 +160,45 @@ def read_checkpoint(path: str | Path, role: Role, sizes: NetworkSizes, strict: b
                 states[entry], said = _known_only(states[entry], role, sizes, path.name)
                 remarks += said
     return Checkpoint(path, role, states, tuple(remarks))
+
+
+def read_state(path: str | Path, what: str) -> _State:
+    """The tensors of a file that holds one state dict and nothing else, mapped from it; what: for whom, in a refusal.
+
+    Raises CheckpointError as `read_checkpoint`.
+    """
+    path = Path(path)
+    content = _content(path)
+    if not isinstance(content, dict) or not content or not all(
+        isinstance(name, str) and isinstance(tensor, StoredTensor) for name, tensor in content.items()
+    ):
+        raise CheckpointError(f"{path.name} is no state dict of {what}")
+    return _named(content, path.name, what)[0]
+
+
+def load_network(net: _Network, state: _State, where: str) -> _Network:
+    """Copy a state dict under its official names into a network, for inference; where: the file, for a refusal.
+
+    Raises CheckpointError where tensors do not fit or are not finite numbers.
+    """
+    _fit(net, state, where)
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(f"{where}: {bad[0]} holds numbers that are not finite")
+    for name, buffer in net.named_buffers():
+        if name.endswith("num_batches_tracked"):  # not in our table, and unused
+            buffer.zero_()
+    return net.eval()
+
+
+def _fit(net: nn.Module, state: _State, where: str) -> None:
+    unreal = next((name for name, tensor in state.items() if tensor.is_complex()), None)
+    if unreal:  # torch would drop the imaginary part
+        raise CheckpointError(f"{where}: {unreal} holds complex numbers")
+    try:
+        net.load_official(state)
+    except OfficialWeightsError as error:
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 def find_maps(checkpoint: Checkpoint, sizes: NetworkSizes, wanted: replay.Scenario | None) -> Maps:

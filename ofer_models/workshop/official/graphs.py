@@ -38,10 +38,12 @@ class SamplerSettings(NamedTuple):
     steps: int
 
 
-def write_encoder(context: nn.Module, path: Path, crops: dict[str, Dims]) -> tuple[dict[str, Any], float]:
-    """Write a context encoder; returns its manifest entry and its relative difference from the network."""
-    export_module(context, path, crops, ["context"])
-    return bundle_writer.graph_entry(path), _compare(context, path, crops, "context")
+def write_encoder(
+    context: nn.Module, path: Path, crops: dict[str, Dims], output: str = "context"
+) -> tuple[dict[str, Any], float]:
+    """Write an encoder of crops; returns its manifest entry and its relative difference from the network."""
+    export_module(context, path, crops, [output])
+    return bundle_writer.graph_entry(path), _compare(context, path, crops, output)
 
 
 def write_rank(

@@ -2,21 +2,14 @@
 onnxscript.
 
 Everything is read without running code from the files, checked, exported, and the graphs are compared with the
-networks before the bundle takes its place. It is written to a folder beside its destination and moved at the end,
-so a failure leaves nothing behind.
+networks before the bundle takes its place (`imported_bundle`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import glob
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ofer_models.bundle.manifest import HEAD, MANIFEST, Bundle
+from ofer_models.bundle.manifest import HEAD
 from ofer_models.files.hashing import sha256_of
-from ofer_models.files.refusal import one_line
 from ofer_models.head.model import HeadModel, HeadModelError
 from ofer_models.workshop.bundle_writer import Provenance, write_manifest
 from ofer_models.workshop.networks.official_stages import IdentityContext, JointContext
@@ -45,11 +37,11 @@ from ofer_models.workshop.official.files import (
     LICENCE_OF,
     LICENCES,
     OfficialFiles,
-    OfficialImportError,
     flame_version,
     named_version,
 )
 from ofer_models.workshop.official.graphs import GraphError, SamplerSettings, write_encoder, write_rank, write_sampler
+from ofer_models.workshop.official.imported_bundle import imported_bundle
 
 ROLES: tuple[Role, ...] = ("idgen", "idrank", "expgen")
 CANDIDATES, HYPOTHESES = 100, 15
@@ -60,8 +52,6 @@ RELEASED = {
     "idgen": SamplerSettings("released_ddim", "uniform", 251), "expgen": SamplerSettings("ddpm", "uniform", 1000),
 }  # fmt: skip
 RELEASED_SEEDS = {"idgen": 37, "expgen": 363}
-_OLD = "-old"
-_LONGEST = 2000  # characters of a refusal: some of them are names of tensors, which a file chooses
 STEPS = 9  # calls of `step` in one import
 
 
@@ -102,18 +92,8 @@ def import_official(
     then as it was before.
     """
     out = Path(out)
-    _check_destination(out)
-    try:
-        present = files.present()
-        with _work_folder(out) as work:
-            report = _Import(present, work, qkv, released_quirks, strict, step, sizes or OfficialSizes()).run()
-            _ = Bundle.load(work).head  # nothing takes its place that the run time would refuse
-            _replace(out, work)
-    except (CheckpointError, flame.FlameError, GraphError) as error:
-        # Names out of a hostile file must not reach a terminal as line ends or control codes.
-        raise OfficialImportError("".join(c if c.isprintable() else "?" for c in str(error)[:_LONGEST])) from None
-    except OSError as error:
-        raise OfficialImportError(f"import stopped: {one_line(error)}") from None
+    with imported_bundle(out, CheckpointError, flame.FlameError, GraphError) as work:
+        report = _Import(files.present(), work, qkv, released_quirks, strict, step, sizes or OfficialSizes()).run()
     return ImportReport(out, *report)
 
 
@@ -273,65 +253,3 @@ class _Import:
         return {"*": head} | {
             file: by_stage[name] for name, stage in self._stages.items() for file in stage["files"].values()
         }
-
-
-def _check_destination(out: Path) -> None:
-    """Refuse to replace anything that is not a bundle."""
-    if out.exists() and not (out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))):
-        raise OfficialImportError(f"{out} exists and is no bundle; choose another --out")
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out`; it and whatever had to be made for it are gone afterwards, unless `out` came to be.
-
-    What a killed import has left is removed first: its folder is not held any more.
-    """
-    made = [folder for folder in out.parents if not folder.exists()]  # the innermost first
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(out)
-    work = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
-    held = os.open(work, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    try:
-        yield work
-    finally:
-        os.close(held)
-        shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):  # not empty: the bundle is there
-            for folder in made:
-                folder.rmdir()
-
-
-def _prefix(out: Path) -> str:
-    return f".{out.name}-import-"
-
-
-def _sweep(out: Path) -> None:
-    """Remove what killed imports left beside `out`; a bundle that one had only moved aside comes back first."""
-    for left in sorted(out.parent.glob(f"{glob.escape(_prefix(out))}*")):
-        held = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # an import that is still running
-            continue
-        finally:
-            os.close(held)
-        if left.name.endswith(_OLD) and not out.exists():
-            left.rename(out)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _replace(out: Path, work: Path) -> None:
-    work.chmod(0o755)  # mkdtemp makes it private
-    old = work.with_name(f"{work.name}{_OLD}")
-    if out.exists():
-        out.rename(old)
-    try:
-        work.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
