@@ -128,9 +128,12 @@ class FacePipeline:
             self._identities.close()
             self._stages.close()
 
-    def reset(self) -> None:
-        """Forget every track and identity, and start the random numbers anew."""
+    def reset(self, seed: int | None = None) -> None:
+        """Forget every track and identity, and start the random numbers anew, from another seed where one is given."""
         with self._lock:
+            if seed is not None:
+                self._seed = seed
+                self._identities.seed = (seed, _IDENTITY)
             self._clear()
             self._tracks_seen = 0
             self._rng = np.random.default_rng(self._seed)

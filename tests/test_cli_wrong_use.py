@@ -24,7 +24,13 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         ([], "Missing argument"), (["a.jpg"], "Missing option '--out'"),
         (["a.jpg", "-o", "x", "--format", "stl"], "stl"),
         (["a.jpg", "-o", "x", "--hypotheses", "0"], "Invalid value"),
-        (["a.jpg", "-o", "x", "--seed", "one"], "'--seed'"),
+        (["a.jpg", "-o", "x", "--seed", "one"], "'--seed'"), (["a.jpg", "-o", "x", "--workers", "2"], "go with --ray"),
+        (["a.jpg", "-o", "x", "--ray", "--millimetres"], "a dataset has no meshes"),
+        (["a.jpg", "-o", "x", "--ray=nowhere"], "no address of a Ray cluster"),
+    ],
+    "meshes": [
+        ([], "Missing argument"), (["x"], "Missing option '--out'"), (["x", "-o", "y", "--format", "stl"], "stl"),
+        (["x", "-o", "y"], "x is no dataset"), (["x", "-o", "y", "--bundle", NOWHERE], "no bundle at"),
     ],
     "import": [
         ([], "--idgen, --idrank, --expgen, --flame: a bundle is made of all four"),

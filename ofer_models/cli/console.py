@@ -132,13 +132,15 @@ def _mendable() -> tuple[type[Exception], ...]:
     """Errors whose text says what to do. Imported when there is one: `--help` needs none of this."""
     from ofer_models.bundle.manifest import BundleError
     from ofer_models.bundle.tensors import StageError
+    from ofer_models.dataset.store import DatasetError
     from ofer_models.files.refusal import FileRefused
     from ofer_models.head.model import HeadModelError
     from ofer_models.reconstruction.reconstruct import ReconstructError
     from ofer_models.workshop.errors import DataError, EvaluationError
 
-    return (BundleError, StageError, HeadModelError, FileRefused, ReconstructError, DataError, EvaluationError,
-            FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)  # fmt: skip
+    return (BundleError, StageError, HeadModelError, FileRefused, ReconstructError, DatasetError, DataError,
+            EvaluationError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
+            PermissionError)  # fmt: skip
 
 
 def _finite(content: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ofer_models.cli.archive import RayCommand, meshes
 from ofer_models.cli.bench import bench
 from ofer_models.cli.build import build
 from ofer_models.cli.build_head import build_head
@@ -46,8 +47,9 @@ def ofer(
     """
 
 
-for command in (doctor, reconstruct, build, bench, sampling, evaluate, train, pictures):
+for command in (doctor, meshes, build, bench, sampling, evaluate, train, pictures):
     app.command()(command)
+app.command(cls=RayCommand)(reconstruct)
 app.command("import")(import_official)
 app.command("build-head")(build_head)
 for command in (demo, view, animate):  # whose options ofer_ros knows

@@ -1,4 +1,4 @@
-"""`ofer reconstruct`: a bar over the pictures, a table of the faces, and the pictures that failed."""
+"""`ofer reconstruct`: a bar over the pictures, a table of the faces, what failed; `--ray` leads to `archive`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ofer_models.cli.archive import check_address, reconstruct_archive
 from ofer_models.cli.console import BundleOption, check_choice, console, progress, require, say
 
 if TYPE_CHECKING:
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    images: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or patterns such as 'a/*.jpg'.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pictures, folders of pictures, or patterns such as 'a/*.jpg'. With --ray also videos, bags, text "
+            "lists of sources, and addresses (s3://).",
+        ),
+    ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the results, one in it a picture, replaced by each run.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for the results, one in it a picture, replaced by each run; with --ray a "
+            "dataset that each run adds to.",
+        ),
     ],
     bundle: BundleOption = None,
     mesh_format: Annotated[str, typer.Option("--format", help="Meshes as ply, obj or glb.")] = "ply",
@@ -32,8 +43,29 @@ def reconstruct(
     hypotheses: Annotated[int, typer.Option(min=1, help="Expressions a face.")] = 15,
     candidates: Annotated[int, typer.Option(min=1, help="Head shapes drawn and ranked a face.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds and pictures give equal files.")] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]", callback=check_address,
+            help="To a Parquet dataset, on Ray: all cores of this machine, or a running cluster's host:port.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="At most, with --ray; 0: one for each CPU.")] = 0,
+    gpus: Annotated[float, typer.Option(min=0, help="Of each worker, with --ray; 0.25 lets four share one.")] = 0,
 ) -> None:
-    """Meshes, coefficients and a sheet of every face in pictures; fails if a picture cannot be read or has no face."""
+    """Meshes, coefficients and a sheet of every face in pictures; fails if a picture cannot be read or has no face.
+
+    With --ray: the faces of archives of pictures, videos and bags as rows of a dataset. The same command goes on where
+    a run was stopped.
+    """
+    if ray:
+        if mesh_format != "ply" or millimetres or now_landmarks:
+            raise typer.BadParameter(
+                "a dataset has no meshes: leave out --format, --millimetres, --now-landmarks; `ofer meshes` makes them"
+            )
+        raise SystemExit(reconstruct_archive(images, out, bundle, ray, workers, gpus, hypotheses, candidates, seed))
+    if workers or gpus:
+        raise typer.BadParameter("--workers and --gpus go with --ray")
     require("run `make demo`", "cv2", "mediapipe", "onnxruntime")
     check_choice("--format", mesh_format, ("ply", "obj", "glb"))
     from ofer_models.bundle.manifest import default_bundle

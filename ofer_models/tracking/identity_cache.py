@@ -76,7 +76,7 @@ class IdentityCache:
         self._same, self._other = same, other
         self._runner = DrawRunner(draw, background)
         self._mean = head.identity(np.zeros(head.n_shape, np.float32))
-        self._seed = seed
+        self.seed = seed  # of identities that are gathered from now on
         self.forget()
 
     def forget(self) -> None:
@@ -161,7 +161,7 @@ class IdentityCache:
     def _new_machine(self, shown: int) -> IdentityMachine:
         """For a track that has shown revisions up to `shown`; the mean head before the first draw counts as one."""
         self._machines += 1
-        return IdentityMachine((*self._seed, self._machines), shown + 1)
+        return IdentityMachine((*self.seed, self._machines), shown + 1)
 
     def _leave(self, tracked: Collection[str], visible: Collection[str], stamp: float) -> None:
         """Lose who is out of sight, remember whom the tracker gave up, forget who is away for too long."""

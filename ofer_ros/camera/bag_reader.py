@@ -51,6 +51,11 @@ def reading(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
             yield reader, _typestore(reader, kinds)
 
 
+def camera_info(data: bytes) -> Any:
+    """The sensor_msgs/CameraInfo of `Recorded.camera_info`, which every bag has in the same layout."""
+    return _jazzy().deserialize_cdr(data, "sensor_msgs/msg/CameraInfo")
+
+
 @contextmanager
 def in_one_line(path: Path) -> Iterator[None]:
     """Whatever goes wrong with a bag's content inside becomes a SourceError of one line."""

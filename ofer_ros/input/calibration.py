@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from sensor_msgs.msg import CameraInfo
+from typing import TYPE_CHECKING
 
 from ofer_models.perception.intrinsics import Intrinsics, IntrinsicsError
 from ofer_ros.base.problem_log import ProblemLog
+
+if TYPE_CHECKING:  # bags are read without ROS
+    from sensor_msgs.msg import CameraInfo
 
 _SIZES_KEPT = 8
 _SAME_SHAPE = 0.01  # relative difference of width / height up to which one size is the other, scaled

@@ -1,0 +1,1 @@
+"""`ofer reconstruct --ray`: archives of pictures, videos and bags to one Parquet dataset of faces."""

@@ -1,0 +1,141 @@
+"""Where sources lie: on this machine's file system, or behind an address that fsspec knows (s3://, ...)."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from ofer_models.files.refusal import one_line
+from ofer_models.perception.pictures import FILES, PictureError
+
+_STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")  # what tells of a change, by system
+
+
+class PlaceError(ValueError):
+    """An address cannot be used; one line says why."""
+
+
+class Place(Protocol):
+    """One file system. Paths are as `resolve` and the methods here give them."""
+
+    def kind(self, path: str) -> str:
+        """`file`, `folder`, or '' where there is nothing."""
+
+    def files(self, folder: str) -> Iterator[str]:
+        """Every file in a folder and below it."""
+
+    def matches(self, pattern: str) -> Iterator[str]:
+        """Files and folders that match a glob pattern."""
+
+    def version(self, path: str) -> tuple[int, str]:
+        """Bytes, and a text that changes when the file does."""
+
+    def address(self, path: str) -> str:
+        """What names the file from anywhere."""
+
+
+def resolve(argument: str) -> tuple[Place, str]:
+    """The file system of a path or address, and the path on it. Raises PlaceError."""
+    if argument.startswith("file://"):
+        return Disk(), os.path.abspath(argument.removeprefix("file://"))
+    if "://" not in argument:
+        try:
+            return Disk(), os.path.abspath(Path(argument).expanduser())
+        except RuntimeError as error:  # ~ of nobody
+            raise PlaceError(one_line(error)) from None
+    try:
+        from fsspec.core import url_to_fs
+
+        system, path = url_to_fs(argument)
+    except Exception as error:  # an unknown protocol, a package that is missing, credentials: each system its own
+        raise PlaceError(f"cannot be used ({one_line(error)})") from None
+    return Remote(system), path
+
+
+class Disk:
+    """This machine's files. Links to folders are not followed: they may lead back."""
+
+    def kind(self, path: str) -> str:
+        return "folder" if os.path.isdir(path) else "file" if os.path.exists(path) else ""
+
+    def files(self, folder: str) -> Iterator[str]:
+        for base, folders, names in os.walk(folder):
+            folders.sort()
+            yield from (os.path.join(base, name) for name in sorted(names))
+
+    def matches(self, pattern: str) -> Iterator[str]:
+        return iter(sorted(glob.iglob(pattern, recursive=True)))
+
+    def version(self, path: str) -> tuple[int, str]:
+        found = os.stat(path)
+        return found.st_size, f"{found.st_size}-{found.st_mtime_ns}"
+
+    def address(self, path: str) -> str:
+        return path
+
+
+class Remote:
+    """Files behind a file system of fsspec."""
+
+    def __init__(self, system: Any) -> None:
+        self._system = system
+
+    def kind(self, path: str) -> str:
+        try:
+            return "folder" if self._system.info(path)["type"] == "directory" else "file"
+        except FileNotFoundError:
+            return ""
+
+    def files(self, folder: str) -> Iterator[str]:
+        return iter(sorted(self._system.find(folder)))
+
+    def matches(self, pattern: str) -> Iterator[str]:
+        return iter(sorted(self._system.glob(pattern)))
+
+    def version(self, path: str) -> tuple[int, str]:
+        info = self._system.info(path)
+        size = int(info.get("size") or 0)
+        stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
+        return size, f"{size}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+
+    def address(self, path: str) -> str:
+        return self._system.unstrip_protocol(path)
+
+    def fetch(self, path: str, target: str) -> None:
+        self._system.get(path, target, recursive=self.kind(path) == "folder")
+
+    def content(self, path: str) -> bytes:
+        return self._system.cat_file(path)
+
+
+def picture_bytes(address: str) -> bytes | None:
+    """The content of a picture behind an address; None for one on this machine, which is read by its path.
+
+    Raises PictureError before a content of more than pictures may have is fetched.
+    """
+    place, path = resolve(address)
+    if isinstance(place, Disk):
+        return None
+    size, _ = place.version(path)
+    if size > FILES.bytes:
+        raise PictureError(f"too large: {size / 2**20:.0f} MiB, at most {FILES.bytes / 2**20:.0f} are read")
+    return place.content(path)
+
+
+@contextmanager
+def on_this_machine(address: str) -> Iterator[str]:
+    """A path at which a file or folder can be read: its own, or that of a copy for as long as the block lasts."""
+    place, path = resolve(address)
+    if isinstance(place, Disk):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="ofer_") as folder:
+        target = os.path.join(folder, os.path.basename(path.rstrip("/")))
+        place.fetch(path, target)
+        yield target
