@@ -28,9 +28,9 @@ class RayCommand(TyperCommand):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         given = []
-        for argument, following in zip(args, [*args[1:], ""], strict=True):
+        for place, argument in enumerate(args, start=1):
             given.append(argument)
-            if argument == "--ray" and not _ADDRESS.fullmatch(following):
+            if argument == "--ray" and not _ADDRESS.fullmatch("".join(args[place : place + 1])):
                 given.append("local")
         return super().parse_args(ctx, given)
 
