@@ -38,6 +38,9 @@ def import_official(
         Path | None, typer.Option(help="Instead: CFR-GAN's regressor (trained_weights_occ_3d.pth), with --bfm.")
     ] = None,
     bfm: Annotated[Path | None, typer.Option(help="BFM_model_80.mat or BFM_model_front.mat, for --cfr.")] = None,
+    deca: Annotated[
+        Path | None, typer.Option(help="Instead: DECA's deca_model.tar, whose regressor the bundle at --out then has.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the bundle to write: engines/official, or engines/cfr.")
     ] = None,
@@ -51,9 +54,11 @@ def import_official(
         bool, typer.Option("--strict", help="Refuse tensors that a network does not know (otherwise: skipped).")
     ] = False,
 ) -> None:
-    """Make a bundle of the released OFER checkpoints and FLAME, or of CFR-GAN's regressor and the Basel Face Model
-    (docs/regressors.md); runs no code from them. Needs `make train-env`.
+    """Make a bundle of the released OFER checkpoints and FLAME, or of CFR-GAN's regressor and the Basel Face Model, or
+    give one DECA's regressor (docs/regressors.md); runs no code from them. Needs `make train-env`.
     """
+    if deca:
+        return _deca(deca, [idgen, idrank, expgen, flame, cfr, bfm], out or Path("engines/official"))
     if cfr or bfm:
         return _cfr(cfr, bfm, [idgen, idrank, expgen, flame], out or Path("engines/cfr"))
     given = {"--idgen": idgen, "--idrank": idrank, "--expgen": expgen, "--flame": flame}
@@ -82,6 +87,18 @@ def _cfr(cfr: Path | None, bfm: Path | None, others: list[Path | None], out: Pat
 
     with _steps(cfr_importer.STEPS) as step:
         difference = cfr_importer.import_cfr(cfr, bfm, out, step=step)
+    say(f"{out}: graph against network {difference:.1e} of the largest value")
+    say(f"check it with `ofer doctor --bundle {out}`")
+
+
+def _deca(deca: Path, others: list[Path | None], out: Path) -> None:
+    if any(others):
+        raise typer.BadParameter("it goes into a bundle that is there; the other files make one", param_hint="--deca")
+    require("run `make train-env`", "torch", "onnx", "onnxscript")
+    from ofer_models.workshop.official import deca_importer
+
+    with _steps(deca_importer.STEPS) as step:
+        difference = deca_importer.import_deca(deca, out, step=step)
     say(f"{out}: graph against network {difference:.1e} of the largest value")
     say(f"check it with `ofer doctor --bundle {out}`")
 

@@ -32,13 +32,23 @@ def regressor_crop(rgb: np.ndarray, points: np.ndarray, spec: CropSpec) -> tuple
     """Crops (F, 3, S, S) float32 of mesh points (F, 478, >= 2) px in rgb (H, W, 3) uint8, as the network wants them,
     and the maps (F, 2, 3) to their pixels.
     """
-    matrices = np.stack([crop_map(face, spec) for face in points])
-    crops = np.stack([_cut(rgb, matrix, spec.size) for matrix in matrices])
+    crops, matrices = zip(*(cut_face(rgb, face, spec) for face in points), strict=True)
+    return normalised(np.stack(crops), spec), np.stack(matrices)
+
+
+def cut_face(rgb: np.ndarray, points: np.ndarray, spec: CropSpec) -> tuple[np.ndarray, np.ndarray]:
+    """One crop (S, S, 3) uint8 RGB of mesh points (478, >= 2) px, and the map (2, 3) to its pixels."""
+    matrix = crop_map(points, spec)
+    return _cut(rgb, matrix, spec.size), matrix
+
+
+def normalised(crops: np.ndarray, spec: CropSpec) -> np.ndarray:
+    """Crops (n, S, S, 3) uint8 RGB as the network wants them: (n, 3, S, S) float32."""
     if spec.channels == "bgr":
         crops = crops[..., ::-1]
     scale, offset = 1 / (255 * spec.deviation), spec.mean / spec.deviation
     values = crops * scale.astype(np.float32) - offset.astype(np.float32)
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2)), matrices
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
 def _cut(rgb: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:

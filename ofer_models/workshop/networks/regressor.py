@@ -37,6 +37,7 @@ class RegressorNetwork(nn.Module):
         self.trunk.load_state_dict(landmarks.features[:_TRUNK].state_dict())
 
     def forward(self, crop: Tensor) -> Tensor:
+        """Coefficients in the head's units."""
         hidden = self.hidden(self.tail(self.trunk(crop)))
         with torch.autocast(crop.device.type, enabled=False):  # bfloat16 has three digits
             return self.out(hidden.float()) * self.deviation + self.mean

@@ -162,13 +162,16 @@ def read_checkpoint(path: str | Path, role: Role, sizes: NetworkSizes, strict: b
     return Checkpoint(path, role, states, tuple(remarks))
 
 
-def read_state(path: str | Path, what: str) -> _State:
+def read_state(path: str | Path, what: str, entry: str | None = None) -> _State:
     """The tensors of a file that holds one state dict and nothing else, mapped from it; what: for whom, in a refusal.
+    entry: of a file that holds several, by name, the one.
 
     Raises CheckpointError as `read_checkpoint`.
     """
     path = Path(path)
     content = _content(path)
+    if entry is not None:
+        content = content.get(entry) if isinstance(content, dict) else None
     if not isinstance(content, dict) or not content or not all(
         isinstance(name, str) and isinstance(tensor, StoredTensor) for name, tensor in content.items()
     ):

@@ -1,4 +1,7 @@
-"""`ofer train regressor`: the open regressor, on pictures of people, from the landmark network's first layers on."""
+"""`ofer train regressor`: the open regressor, on pictures of people, from the landmark network's first layers on.
+
+What was trained on fewer pictures is where the training on more of them starts.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,17 @@ from ofer_models.workshop.official.pickle_machine import UnsafePickleError
 from ofer_models.workshop.official.torch_tensors import load_torch
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.accelerator import Accelerator, short_floats_pay
-from ofer_models.workshop.train.eyes.batches import augmented_crops, crop_input, plain
+from ofer_models.workshop.train.eyes.batches import crop_input
 from ofer_models.workshop.train.eyes.training import NETWORK as LANDMARKS
 from ofer_models.workshop.train.eyes.training import load_network
 from ofer_models.workshop.train.loop import Keeper, Schedule, save_whole, train
 from ofer_models.workshop.train.regressor.loss import HeadLoss
-from ofer_models.workshop.train.regressor.targets import HeadTargets, MirrorArrays, open_regressor
+from ofer_models.workshop.train.regressor.people import PeopleHeads, statistics
+from ofer_models.workshop.train.regressor.targets import MirrorArrays, open_regressor
 from ofer_models.workshop.train.training_curves import TrainingCurves
 
 NETWORK, CHECKPOINT = "regressor.pt", "regressor.checkpoint"
-_RATE = 1.5e-3
+_RATE, _RATE_AGAIN = 1.5e-3, 1e-3  # from the landmark network, and from a regressor trained on fewer pictures
 _BATCH = 100  # of a validation
 
 
@@ -50,36 +54,6 @@ class Plan:
     @property
     def steps(self) -> int:
         return self.epochs * self.pictures // self.batch
-
-
-@dataclass(frozen=True)
-class PeopleHeads:
-    """Pictures of people with what a regressor should tell of them."""
-
-    pictures: dataset.PeopleSet
-    targets: HeadTargets
-
-    @classmethod
-    def load(cls, head: HeadModel, folder: Path, count: int) -> PeopleHeads:
-        """The first `count` of a folder. Raises DataError where there are fewer."""
-        pictures = dataset.load(folder, count)
-        return cls(pictures, HeadTargets.of(head, pictures, dataset.load_truth(folder, count)))
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def augmented(
-        self, indices: np.ndarray, mirror: MirrorArrays, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Crops (n, 128, 128, 3) uint8, each another one every time, and their truth (n, D)."""
-        crops, _, visible, matrices, mirrored = augmented_crops(self.pictures, indices, mirror.points, rng)
-        true = self.targets.of_crops(indices, visible.numpy(), matrices, mirrored, mirror)
-        return crops, torch.from_numpy(true)
-
-    def plain(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The same as drawn."""
-        crops, _, visible = plain(self.pictures, indices)
-        return crops, torch.from_numpy(self.targets.of_crops(indices, visible.numpy()))
 
 
 def train_regressor(
@@ -115,15 +89,19 @@ def train_regressor(
     torch.manual_seed(seed)
     mean, deviation = statistics(learned)
     network = RegressorNetwork(mean, deviation)
+    made_of, start = {"head": head.sha256, "start": ""}, {"pictures": 0, "steps": 0}
     if (work / NETWORK).is_file():
-        log(f"regressor: {work / NETWORK} is there already")
-        return load_regressor(network, work / NETWORK)
-    made_of = {"head": head.sha256, "landmarks": ""}
-    if (people / LANDMARKS).is_file():
+        start = load_regressor(network, work / NETWORK)
+        if start["pictures"] >= plan.pictures:
+            log(f"regressor: {work / NETWORK} has learned from {start['pictures']} pictures already")
+            return network
+        made_of["start"] = sha256_of(work / NETWORK)
+        log(f"regressor: starts from the regressor of {start['pictures']} pictures")
+    elif (people / LANDMARKS).is_file():
         landmarks = LandmarkNetwork()
         load_network(landmarks, people / LANDMARKS)
         network.start_from(landmarks)
-        made_of["landmarks"] = sha256_of(people / LANDMARKS)
+        made_of["start"] = sha256_of(people / LANDMARKS)
         log(f"regressor: starts from the first layers of {people / LANDMARKS}")
     mirror, loss_of = MirrorArrays.of(head), HeadLoss(head, spec).to(accelerator.device)
 
@@ -139,14 +117,17 @@ def train_regressor(
 
     trained, _ = train(
         network.to(memory_format=torch.channels_last), loss, len(learned),
-        Schedule(plan.steps, plan.batch, _RATE, 1e-2, 0.998), validate=validate, name="regressor", seed=seed, log=log,
-        accelerator=accelerator,
+        Schedule(plan.steps, plan.batch, _RATE_AGAIN if start["pictures"] else _RATE, 1e-2, 0.998), validate=validate,
+        name="regressor", seed=seed + start["steps"], log=log, accelerator=accelerator,
         keeper=Keeper(work / CHECKPOINT, curves=TrainingCurves(work, "regressor"), made_of=made_of),
         validations=2 * plan.epochs,
     )  # fmt: skip
     trained = trained.to(memory_format=torch.contiguous_format)
     if accelerator.main:
-        save_whole({"network": trained.state_dict(), "pictures": plan.pictures, "steps": plan.steps}, work / NETWORK)
+        save_whole(
+            {"network": trained.state_dict(), "pictures": plan.pictures, "steps": start["steps"] + plan.steps},
+            work / NETWORK,
+        )
         (work / CHECKPOINT).unlink(missing_ok=True)
     accelerator.wait()
     return trained
@@ -168,20 +149,14 @@ def validation(network: nn.Module, loss_of: HeadLoss, heads: PeopleHeads) -> dic
     return {name: float(torch.cat([part[name] for part in sums]).mean()) for name in sums[0]}
 
 
-def statistics(heads: PeopleHeads) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (D,) of what is to be told, over the first pictures."""
-    indices = np.arange(min(len(heads), 4 * dataset.SHARD))
-    true = heads.targets.of_crops(indices, heads.pictures.visible[indices])
-    return true.mean(0), np.maximum(true.std(0), 1e-3)
-
-
-def load_regressor(network: RegressorNetwork, path: Path) -> RegressorNetwork:
-    """Load a trained network's weights. Raises DataError."""
+def load_regressor(network: RegressorNetwork, path: Path) -> dict[str, int]:
+    """Load a trained network's weights; returns from how many pictures and steps it learned. Raises DataError."""
     try:
-        network.load_state_dict(load_torch(path)["network"])
+        state = load_torch(path)
+        network.load_state_dict(state["network"])
+        return {name: int(state[name]) for name in ("pictures", "steps")}
     except UnsafePickleError as error:
         raise DataError(f"{path.parent}: {error}; `--again` trains it anew") from None
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         reason = f"is no network of `ofer train regressor` ({one_line(error)})"
         raise DataError(f"{path} {reason}; `--again` trains it anew") from None
-    return network
