@@ -76,18 +76,18 @@ class FacePipeline:
         except HeadModelError as error:
             raise BundleError(f"{self.bundle.path}: {error}") from None
         landmarks = LandmarkDecoder(self.head, embedding)
-        evidence = None if regressed else LandmarkEvidence.of(self.bundle)
         self._method: SampledFaces | RegressedFaces
         if regressed:
             self._method = RegressedFaces(self.bundle, self._stages, landmarks, keep=settings.remember)
         else:
             self._method = SampledFaces(
-                self.bundle, self._stages, landmarks, self.candidates, evidence, keep=settings.remember,
+                self.bundle, self._stages, landmarks, self.candidates, keep=settings.remember,
                 background=settings.background, seed=(settings.seed, _IDENTITY),
             )  # fmt: skip
         self.hypotheses = self._method.hypotheses(self.hypotheses)
         self._identities = self._method.identities
-        self._pose_faces = FacePoser(landmarks, self._landmark_points, evidence)
+        evidence = None if regressed else LandmarkEvidence.of(self.bundle)
+        self._pose_faces = FacePoser(self.head, embedding, self._landmark_points, evidence)
         self._decode_all = HypothesisDecoder(self.head)
         self._seed = settings.seed
         self._max_faces = settings.max_faces

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
+from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.pipeline import FacePipeline
 from ofer_models.tracking.face_poser import FacePoser, _inside
 from ofer_models.tracking.load_plan import TIERS
@@ -321,7 +322,7 @@ def test_faces_are_posed_together_as_they_are_alone(pipeline, two):
     finally:
         pipeline._pose_faces = poser
     tracks, memories, seen, heads, metric, stamp = asked[-1]
-    fresh = FacePoser(poser._landmarks, pipeline._landmark_points, poser._evidence)
+    fresh = FacePoser(pipeline.head, *tracked_landmarks(pipeline.head), poser._evidence)
     for row in range(2):
         known = {name: getattr(memories[row], name) for name in ("noise", "occlusion", "drawn", "scatter", "visible")}
         memory = type(memories[row])(**known)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ofer_models.head.landmark_sets import N_MEDIAPIPE
-from ofer_models.head.model import HeadModel
+from ofer_models.head.landmark_sets import N_MEDIAPIPE, tracked_landmarks
+from ofer_models.head.model import HeadModel, Identity
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
 from ofer_models.perception.intrinsics import project
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_evidence import IdentityEvidence
 from ofer_models.tracking.identity_state import View
-from ofer_models.tracking.landmark_system import Pose, point_weights
+from ofer_models.tracking.landmark_system import Poses
+from ofer_models.tracking.point_weights import WeighedPoints, fewer_points, point_weights
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.spread import REGIONS
 
@@ -50,6 +51,16 @@ def seen(head: HeadModel, betas: np.ndarray, face: np.ndarray) -> SeenLandmarks:
     return SeenLandmarks(points, K, float(eyes))
 
 
+def alone(
+    evidence: LandmarkEvidence, what: SeenLandmarks, visible: np.ndarray | None, identity: Identity,
+    drawn: np.ndarray, noise: np.ndarray, pose: HeadPose,
+) -> tuple[np.ndarray, HeadPose]:  # fmt: skip
+    """Hypotheses (H, E + 3) of one face, moved, and their mean's pose."""
+    resting = evidence.system.decoder.at_rest([identity])
+    found, (pose,) = evidence([what], [visible], resting, drawn[None], noise[None], [pose])
+    return found[0], pose
+
+
 def moved(evidence: LandmarkEvidence, head: HeadModel, face: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
     """Hypotheses about the neutral face, moved to the landmarks of `face` on the mean head."""
     betas = np.zeros(head.n_shape, np.float32)
@@ -59,7 +70,7 @@ def moved(evidence: LandmarkEvidence, head: HeadModel, face: np.ndarray, visible
     identity = head.identity(betas)
     pose = estimate_head_pose(what.points, head.landmarks(head.decode(betas, half.mean(0)[:-3]), "mediapipe"), K)
     noise = rng.standard_normal((HYPOTHESES, len(face)))
-    return evidence(what, visible, identity, half.astype(np.float32), noise, pose)[0]
+    return alone(evidence, what, visible, identity, half.astype(np.float32), noise, pose)[0]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,8 @@ def test_members_differ_as_much_as_the_points_leave_open(evidence, open_bundle):
     pose = estimate_head_pose(what.points, head.landmarks(head.decode(betas), "mediapipe"), K)
     drawn = np.zeros((40, len(face)), np.float32)
     noise = np.random.default_rng(1).standard_normal(drawn.shape)
-    apart = [np.ptp(evidence(what, ALL, identity, drawn, some, pose)[0], axis=0).max() for some in (0 * noise, noise)]
+    both = (alone(evidence, what, ALL, identity, drawn, some, pose)[0] for some in (0 * noise, noise))
+    apart = [np.ptp(found, axis=0).max() for found in both]
     assert apart[0] < 1e-6 and apart[1] > 0.05
 
 
@@ -135,7 +147,7 @@ def test_equal_input_gives_equal_output_and_pairs_stay_pairs(evidence, open_bund
 
 def test_a_head_comes_nearer_to_the_one_that_is_seen(evidence, open_bundle):
     """From views of a random head: its error falls, and an incumbent that already fits stays."""
-    head, fit = open_bundle.head, IdentityEvidence(open_bundle.head, evidence)
+    head, fit = open_bundle.head, IdentityEvidence(open_bundle.head, LandmarkEvidence.of(open_bundle, every_point=True))
     rng = np.random.default_rng(3)
     gained = []
     for _ in range(4):
@@ -172,14 +184,74 @@ def test_a_camera_matrix_with_skew_counts(evidence, open_bundle):
     head, system, skewed = open_bundle.head, evidence.system, K + np.diag([90.0, 0], 1)[:3, :3]
     face, betas = coefficients(head, jawOpen=0.4), np.zeros(head.n_shape, np.float32)
     points = head.landmarks(head.decode(betas, face[:-3], face[-3:]), "mediapipe") @ UPRIGHT.T + PLACE
-    what, pose = SeenLandmarks(project(points, skewed), skewed, 60.0), Pose(UPRIGHT.copy(), PLACE.copy())
-    identity = head.identity(betas)
-    models = system.models(identity, face[None])
-    assert np.abs(system.residuals(what, models, pose)).max() < 1e-4
-    step = np.array([0.001, -0.002, 0.001, 0.0005, -0.001, 0.001])
-    apart = system.residuals(what, models, pose.moved(step))[0]
-    expected = -system.linear(what, None, identity, face, pose).pose @ step
+    what, pose = SeenLandmarks(project(points, skewed), skewed, 60.0), Poses(UPRIGHT[None], PLACE[None])
+    resting = system.decoder.at_rest([head.identity(betas)])
+    pictures = system.pictures([what], system.weights(None)[None])
+    models = system.models(resting, face[None, None])
+    assert np.abs(system.residuals(pictures, models, pose)).max() < 1e-2 * pictures.roots.min()
+    step = np.array([[0.001, -0.002, 0.001, 0.0005, -0.001, 0.001]])
+    apart = system.residuals(pictures, models, pose.moved(step))[0, 0]
+    columns = slice(system.shapes, system.others)
+    expected = -system.linear(pictures, resting, face[None], pose).derivatives[0, :, columns] @ step[0]
     np.testing.assert_allclose(apart, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_derivatives_say_where_points_go(evidence, open_bundle):
+    """By shape, pose, expression and jaw, of a face with its jaw turned."""
+    head, system = open_bundle.head, evidence.system
+    face, betas = coefficients(head, jawOpen=0.5, mouthSmileLeft=0.4).astype(np.float64), np.zeros(head.n_shape)
+    what, pose = seen(head, betas.astype(np.float32), face.astype(np.float32)), Poses(UPRIGHT[None], PLACE[None])
+    pictures = system.pictures([what], system.weights(None)[None])
+    linear = system.linear(pictures, system.decoder.at_rest([head.identity(betas)]), face[None], pose)
+    rng = np.random.default_rng(0)
+    step = np.zeros(linear.derivatives.shape[-1])
+    step[: system.shapes] = rng.normal(0, 0.1, system.shapes)
+    step[system.shapes : system.others] = rng.normal(0, 0.002, 6)
+    step[system.others :] = rng.normal(0, 0.02, len(face))
+    other = betas.copy()
+    other[: system.shapes] = step[: system.shapes]
+    resting = system.decoder.at_rest([head.identity(other)])
+    models = system.models(resting, (face + step[system.others :])[None, None])
+    went = linear.off - system.residuals(pictures, models, pose.moved(step[None, system.shapes : system.others]))[0]
+    expected = linear.derivatives[0] @ step
+    assert np.linalg.norm(went[0] - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_fewer_points_say_what_all_say(open_bundle):
+    """A third of the points, their weight in all, some of every region, and the head's whole extent."""
+    head = open_bundle.head
+    embedding, points = tracked_landmarks(head)
+    weights = point_weights(points)
+    fewer = fewer_points(head, embedding, weights, open_bundle.stages["expgen"].deviation[: head.n_expression])
+    kept = WeighedPoints.of(embedding, points, fewer)
+    assert len(kept.rows) == 144 and (weights[kept.rows] > 0).all()
+    assert kept.weights.sum() == pytest.approx(weights.sum(), rel=0.05)
+    for members in REGIONS.values():
+        mine = np.isin(kept.numbers, members)
+        assert mine.sum() >= 8 and 0.7 < kept.weights[mine].sum() / weights[np.isin(points, members)].sum() < 1.4
+    places = head.landmarks(head.v_template, "mediapipe")
+    assert (np.ptp(places[kept.rows], axis=0) > 0.8 * np.ptp(places[weights > 0], axis=0)).all()
+    np.testing.assert_array_equal(fewer_points(head, embedding, fewer, np.ones(head.n_expression)), fewer)
+
+
+def test_faces_are_moved_together_as_each_alone_and_one_without_a_solution_costs_no_other(evidence, open_bundle):
+    head, rng = open_bundle.head, np.random.default_rng(2)
+    betas = rng.normal(0, 0.5, (3, head.n_shape)).astype(np.float32)
+    faces = [coefficients(head, jawOpen=0.5), coefficients(head, eyeBlinkLeft=0.8), coefficients(head)]
+    whats = [seen(head, b, face) for b, face in zip(betas, faces, strict=True)]
+    drawn = np.abs(rng.normal(0, 0.05, (3, HYPOTHESES, len(faces[0])))).astype(np.float32)
+    drawn[..., head.n_expression :] = 0
+    noise = rng.standard_normal(drawn.shape)
+    poses = [HeadPose(UPRIGHT, PLACE, np.zeros(0))] * 2 + [HeadPose(UPRIGHT, np.full(3, np.nan), np.zeros(0))]
+    visible = [ALL, None, ALL]
+    identities = [head.identity(b) for b in betas]
+    together, moved_to = evidence(whats, visible, evidence.system.decoder.at_rest(identities), drawn, noise, poses)
+    for i in range(3):
+        one, pose = alone(evidence, whats[i], visible[i], identities[i], drawn[i], noise[i], poses[i])
+        np.testing.assert_allclose(together[i], one, atol=1e-4)
+        np.testing.assert_allclose(moved_to[i].translation, pose.translation, atol=1e-5)
+    np.testing.assert_array_equal(together[2], drawn[2])
+    assert np.abs(together[0] - drawn[0]).max() > 0.1
 
 
 @pytest.mark.parametrize("place", [[0.0, 0.0, 0.0], [0.0, 0.0, -0.6], [np.nan, 0.0, 0.6]])
@@ -189,6 +261,7 @@ def test_a_pose_that_allows_no_solution_leaves_the_hypotheses_as_drawn(evidence,
     drawn = np.zeros((HYPOTHESES, head.n_expression + 3), np.float32)
     impossible = HeadPose(UPRIGHT, np.array(place), np.zeros(0))
     identity = head.identity(np.zeros(head.n_shape, np.float32))
-    given, pose = evidence(what, ALL, identity, drawn, np.random.default_rng(0).normal(size=drawn.shape), impossible)
+    noise = np.random.default_rng(0).normal(size=drawn.shape)
+    given, pose = alone(evidence, what, ALL, identity, drawn, noise, impossible)
     assert np.isfinite(given).all()
     assert pose is impossible or np.isfinite(pose.translation).all()

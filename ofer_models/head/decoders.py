@@ -8,6 +8,7 @@ magnitude cheaper.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,6 +39,18 @@ class HypothesisDecoder:
         return vertices
 
 
+@dataclass(frozen=True)
+class RestingLandmarks:
+    """What `LandmarkDecoder` needs of F faces without expression: means (F, L + L', 3), see there, and their jaws'
+    joints (F, 3), metres."""
+
+    means: np.ndarray
+    joints: np.ndarray
+
+    def __getitem__(self, faces: np.ndarray | slice) -> RestingLandmarks:
+        return RestingLandmarks(self.means[faces], self.joints[faces])
+
+
 class LandmarkDecoder:
     """Landmarks of hypotheses, of many faces in one go, without the mesh.
 
@@ -61,9 +74,16 @@ class LandmarkDecoder:
 
     def of_faces(self, identities: Sequence[Identity], expressions: np.ndarray, jaws: np.ndarray) -> np.ndarray:
         """Landmarks (F, H, L, 3) in metres of F identities with expressions (F, H, E) and jaws (F, H, 3)."""
-        neutral = self._means(np.stack([identity.vertices[self._corners] for identity in identities]))
-        joint = np.stack([identity.joints[JAW] for identity in identities])
-        return self._decode(neutral, joint, np.asarray(expressions, np.float32), jaws)
+        return self.moved(self.at_rest(identities), expressions, jaws)
+
+    def at_rest(self, identities: Sequence[Identity]) -> RestingLandmarks:
+        """Of F identities, for as many calls of `moved` as are made with them."""
+        corners = np.stack([identity.vertices[self._corners] for identity in identities])
+        return RestingLandmarks(self._means(corners), np.stack([identity.joints[JAW] for identity in identities]))
+
+    def moved(self, resting: RestingLandmarks, expressions: np.ndarray, jaws: np.ndarray) -> np.ndarray:
+        """Landmarks (F, H, L, 3) in metres of F faces with expressions (F, H, E) and jaws (F, H, 3)."""
+        return self._decode(resting.means, resting.joints, np.asarray(expressions, np.float32), jaws)
 
     def of_candidates(self, betas: np.ndarray, expression: np.ndarray, jaw: np.ndarray) -> np.ndarray:
         """Landmarks (N, L, 3) in metres of shapes betas (N, S), all with one expression (E,) and jaw (3,)."""
@@ -80,6 +100,10 @@ class LandmarkDecoder:
         both = self._basis[:n].reshape(n, -1, 3)
         shift = self._joint_basis[self._head.n_shape :]
         return both[:, :count], both[:, count:] - self._shares * shift[:, None], self._carried
+
+    def shape_directions(self) -> np.ndarray:
+        """(S, L, 3): what a unit of each shape coefficient moves landmarks by, the jaw at rest."""
+        return self._shape_basis.reshape(self._head.n_shape, -1, 3)[:, : len(self._bary)]
 
     def _means(self, corners: np.ndarray) -> np.ndarray:
         """Of values (..., L, 3, 3) at the corners: (..., L + L', 3), plain means and those weighed by the jaw's parts,

@@ -66,10 +66,11 @@ class Identity:
 
 def rotation_matrices(axis_angle: np.ndarray) -> np.ndarray:
     """Rodrigues' formula: axis-angle (..., 3) in radians to rotation matrices (..., 3, 3)."""
-    angle = np.linalg.norm(axis_angle, axis=-1)[..., None, None]
-    x, y, z = np.moveaxis(axis_angle, -1, 0)
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*axis_angle.shape[:-1], 3, 3)
+    angle = np.sqrt(np.einsum("...i,...i->...", axis_angle, axis_angle))[..., None, None]
+    cross = np.zeros((*axis_angle.shape, 3), axis_angle.dtype)
+    for row, column, axis in ((2, 1, 0), (0, 2, 1), (1, 0, 2)):
+        cross[..., row, column] = axis_angle[..., axis]
+        cross[..., column, row] = -axis_angle[..., axis]
     # sin(a)/a and (1-cos(a))/a^2 through np.sinc stay exact at a = 0, where dividing by the angle would not.
     first = np.sinc(angle / np.pi)
     second = 0.5 * np.sinc(angle / (2 * np.pi)) ** 2

@@ -13,6 +13,7 @@ from ofer_models.perception.intrinsics import project
 
 _ROUNDS = 12  # at most; three or four suffice from a previous pose
 _CONVERGED = 1e-4  # step in radians and in parts of the distance
+_SHIFTS = np.arange(6) >= 3  # of a step (6,)
 _NOISE_FLOOR = 0.3  # px; below this residuals tell nothing about outliers
 _GOOD_FIT = 0.03  # a median error above this part of the face's extent asks for a fresh start
 _MIN_POINTS = 6
@@ -182,51 +183,79 @@ def _refine(
     Each face goes its own way and leaves when it has converged; a round is one set of array operations for all others.
     """
     rotation, translation = rotation.copy(), translation.copy()
+    seen, model = (np.ascontiguousarray(points.swapaxes(-1, -2)) for points in (seen, model))  # (B, 2, L), (B, 3, L)
     damping = np.full(len(seen), 1e-4)
-    residual = seen - _project(model, K, rotation, translation)
+    place = _Placed.of(seen, model, K, rotation, translation)
     active = np.arange(len(seen))
     for _ in range(_ROUNDS):
-        here, turned_from, shift = residual[active], rotation[active], translation[active]
-        error = _lengths(here)
-        scale = np.maximum(2 * 1.4826 * _medians(error), _NOISE_FLOOR)
-        weight = 1 / (1 + (error / scale[:, None]) ** 2)
-        jacobian = _jacobian(model[active] @ turned_from.swapaxes(-1, -2), K, shift)
-        weighted = jacobian * np.tile(weight, 2)[:, None]
-        normal = weighted @ jacobian.swapaxes(-1, -2)
-        gradient = weighted @ here.swapaxes(-1, -2).reshape(len(active), -1, 1)
-        diagonal = np.einsum("bii->bi", normal) + 1e-12
-        damped = normal + (damping[active, None] * diagonal)[..., None] * np.eye(6)
+        squared = place.squared()
+        error = np.sqrt(squared)
+        scale = np.maximum(2 * 1.4826 * _medians(error), _NOISE_FLOOR) ** 2
+        relative = squared / scale[:, None]
+        jacobian = place.jacobian(K)
+        weighted = (jacobian / (1 + relative)[:, None, None]).reshape(len(active), 6, -1)
+        normal = weighted @ jacobian.reshape(len(active), 6, -1).swapaxes(-1, -2)
+        gradient = weighted @ place.residual.reshape(len(active), -1, 1)
+        damped = normal + normal * (damping[:, None, None] * np.eye(6)) + 1e-12 * np.eye(6)
         step = np.linalg.solve(damped, gradient)[..., 0]
         turn = np.stack([cv2.Rodrigues(vector)[0] for vector in step[:, :3]])
-        candidate = turn @ turned_from, shift + step[:, 3:]
-        new = seen[active] - _project(model[active], K, *candidate)
-        taken = _cost(new, scale) <= _cost(here, scale)
+        candidate = turn @ rotation[active], translation[active] + step[:, 3:]
+        new = _Placed.of(seen, model, K, *candidate)
+        taken = np.log1p(new.squared() / scale[:, None]).sum(-1) <= np.log1p(relative).sum(-1)
         rows = active[taken]
-        rotation[rows], translation[rows], residual[rows] = candidate[0][taken], candidate[1][taken], new[taken]
-        damping[active] = np.where(taken, damping[active] / 5, np.maximum(damping[active], 1e-5) * 20)
-        far = np.abs(translation[active, 2])
-        small = (np.abs(step[:, :3]).max(-1) < _CONVERGED) & (np.abs(step[:, 3:]).max(-1) < _CONVERGED * far)
-        active = active[~(taken & small)]
-        if not active.size:
+        rotation[rows], translation[rows] = candidate[0][taken], candidate[1][taken]
+        damping = np.where(taken, damping / 5, np.maximum(damping, 1e-5) * 20)
+        limits = _CONVERGED * np.where(_SHIFTS, np.abs(translation[active, 2:]), 1)
+        staying = ~(taken & (np.abs(step) < limits).all(-1))
+        if not staying.any():
             break
+        place = new if taken.all() else new.where(taken, place)
+        if not staying.all():
+            active, damping, place = active[staying], damping[staying], place[staying]
+            seen, model = seen[staying], model[staying]
     return rotation, translation
 
 
-def _jacobian(turned: np.ndarray, K: np.ndarray, translation: np.ndarray) -> np.ndarray:
-    """(B, 6, 2L) derivative of all u, then all v, by a small further rotation and a shift; turned (B, L, 3)."""
-    a, b, c = np.moveaxis(turned, -1, 0)
-    x, y, z = np.moveaxis(turned + translation[:, None], -1, 0)
-    fx, skew, fy = K[0, 0], K[0, 1], K[1, 1]
-    jacobian = np.zeros((len(turned), 6, 2, turned.shape[1]))
-    ux, uy, vy = fx / z, skew / z, fy / z
-    uz, vz = -(ux * x + uy * y) / z, -vy * y / z
-    # Cross products of turned and (ux, uy, uz), and of turned and (0, vy, vz).
-    jacobian[:, 0, 0], jacobian[:, 1, 0], jacobian[:, 2, 0] = b * uz - c * uy, c * ux - a * uz, a * uy - b * ux
-    jacobian[:, 0, 1], jacobian[:, 1, 1], jacobian[:, 2, 1] = b * vz - c * vy, -a * vz, a * vy
-    jacobian[:, 3, 0], jacobian[:, 4, 0], jacobian[:, 5, 0] = ux, uy, uz
-    jacobian[:, 4, 1], jacobian[:, 5, 1] = vy, vz
-    return jacobian.reshape(len(turned), 6, -1)
+@dataclass
+class _Placed:
+    """Points before the camera: turned (B, 3, L) about the head's origin, over (B, 1, L): one over their depths, rays
+    (B, 2, L): x / z and y / z, and residual (B, 2, L) px."""
 
+    turned: np.ndarray
+    over: np.ndarray
+    rays: np.ndarray
+    residual: np.ndarray
 
-def _cost(residual: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.log1p((residual**2).sum(axis=-1) / scale[:, None] ** 2).sum(axis=-1)
+    @classmethod
+    def of(cls, seen: np.ndarray, model: np.ndarray, K: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> _Placed:
+        """Of model (B, 3, L), seen at (B, 2, L)."""
+        turned = rotation @ model
+        camera = turned + shift[..., None]
+        over = 1 / camera[:, 2:]
+        rays = camera[:, :2] * over
+        return cls(turned, over, rays, seen - (K[:2, :2] @ rays + K[:2, 2:]))
+
+    def __getitem__(self, rows: np.ndarray) -> _Placed:
+        return _Placed(self.turned[rows], self.over[rows], self.rays[rows], self.residual[rows])
+
+    def where(self, rows: np.ndarray, others: _Placed) -> _Placed:
+        """These in some rows (B,), the others elsewhere."""
+        pick = rows[:, None, None]
+        parts = ("turned", "over", "rays", "residual")
+        return _Placed(*(np.where(pick, getattr(self, name), getattr(others, name)) for name in parts))
+
+    def squared(self) -> np.ndarray:
+        """Squared distances (B, L) px."""
+        return np.einsum("bil,bil->bl", self.residual, self.residual)
+
+    def jacobian(self, K: np.ndarray) -> np.ndarray:
+        """(B, 6, 2, L) derivative of u and v by a small further rotation and a shift."""
+        jacobian = np.empty((len(self.turned), 6, 2, self.turned.shape[-1]))
+        shift = jacobian[:, 3:]
+        shift[:, :2] = K[:2, :2].T[..., None] * self.over[:, None]
+        np.multiply(K[:2, :2] @ self.rays, -self.over, out=shift[:, 2])
+        x, y, z = (self.turned[:, axis, None] for axis in range(3))
+        dx, dy, dz = shift[:, 0], shift[:, 1], shift[:, 2]
+        # The cross product of the turned point and its derivatives.
+        jacobian[:, 0], jacobian[:, 1], jacobian[:, 2] = y * dz - z * dy, z * dx - x * dz, x * dy - y * dx
+        return jacobian

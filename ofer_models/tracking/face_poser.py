@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ofer_models.head.decoders import LandmarkDecoder
-from ofer_models.head.model import Identity
+from ofer_models.head.decoders import LandmarkDecoder, RestingLandmarks
+from ofer_models.head.model import HeadModel, Identity, LandmarkEmbedding
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
@@ -56,13 +56,20 @@ class FacePoser:
     """Makes the faces of one frame, all in one batch."""
 
     def __init__(
-        self, landmarks: LandmarkDecoder, points: np.ndarray, evidence: LandmarkEvidence | None = None
+        self,
+        head: HeadModel,
+        embedding: LandmarkEmbedding,
+        points: np.ndarray,
+        evidence: LandmarkEvidence | None = None,
     ) -> None:
-        """points (L,): MediaPipe's numbers of the decoder's landmarks. evidence: moves drawn hypotheses to them."""
-        self._landmarks, self._points, self._evidence = landmarks, points, evidence
-        regions = region_rows(points)
-        self._rows = np.concatenate(list(regions.values()))
-        self._regions = {name: np.isin(self._rows, rows) for name, rows in regions.items()}
+        """points (L,): MediaPipe's numbers of the embedding's landmarks. evidence: moves drawn hypotheses to them, and
+        its points are those that meshes are compared at; all without it."""
+        self._evidence = evidence
+        self._landmarks = evidence.system.decoder if evidence else LandmarkDecoder(head, embedding)
+        self._rows = evidence.system.rows if evidence else np.arange(len(points))
+        regions = region_rows(points[self._rows])
+        self._told = np.concatenate(list(regions.values()))
+        self._regions = {name: np.isin(self._told, rows) for name, rows in regions.items()}
 
     def __call__(
         self,
@@ -78,54 +85,55 @@ class FacePoser:
         """
         for memory, head in zip(memories, heads, strict=True):
             memory.head = head.identity
-            memory.expressions, memory.jaws = memory.drawn[:, :-3], memory.drawn[:, -3:]
-        models = self._models(memories)  # (F, H, L, 3)
-        means = poses_of(seen, models.mean(1), [memory.pose for memory in memories])
+        compared = [face.at(self._rows) for face in seen]
+        resting = self._landmarks.at_rest([head.identity for head in heads])
+        coefficients = np.stack([memory.drawn for memory in memories])
+        middle = self._models(resting, coefficients.mean(1, keepdims=True))[:, 0]
+        means = poses_of(compared, middle, [memory.pose for memory in memories])
         weighed = [row for row, pose in enumerate(means) if pose is not None]
         trusts: list[np.ndarray | None] = [None] * len(memories)
-        if self._evidence is not None:
-            for row in weighed:
-                means[row] = self._move(memories[row], seen[row], means[row])
-                trusts[row] = self._evidence.trust(memories[row].visible)
-            models = self._models(memories)
-        for memory in memories:
-            memory.pose = None
+        if self._evidence is not None and weighed:
+            visible = [memories[row].visible for row in weighed]
+            coefficients[weighed], moved = self._evidence(
+                [seen[row] for row in weighed], visible, resting[weighed], coefficients[weighed],
+                np.stack([memories[row].scatter for row in weighed]), [means[row] for row in weighed],
+            )  # fmt: skip
+            for row, pose, each in zip(weighed, moved, visible, strict=True):
+                means[row], trusts[row] = pose, self._evidence.system.weights(each)
+        for memory, found in zip(memories, coefficients, strict=True):
+            memory.expressions, memory.jaws, memory.pose = found[:, :-3], found[:, -3:], None
         if not weighed:
             return []
-        logs = [seen[row].log_weights(models[row], means[row], trusts[row]) for row in weighed]
+        models = self._models(resting[weighed], coefficients[weighed])  # (F, H, n, 3)
+        logs = [
+            compared[row].log_weights(each, means[row], trusts[row]) for row, each in zip(weighed, models, strict=True)
+        ]
         selected = [memories[row].selection(log, stamp) for row, log in zip(weighed, logs, strict=True)]
-        chosen = models[weighed, selected]
-        poses = poses_of([seen[row] for row in weighed], chosen, [means[row] for row in weighed])
+        chosen = models[np.arange(len(weighed)), selected]
+        poses = poses_of([compared[row] for row in weighed], chosen, [means[row] for row in weighed])
         scores = [softmax(log) for log in logs]
-        spreads = self._spreads(models[weighed], np.stack(scores))
+        spreads = self._spreads(models, np.stack(scores))
         faces = []
         for i, row in enumerate(weighed):
             if poses[i] is None:
                 continue
             memories[row].pose = poses[i]
-            error = float(seen[row].distances(chosen[i], poses[i]).mean())
+            error = float(poses[i].reprojection_px.mean() / seen[row].between_eyes)
             faces.append(
                 _face(tracks[row], memories[row], heads[row], camera, stamp, scores[i], selected[i], error, spreads[i])
             )
         return faces
 
-    def _move(self, memory: TrackMemory, seen: SeenLandmarks, pose: HeadPose) -> HeadPose:
-        """Move what was drawn to the landmarks; the pose of the new mean."""
-        moved, pose = self._evidence(seen, memory.visible, memory.head, memory.drawn, memory.scatter, pose)
-        memory.expressions, memory.jaws = moved[:, :-3], moved[:, -3:]
-        return pose
-
-    def _models(self, memories: Sequence[TrackMemory]) -> np.ndarray:
-        """Landmarks (F, H, L, 3) m of the hypotheses."""
-        expressions, jaws = (np.stack([getattr(m, name) for m in memories]) for name in ("expressions", "jaws"))
-        return self._landmarks.of_faces([memory.head for memory in memories], expressions, jaws)
+    def _models(self, resting: RestingLandmarks, coefficients: np.ndarray) -> np.ndarray:
+        """Landmarks (F, H, n, 3) m of coefficients (F, H, E + 3)."""
+        return self._landmarks.moved(resting, coefficients[..., :-3], coefficients[..., -3:])
 
     def _spreads(self, models: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
-        """Spread in metres of each region, for each of models (F, H, L, 3): NaN without landmarks in it, and of a
+        """Spread in metres of each region, for each of models (F, H, n, 3): NaN without landmarks in it, and of a
         single hypothesis, which says nothing of others."""
         if models.shape[1] == 1:
             return [dict.fromkeys(self._regions, np.nan) for _ in models]
-        squared = (spread_mm(models[:, :, self._rows], scores) / 1000) ** 2
+        squared = (spread_mm(models[:, :, self._told], scores) / 1000) ** 2
         unknown = np.full(len(models), np.nan)
         parts = np.sqrt([squared[:, at].mean(1) if at.any() else unknown for at in self._regions.values()])
         return [dict(zip(self._regions, column.tolist(), strict=True)) for column in parts.T]

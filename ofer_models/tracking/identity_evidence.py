@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ofer_models.head.decoders import RestingLandmarks
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.head_pose import NoPoseError, estimate_head_pose
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_state import View
-from ofer_models.tracking.landmark_system import Pose, System, bounded_solve, free_pose, normal
+from ofer_models.tracking.landmark_system import Poses, Systems, bounded_solve, free_pose
 
 _ROUNDS = 4
 _SHAPE_PRIOR = 0.9  # deviation about the candidate, in each component
@@ -30,7 +31,7 @@ class _Fit:
     weight: float
     start: np.ndarray
     place: np.ndarray
-    pose: Pose
+    pose: Poses
 
 
 class IdentityEvidence:
@@ -58,15 +59,15 @@ class IdentityEvidence:
 
     def _fits(self, betas: np.ndarray, views: Sequence[View], weights: np.ndarray) -> list[_Fit]:
         """Each view with the pose of this head and the view's expression."""
-        fits, identity = [], self._head.identity(betas)
+        fits, resting = [], self._resting(betas)
         for view, weight in zip(views, weights, strict=True):
             start = np.concatenate([view.expression, view.jaw]).astype(np.float64)
-            model = self._system.models(identity, start[None])[0]
+            model = self._system.models(resting, start[None, None])[0, 0]
             try:
                 pose = estimate_head_pose(view.seen.points[self._system.rows], model, view.seen.K)
             except NoPoseError:
                 continue
-            fits.append(_Fit(view, float(weight), start, start, Pose.of(pose)))
+            fits.append(_Fit(view, float(weight), start, start, Poses.of([pose])))
         return fits
 
     def _step(self, fits: list[_Fit], betas: np.ndarray, shape: np.ndarray | None) -> np.ndarray | None:
@@ -76,11 +77,12 @@ class IdentityEvidence:
         right = np.zeros(count) if shape is None else (betas[:count] - shape) / _SHAPE_PRIOR**2
         pending = []
         for fit in fits:
-            linear, residual = self._at(fit, current)
-            own, cross, off = self._own(fit, linear, residual)
+            linear = self._at(fit, current)
+            normal, gradient = linear.normal[0], linear.gradient(linear.off)[0]
+            own, cross, off = self._own(fit, normal, gradient)
             without = np.linalg.solve(own, cross)
-            system = system + fit.weight * (normal(linear.shape, linear.shape, linear.weights) - cross.T @ without)
-            right = right + fit.weight * ((residual * linear.weights) @ linear.shape - without.T @ off)
+            system = system + fit.weight * (normal[:count, :count] - cross.T @ without)
+            right = right + fit.weight * (gradient[:count] - without.T @ off)
             pending.append((fit, own, cross, off))
         step = np.zeros(count) if shape is None else np.linalg.solve(system, right)
         for fit, own, cross, off in pending:
@@ -90,37 +92,37 @@ class IdentityEvidence:
     def _whole(self, shape: np.ndarray, betas: np.ndarray) -> np.ndarray:
         return np.concatenate([shape, betas[len(shape) :]]).astype(np.float32)
 
+    def _resting(self, betas: np.ndarray) -> RestingLandmarks:
+        return self._system.decoder.at_rest([self._head.identity(betas)])
+
     def _log_posterior(self, fits: list[_Fit], betas: np.ndarray) -> float:
         """Of betas (S,) with each view's own expression and pose, among heads of the population."""
         total = -0.5 * float(betas @ betas)
         for fit in fits:
-            linear, residual = self._at(fit, betas)
-            off = fit.place - fit.start
-            total -= 0.5 * fit.weight * float(linear.weights @ residual**2 + self._evidence.precision @ off**2)
+            residual, off = self._at(fit, betas).off[0], fit.place - fit.start
+            total -= 0.5 * fit.weight * float(residual @ residual + self._evidence.precision @ off**2)
         return total
 
-    def _at(self, fit: _Fit, betas: np.ndarray) -> tuple[System, np.ndarray]:
-        identity = self._head.identity(betas)
-        linear = self._system.linear(fit.view.seen, fit.view.visible, identity, fit.place, fit.pose)
-        models = self._system.models(identity, fit.place[None])
-        return linear, self._system.residuals(fit.view.seen, models, fit.pose)[0]
+    def _at(self, fit: _Fit, betas: np.ndarray) -> Systems:
+        """A view's system, of one face."""
+        pictures = self._system.pictures([fit.view.seen], self._system.weights(fit.view.visible)[None])
+        return self._system.linear(pictures, self._resting(betas), fit.place[None], fit.pose)
 
-    def _own(self, fit: _Fit, linear: System, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of expression, jaw and pose (D = E + 9): normal matrix (D, D), products with the shape (D, S'), gradient."""
-        precision = np.concatenate([self._evidence.precision, free_pose(0, 0)])
-        others = np.concatenate([linear.expression, linear.pose], axis=1)
-        pull = np.zeros(others.shape[1])
-        pull[: len(fit.place)] = self._evidence.precision * (fit.start - fit.place)
-        return (
-            normal(others, others, linear.weights) + np.diag(precision),
-            normal(others, linear.shape, linear.weights),
-            (residual * linear.weights) @ others + pull,
-        )
+    def _own(
+        self, fit: _Fit, normal: np.ndarray, gradient: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of pose, expression and jaw (D = 6 + E + 3): normal matrix (D, D), products with the shape (D, S'), gradient
+        (D,), with their priors."""
+        count, precision = self._system.shapes, self._evidence.precision
+        prior = np.concatenate([free_pose(0, 0), precision])
+        pull = np.concatenate([np.zeros(6), precision * (fit.start - fit.place)])
+        return normal[count:, count:] + np.diag(prior), normal[count:, :count], gradient[count:] + pull
 
     def _settle(self, fit: _Fit, own: np.ndarray, right: np.ndarray) -> None:
-        """Move a view's expression and pose to what the new shape leaves for them."""
-        count = len(fit.place)
-        place = np.concatenate([fit.place, np.zeros(6)])[None]
-        new, step = bounded_solve(own, right[None], place, self._evidence.bounds, self._head.n_expression)
-        fit.place = new[0, :count]
-        fit.pose = fit.pose.moved(step[0, count:])
+        """Move a view's pose and expression to what the new shape leaves for them."""
+        place = np.concatenate([np.zeros(6), fit.place])
+        new, step = bounded_solve(
+            own[None], right[None, None], place[None, None], self._evidence.bounds,
+            slice(6, 6 + self._head.n_expression),
+        )  # fmt: skip
+        fit.place, fit.pose = new[0, 0, 6:], fit.pose.moved(step[0, :, :6])

@@ -1,174 +1,194 @@
-"""A head's landmarks in a picture as a linear system: what expression, jaw, pose and shape move them by.
+"""Heads' landmarks in a picture as linear systems: what expression, jaw, pose and shape move them by.
 
-Residuals and derivatives are in parts of the distance between the eyes. Points are weighed by how well a landmark
-network places them on photographs and by whether they are seen.
+All arrays are of F faces at once, of one camera. Residuals and derivatives are in parts of the distance between the
+eyes; points count by `point_weights` and by whether they are seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 
-from ofer_models.head.decoders import LandmarkDecoder
-from ofer_models.head.model import HeadModel, Identity, LandmarkEmbedding, rotation_matrices
+from ofer_models.head.decoders import LandmarkDecoder, RestingLandmarks
+from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import project
+from ofer_models.tracking.point_weights import WeighedPoints
 from ofer_models.tracking.reprojection import SeenLandmarks
-from ofer_models.tracking.spread import REGIONS
 
 # Deviation of MediaPipe's points on photographs, and how many independent points all of them together count as: close
 # points are wrong together.
 DEVIATION, INDEPENDENT = 0.02, 50
 SHAPES = 40  # components of the head's shape that are estimated from points
-_FEATURE, _CONTOUR, _EVERY = 3.0, 0.3, 3  # weights of mouth, lids and brows, of the outline; one in three of the others
 _DOUBTFUL, _CLEAR = 0.62, 0.92  # chance of being seen up to which a point tells nothing, and from which it tells all
 _JAW_STEP = 0.05  # rad, of the derivative
-# The outline: its points slide along the face as the head turns.
-_OUTLINE = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
-            150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
 _FREE_POSE = 1e-6  # what keeps the pose where no point is seen
 
 
-def point_weights(points: np.ndarray) -> np.ndarray:
-    """Weights (L,) of MediaPipe's points with these numbers, 0 for those that are left out: neighbours of others."""
-    features = np.concatenate([np.array(members) for members in REGIONS.values()])
-    special = np.isin(points, features) | np.isin(points, _OUTLINE)
-    kept = np.zeros(len(points))
-    others = np.flatnonzero(~special)
-    kept[others[::_EVERY]] = _EVERY
-    kept[np.isin(points, features)] = _FEATURE
-    kept[np.isin(points, _OUTLINE)] = _CONTOUR
-    return kept
-
-
-@dataclass
-class Pose:
-    """rotation (3, 3) and translation (3,) m of a head before the camera, in a fit."""
+@dataclass(frozen=True)
+class Poses:
+    """rotation (F, 3, 3) and translation (F, 3) m of heads before the camera, in a fit."""
 
     rotation: np.ndarray
     translation: np.ndarray
 
     @classmethod
-    def of(cls, pose: HeadPose) -> Pose:
-        return cls(pose.rotation.copy(), pose.translation.copy())
+    def of(cls, poses: Sequence[HeadPose]) -> Poses:
+        return cls(np.stack([pose.rotation for pose in poses]), np.stack([pose.translation for pose in poses]))
 
-    def moved(self, step: np.ndarray) -> Pose:
-        """After a further rotation vector and a shift, step (6,)."""
-        return Pose(cv2.Rodrigues(step[:3])[0] @ self.rotation, self.translation + step[3:])
+    def moved(self, step: np.ndarray) -> Poses:
+        """After further rotation vectors and shifts, step (F, 6)."""
+        turns = np.stack([cv2.Rodrigues(turn)[0] for turn in step[:, :3]])
+        return Poses(turns @ self.rotation, self.translation + step[:, 3:])
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """Points (F, H, n, 3) of the heads' frames in the camera's."""
+        return points @ self.rotation[:, None].swapaxes(-1, -2) + self.translation[:, None, None]
 
 
 @dataclass(frozen=True)
-class System:
-    """Derivatives (2 L, columns) float32 of the points by expression and jaw (E + 3 columns), pose (6) and shape
-    (SHAPES), and the points' weights (2 L,)."""
+class Pictures:
+    """Where F faces' points (F, n, 2) are seen, px, the camera matrix K (3, 3), the distances between the eyes (F,) px,
+    and roots (F, 2 n) float32 of the points' weights."""
 
-    expression: np.ndarray
-    pose: np.ndarray
-    shape: np.ndarray
-    weights: np.ndarray
+    points: np.ndarray
+    K: np.ndarray
+    between_eyes: np.ndarray
+    roots: np.ndarray
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Derivatives (F, 2 n, columns) float32 of the points, each times the root of its weight: by shape (SHAPES
+    columns), pose (6), expression and jaw (E + 3); and what is off (F, 2 n) where they were taken, times the same."""
+
+    derivatives: np.ndarray
+    off: np.ndarray
+
+    @cached_property
+    def normal(self) -> np.ndarray:
+        """(F, columns, columns) float64 products of the derivatives."""
+        return (self.derivatives.swapaxes(-1, -2) @ self.derivatives).astype(np.float64)
+
+    def gradient(self, off: np.ndarray) -> np.ndarray:
+        """(F, ..., columns) of residuals (F, ..., 2 n), times the roots of their weights."""
+        return (np.asarray(off, np.float32).reshape(len(off), -1, off.shape[-1]) @ self.derivatives).reshape(
+            *off.shape[:-1], -1
+        )
 
 
 class LandmarkSystem:
     """Sets up the systems of one head model."""
 
-    def __init__(self, head: HeadModel, embedding: LandmarkEmbedding, points: np.ndarray) -> None:
-        """points (L,): MediaPipe's numbers of the embedding's landmarks."""
-        weights = point_weights(points)
-        self.rows = np.flatnonzero(weights)
-        triangle, bary = embedding.triangle[self.rows], embedding.bary[self.rows]
-        self._numbers = points[self.rows]
-        self._weights = weights[self.rows] * (INDEPENDENT / weights.sum()) / DEVIATION**2
-        self._decoder = LandmarkDecoder(head, LandmarkEmbedding(triangle, bary))
+    def __init__(self, head: HeadModel, points: WeighedPoints) -> None:
+        self.rows = points.rows
+        self._numbers = points.numbers
+        self._weights = points.weights * (INDEPENDENT / points.weights.sum()) / DEVIATION**2
+        self.decoder = LandmarkDecoder(head, points.embedding)
         self._n = head.n_expression
         self.shapes = min(SHAPES, head.n_shape)
         # Through the jaw's turn the shape moves points a little differently: of no weight beside what points are off.
-        corners = head.shapedirs[head.faces[triangle], :, : self.shapes]
-        self._shape = np.einsum("lc,lcxs->lxs", bary, corners)
-        plain, turned, self._carried = self._decoder.expression_directions()
-        self._plain, self._turned = (np.ascontiguousarray(part.transpose(1, 2, 0)) for part in (plain, turned))
+        plain, turned, self._carried = self.decoder.expression_directions()
+        of_shape = self.decoder.shape_directions()[: self.shapes]
+        self._plain, self._turned, self._shape = (
+            np.ascontiguousarray(part.transpose(1, 2, 0)) for part in (plain, turned, of_shape)
+        )
+
+    @property
+    def others(self) -> int:
+        """Columns of shape and pose, which come before those of expression and jaw."""
+        return self.shapes + 6
 
     def weights(self, visible: np.ndarray | None) -> np.ndarray:
-        """Weights (2 L,) with the chance (468,) that each of MediaPipe's points is seen; all are without it."""
+        """Weights (n,) with the chance (468,) that each of MediaPipe's points is seen; all are without it."""
         if visible is None:
-            return np.repeat(self._weights, 2).astype(np.float32)
-        trust = np.clip((visible[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1)
-        return np.repeat(self._weights * trust, 2).astype(np.float32)
+            return self._weights
+        return self._weights * np.clip((visible[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1)
 
-    def models(self, identity: Identity, coefficients: np.ndarray) -> np.ndarray:
-        """Landmarks (H, L, 3) m of coefficients (H, E + 3) in the head frame."""
-        return self._decoder.of_faces(
-            [identity], coefficients[None, :, : self._n], coefficients[None, :, self._n :]
-        )[0].astype(np.float64)
+    def pictures(self, seen: Sequence[SeenLandmarks], weights: np.ndarray) -> Pictures:
+        """Of faces seen at all of the embedding's landmarks; weights (F, n) as above."""
+        eyes = np.array([face.between_eyes for face in seen])
+        roots = np.repeat(np.sqrt(weights), 2, axis=-1).astype(np.float32)
+        return Pictures(np.stack([face.points[self.rows] for face in seen]), seen[0].K, eyes, roots)
 
-    def residuals(self, seen: SeenLandmarks, models: np.ndarray, pose: Pose) -> np.ndarray:
-        """(H, 2 L): seen points minus those of models (H, L, 3)."""
-        camera = models @ pose.rotation.T + pose.translation
-        return ((seen.points[self.rows] - project(camera, seen.K)) / seen.between_eyes).reshape(len(models), -1)
+    def models(self, resting: RestingLandmarks, coefficients: np.ndarray) -> np.ndarray:
+        """Landmarks (F, H, n, 3) m of coefficients (F, H, E + 3) in the head frame."""
+        return self.decoder.moved(resting, coefficients[..., : self._n], coefficients[..., self._n :])
 
-    def linear(
-        self, seen: SeenLandmarks, visible: np.ndarray | None, identity: Identity, place: np.ndarray, pose: Pose
-    ) -> System:
-        """The system at coefficients place (E + 3,) and a pose."""
-        n = self._n
-        jaws = np.tile(place[n:], (4, 1))
-        jaws[1:] += _JAW_STEP * np.eye(3)
-        models = self.models(identity, np.concatenate([np.tile(place[:n], (4, 1)), jaws], axis=1))
-        turned = models[0] @ pose.rotation.T
-        camera = turned + pose.translation
-        # What a movement (3,) along the camera's axes does to each point in the picture: (L, 2, 3).
-        to_picture = np.zeros((len(camera), 2, 3))
-        to_picture[:, [0, 1], [0, 1]] = 1
-        to_picture[:, :, 2] = -camera[:, :2] / camera[:, 2:]
-        to_picture = seen.K[:2, :2] / seen.between_eyes @ to_picture / camera[:, 2, None, None]
-        of_head = (to_picture @ pose.rotation).astype(np.float32)
-        expression = np.empty((len(camera), 2, n + 3), np.float32)
-        expression[..., :n] = of_head @ self._plain
-        turn = rotation_matrices(np.asarray(place[n:], np.float32)) - np.eye(3, dtype=np.float32)
-        expression[self._carried, :, :n] += (of_head[self._carried] @ turn) @ self._turned
-        expression[..., n:] = of_head @ ((models[1:] - models[0]) / _JAW_STEP).transpose(1, 2, 0).astype(np.float32)
-        x, y, z = turned.T
-        zero = np.zeros_like(x)
-        turns = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], axis=-1).reshape(-1, 3, 3)
-        pose_columns = np.concatenate([to_picture @ turns, to_picture], axis=-1).astype(np.float32)
-        flat = 2 * len(camera)
-        return System(
-            expression.reshape(flat, -1), pose_columns.reshape(flat, -1),
-            (of_head @ self._shape).reshape(flat, -1), self.weights(visible),
-        )  # fmt: skip
+    def residuals(self, pictures: Pictures, models: np.ndarray, poses: Poses) -> np.ndarray:
+        """(F, H, 2 n): seen points minus those of models (F, H, n, 3), times the roots of their weights."""
+        apart = pictures.points[:, None] - project(poses.place(models), pictures.K)
+        return (apart / pictures.between_eyes[:, None, None, None]).reshape(*models.shape[:2], -1) * pictures.roots[
+            :, None
+        ]
 
-
-def normal(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(A, B) products of derivatives a (2 L, A) and b (2 L, B), weighed."""
-    return ((a * weights[:, None]).T @ b).astype(np.float64)
+    def linear(self, pictures: Pictures, resting: RestingLandmarks, place: np.ndarray, poses: Poses) -> Systems:
+        """The systems at coefficients place (F, E + 3) and poses."""
+        n, faces = self._n, len(place)
+        tried = np.repeat(place[:, None], 4, axis=1)
+        tried[:, 1:, n:] += _JAW_STEP * np.eye(3)
+        models = self.models(resting, tried)
+        turned = models[:, 0] @ poses.rotation.swapaxes(-1, -2)
+        camera = turned + poses.translation[:, None]
+        roots = pictures.roots.reshape(faces, -1, 2)
+        # What a movement (3,) along the camera's axes does to each point in the picture: (F, n, 2, 3).
+        to_picture = np.zeros((*camera.shape[:2], 2, 3))
+        to_picture[..., [0, 1], [0, 1]] = 1
+        to_picture[..., 2] = -camera[..., :2] / camera[..., 2:]
+        scale = 1 / (pictures.between_eyes[:, None] * camera[..., 2])
+        to_picture = pictures.K[:2, :2] @ to_picture * (roots * scale[..., None])[..., None]
+        of_head = (to_picture @ poses.rotation[:, None]).astype(np.float32)
+        result = np.empty((*camera.shape[:2], 2, self.others + n + 3), np.float32)
+        result[..., : self.shapes] = of_head @ self._shape
+        pose, expression = result[..., self.shapes : self.others], result[..., self.others : self.others + n]
+        # The cross product of the turned point and each row.
+        x, y, z = (part[..., None] for part in np.moveaxis(turned, -1, 0))
+        a, b, c = np.moveaxis(to_picture, -1, 0)
+        pose[..., 0], pose[..., 1], pose[..., 2] = y * c - z * b, z * a - x * c, x * b - y * a
+        pose[..., 3:] = to_picture
+        expression[...] = of_head @ self._plain
+        turn = rotation_matrices(np.asarray(place[:, n:], np.float32)) - np.eye(3, dtype=np.float32)
+        expression[:, self._carried] += (of_head[:, self._carried] @ turn[:, None]) @ self._turned
+        of_jaw = ((models[:, 1:] - models[:, :1]) / _JAW_STEP).transpose(0, 2, 3, 1)
+        result[..., self.others + n :] = of_head @ of_jaw
+        off = self.residuals(pictures, models[:, :1], poses)[:, 0]
+        return Systems(result.reshape(faces, 2 * camera.shape[1], -1), off)
 
 
 def free_pose(shapes_prior: float, shapes: int) -> np.ndarray:
-    """(6 + shapes,) inverse prior variances of pose, nearly free, and of what the head's shape may be off."""
-    return np.concatenate([np.full(6, _FREE_POSE), np.full(shapes, shapes_prior)])
+    """(shapes + 6,) inverse prior variances of what the head's shape may be off, and of the pose, nearly free."""
+    return np.concatenate([np.full(shapes, shapes_prior), np.full(6, _FREE_POSE)])
 
 
 def bounded_solve(
-    normal: np.ndarray, right: np.ndarray, place: np.ndarray, bounds: tuple[float, float] | None, bounded: int
+    normal: np.ndarray, right: np.ndarray, place: np.ndarray, bounds: tuple[float, float] | None, bounded: slice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New coefficients (H, D) and the steps (H, D) to them: normal (D, D) @ step = right (H, D) from place (H, D).
+    """New coefficients (F, H, D) and the steps (F, H, D) to them: normal (F, D, D) @ step = right (F, H, D) from place.
 
-    The first `bounded` stay within bounds: those whose mean would leave them are put at that end and the others solved
+    The `bounded` ones stay within bounds: those whose mean would leave them are put at that end and the others solved
     for once more; what single members exceed is cut off.
     """
-    step = np.linalg.solve(normal, right.T).T
+    step = _solve_rows(normal, right)
     if bounds is None:
         return place + step, step
     low, high = bounds
-    middle = (place + step).mean(0)[:bounded]
-    held = np.flatnonzero((middle < low) | (middle > high))
-    if held.size:
-        edge = np.where(middle[held] < low, low, high) - place[:, held]
-        free = np.setdiff1d(np.arange(len(normal)), held)
-        rest = right[:, free] - edge @ normal[np.ix_(held, free)]
-        step[:, held] = edge
-        step[:, free] = np.linalg.solve(normal[np.ix_(free, free)], rest.T).T
+    middle = (place + step).mean(1)
+    held = np.zeros(middle.shape, bool)
+    held[:, bounded] = (middle[:, bounded] < low) | (middle[:, bounded] > high)
+    if held.any():
+        edge = np.where(held[:, None], np.where(middle < low, low, high)[:, None] - place, 0)
+        rest = np.where(held[:, None], edge, right - edge @ normal)
+        # Those that are held stand alone: ones on the diagonal, nothing beside it.
+        alone = np.where(held[:, :, None] | held[:, None], np.eye(normal.shape[-1]), normal)
+        step = _solve_rows(alone, rest)
     new = place + step
-    new[:, :bounded] = np.clip(new[:, :bounded], low, high)
+    new[..., bounded] = np.clip(new[..., bounded], low, high)
     return new, new - place
+
+
+def _solve_rows(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.linalg.solve(normal, right.swapaxes(-1, -2)).swapaxes(-1, -2)

@@ -32,6 +32,10 @@ class SeenLandmarks:
         eyes = max(eyes, 0.35 * float(np.ptp(points, axis=0).max()), 1e-3)
         return cls(points[chosen], intrinsics.K, eyes)
 
+    def at(self, rows: np.ndarray) -> SeenLandmarks:
+        """The same face at some of its landmarks, rows (n,)."""
+        return SeenLandmarks(self.points[rows], self.K, self.between_eyes)
+
     def pose(self, model: np.ndarray, previous: HeadPose | None = None) -> HeadPose:
         """Pose of a mesh whose landmarks are model (L, 3) in the head frame."""
         return estimate_head_pose(self.points, model, self.K, previous)

@@ -31,8 +31,8 @@ class SampledFaces:
     """What the pipeline asks of a method, on the five stages of OFER."""
 
     def __init__(
-        self, bundle: Bundle, stages: StageSet, landmarks: LandmarkDecoder, candidates: int,
-        evidence: LandmarkEvidence | None, *, keep: float, background: bool, seed: tuple[int, ...],
+        self, bundle: Bundle, stages: StageSet, landmarks: LandmarkDecoder, candidates: int, *,
+        keep: float, background: bool, seed: tuple[int, ...],
     ) -> None:  # fmt: skip
         """keep, background, seed: of the `IdentityCache`. Raises BundleError."""
         told = stages.expression_context.outputs.get("visible")
@@ -41,6 +41,7 @@ class SampledFaces:
                 f"{bundle.path}: 'visible' of expression_context has {told[-1]} points, should be {N_MEDIAPIPE}"
             )
         self._bundle, self._stages = bundle, stages
+        evidence = LandmarkEvidence.of(bundle, every_point=True)
         self._drawer = CandidateDrawer(bundle, stages, landmarks, candidates, evidence)
         self.identities = IdentityCache(
             self._drawer, bundle.head, *bundle.same_face, keep=keep, background=background, seed=seed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
-from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import Identity
 from ofer_models.perception.intrinsics import Intrinsics
@@ -20,18 +19,19 @@ class Mover:
     def __init__(self, bundle: Bundle, points: np.ndarray, cameras: np.ndarray, seed: int) -> None:
         """points (n, 478, 3) px through cameras (n, 3, 3)."""
         self._evidence = LandmarkEvidence.of(bundle)
-        embedding, self._numbers = tracked_landmarks(bundle.head)
-        self._landmarks, self._n = LandmarkDecoder(bundle.head, embedding), bundle.n_expression
+        self._numbers = tracked_landmarks(bundle.head)[1]
         self._points, self._cameras, self._rng = points, cameras, np.random.default_rng(seed)
 
     def __call__(self, row: int, visible: np.ndarray | None, identity: Identity, drawn: np.ndarray) -> np.ndarray:
         """Coefficients (K, E + 3) of drawn ones of picture `row` with visible (468,); as drawn without a pose."""
         if self._evidence is None:
             return drawn
+        system = self._evidence.system
         seen = SeenLandmarks.of(self._points[row], self._numbers, Intrinsics(self._cameras[row], 256, 256))
-        models = self._landmarks.of_faces([identity], drawn[None, :, : self._n], drawn[None, :, self._n :])
-        (pose,) = poses_of([seen], models.mean(1), [None])
+        resting = system.decoder.at_rest([identity])
+        middle = system.models(resting, drawn.mean(0)[None, None])[0]
+        (pose,) = poses_of([seen.at(system.rows)], middle, [None])
         if pose is None:
             return drawn
-        noise = hypothesis_noise(self._rng, (1, *drawn.shape))[0]
-        return self._evidence(seen, visible, identity, drawn, noise, pose)[0]
+        noise = hypothesis_noise(self._rng, (1, *drawn.shape))
+        return self._evidence([seen], [visible], resting, drawn[None], noise, [pose])[0][0]
