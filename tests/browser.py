@@ -29,7 +29,7 @@ FLAGS = (
     "--no-first-run",
     "--remote-debugging-port=0",
 )
-_START_LIMIT = 60.0  # seconds
+_LIMIT = 90.0  # seconds, of whatever is waited for
 
 
 def chromium() -> str | None:
@@ -77,7 +77,7 @@ class Browser:
 
     async def _connect(self) -> None:
         port_file = Path(self._folder.name, "DevToolsActivePort")
-        end = time.monotonic() + _START_LIMIT
+        end = time.monotonic() + _LIMIT
         while not (port_file.exists() and port_file.read_text().count("\n")):
             if time.monotonic() > end or self._process.poll() is not None:
                 raise RuntimeError("Chromium did not start")
@@ -96,7 +96,7 @@ class Browser:
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
         while True:
-            message = await self._socket.receive_json(timeout=30)
+            message = await self._socket.receive_json(timeout=_LIMIT)
             self._note(message)
             if message.get("id") == self._number:
                 if "error" in message:
@@ -125,7 +125,7 @@ class Browser:
             raise RuntimeError(result["exceptionDetails"].get("exception", {}).get("description", expression))
         return result["result"].get("value")
 
-    def wait_for(self, expression: str, timeout: float = 30.0):
+    def wait_for(self, expression: str, timeout: float = _LIMIT):
         """The first true value of a JavaScript expression; AssertionError when there is none in time."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -155,7 +155,7 @@ def main() -> int:
         browser.open(url)
         browser.wait_for("window.ofer && ofer.counts.drawn > 3")
         time.sleep(seconds)
-        browser.wait_for(sys.argv[5] if len(sys.argv) > 5 else "true", 60)
+        browser.wait_for(sys.argv[5] if len(sys.argv) > 5 else "true")
         Path(file).write_bytes(browser.screenshot(whole=size[0] < 1100))
         print("\n".join(browser.problems) or f"{file}: no problems", browser.value("ofer.counts"))
     return 0

@@ -278,7 +278,7 @@ class TestNativeTensorRt:
             thread.start()
             started.wait()
             order.append("first")
-        thread.join(10)
+        thread.join(300)
         assert order == ["first", "second"]
 
     def test_current_is_checked(self, native, monkeypatch):

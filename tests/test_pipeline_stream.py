@@ -118,19 +118,19 @@ def test_frames_do_not_wait_for_identities_in_the_background(open_bundle, one):
     pipeline = FacePipeline(open_bundle, candidates=8, background=True)
     runner = pipeline._identities._runner
     work = runner._draw
-    runner._draw = lambda request: work(request) if go.wait(30) else None
+    runner._draw = lambda request: work(request) if go.wait(300) else None
     faces = [found[0] for found in stream(pipeline, one, 12)]  # would never return if it waited
     assert all(face.identity_revision == 0 and face.identity_score == 0 and not face.shape.any() for face in faces)
     assert all(face.landmark_error < 0.1 for face in faces)
     go.set()
     for _, _, done in runner._jobs:
-        done.result(30)
+        done.result(300)
     face = pipeline(one, 12 / RATE)[0]
     assert face.identity_revision == 1 and face.identity_blend == 0.0
     for n in range(13, 70):
-        if n == 40:  # the last draw, on all views; afterwards there is nothing left to change to
-            for _, _, done in runner._jobs:
-                done.result(60)
+        if n >= 40:  # the last draw, on all views; afterwards there is nothing left to change to
+            for _, _, done in list(runner._jobs):
+                done.result(300)
         before, face = face, pipeline(one, n / RATE)[0]
         if face.identity_revision > before.identity_revision:  # a later draw, on more views, may find a better one
             assert face.identity_blend == 0
@@ -145,7 +145,7 @@ def test_the_background_draws_the_same_heads(open_bundle, one):
     pipeline = FacePipeline(open_bundle, candidates=8, background=True)
     pipeline(one, 0.0)
     for _, _, done in pipeline._identities._runner._jobs:
-        done.result(30)
+        done.result(300)
     pipeline(one, 0.01)
     np.testing.assert_array_equal(pipeline(one, 0.35)[0].shape, at_once)
 

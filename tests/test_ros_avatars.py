@@ -14,7 +14,7 @@ pythonosc = pytest.importorskip("pythonosc", reason="python-osc is of the extra 
 
 from pythonosc.osc_bundle import OscBundle
 from rclpy.parameter import Parameter
-from ros_support import RosSession, fake_face
+from ros_support import LIMIT, RosSession, fake_face
 from std_msgs.msg import Header
 
 import ofer_models.avatar
@@ -36,7 +36,7 @@ class FarEnd:
     def __init__(self, session: RosSession, node_class: type, **parameters: object) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
-        self.socket.settimeout(10)
+        self.socket.settimeout(LIMIT)
         overrides = {"port": self.socket.getsockname()[1]} | parameters
         given = [Parameter(name, value=value) for name, value in overrides.items()]
         session.add(node_class(context=session.context, parameter_overrides=given))
@@ -69,7 +69,7 @@ class FarEnd:
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(10)
+            self.socket.settimeout(LIMIT)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_a_service_does_not_wait_for_ever_for_a_frame(monkeypatch):
     behaviour, busy, go_on = held_up()
     with NodeHarness(FakePipeline(behaviour=behaviour), max_frame_age=10.0) as harness:
         harness.send(image_message(stamp=1.0))
-        assert busy.wait(5)
+        assert busy.wait(60)
         answer = forget(harness)
         assert not answer.success and "right after it" in answer.message
         assert not harness.pipeline.calls
@@ -112,18 +112,18 @@ def test_a_pause_takes_the_markers_of_the_frame_at_work_away_too():
 
         def slow(result):
             busy.set()
-            go_on.wait(10)
+            go_on.wait(120)
             return publish(result)
 
         harness.node._outputs.publish = slow
         harness.send(image_message(stamp=2.0))
-        assert busy.wait(5)
+        assert busy.wait(60)
         assert harness.call(SetBool, "/ofer_node/enable", SetBool.Request(data=False)).success
         go_on.set()
         harness.wait_for(lambda: harness.faces_at(2.0))
-        harness.wait_for(lambda: harness.markers[-1].markers[0].action == 3)  # DELETEALL, the last word
+        harness.wait_for(harness.cleared)
         time.sleep(0.3)
-        assert harness.markers[-1].markers[0].action == 3
+        assert harness.cleared(), "the last word"
 
 
 # Parameters
@@ -176,7 +176,7 @@ def test_what_is_loaded_is_refused_at_work_and_taken_up_at_the_next_activate():
 def test_layers_are_switched_on_and_off_at_work(harness):
     def shown() -> set[str]:
         harness.send_and_wait(image_message(stamp=time.time()))
-        return {marker.ns for marker in harness.markers[-1].markers if marker.action == 0} if harness.markers else set()
+        return {marker.ns for marker in harness.last_markers() if marker.action == 0}
 
     harness.wait_for(lambda: shown() == {"mesh"})
     assert harness.set(show_mesh=False, show_text=True, show_uncertainty=True) == ["", "", ""]
@@ -372,7 +372,7 @@ def test_a_frame_that_does_not_end_is_not_joined_by_a_second_worker(monkeypatch,
     behaviour, busy, go_on = held_up()
     with NodeHarness(FakePipeline(behaviour=behaviour), max_frame_age=10.0) as harness:
         harness.send(image_message(stamp=1.0))
-        assert busy.wait(5)
+        assert busy.wait(60)
         assert harness.change("deactivate")
         assert not harness.change("activate")
         assert "still at work" in capfd.readouterr().err
@@ -413,8 +413,7 @@ def test_a_new_calibration_and_a_new_resolution_are_taken_up_in_the_stream(harne
             return focal(harness) == pytest.approx(expected_focal(degrees))
 
         harness.wait_for(seen)
-    for status in harness.diagnostics:
-        assert status.level in (DiagnosticStatus.OK, DiagnosticStatus.WARN)
+    assert harness.node._statistics.failures == harness.node._statistics.bad_images == 0
 
 
 @pytest.mark.parametrize("sync", ["exact", "approximate"])
@@ -468,7 +467,7 @@ def test_quality_of_service_is_what_the_parameters_ask_for():
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         harness.images = harness.client.create_publisher(Image, "/image_raw", best_effort)
         text = "does not fit: set image_reliability to best_effort"
-        harness.status(lambda status: status.level == DiagnosticStatus.WARN and text in status.message, 10)
+        harness.status(lambda status: status.level == DiagnosticStatus.WARN and text in status.message)
 
 
 def test_simulated_time_stamps_the_diagnostics_and_does_not_stop_them():

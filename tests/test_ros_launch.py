@@ -21,7 +21,7 @@ from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
 from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
-from ros_support import RosSession
+from ros_support import LIMIT, RosSession
 from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import FaceArray
@@ -122,7 +122,7 @@ def launched(session: RosSession, prefix: Path, log: Path, name: str, *arguments
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
         try:
-            process.wait(30)
+            process.wait(90)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_camera_node_and_link_run_under_launch(open_bundle, installed, tmp_path)
             launched(session, installed, near, "ofer.launch.py", "namespace:=robot", "camera:=true") as one,
             launched(session, installed, far, "mesh.launch.py", "namespace:=far", "node:=/robot/ofer_node") as other,
         ):
-            session.wait_for(lambda: faces and any(m.markers and m.markers[0].points for m in markers), 90)
+            session.wait_for(lambda: faces and any(m.markers and m.markers[0].points for m in markers), 2 * LIMIT)
             state = session.call(GetState, "/robot/ofer_node/get_state", GetState.Request()).current_state.label
             assert state == "active", "autostart"
             names = (
@@ -170,7 +170,7 @@ def test_parameters_name_time_and_rviz_by_argument(open_bundle, installed, tmp_p
         os.environ["PATH"] = f"{tmp_path}/bin:{path}"
         try:
             with launched(session, installed, tmp_path / "log", "ofer.launch.py", *given) as process:
-                session.wait_for((tmp_path / "rviz_arguments").exists, 90)
+                session.wait_for((tmp_path / "rviz_arguments").exists, 2 * LIMIT)
                 answer = session.call(GetParameters, "/left/get_parameters", GetParameters.Request(
                     names=["hypotheses", "show_text", "use_sim_time", "bundle"]))  # fmt: skip
                 values = answer.values
@@ -187,7 +187,7 @@ def test_without_autostart_the_node_waits_for_a_manager(open_bundle, installed, 
     with RosSession() as session:
         log = tmp_path / "log"
         with launched(session, installed, log, "ofer.launch.py", "autostart:=false", "bundle:=open"):
-            answer = session.call(GetState, "/ofer_node/get_state", GetState.Request(), 60)
+            answer = session.call(GetState, "/ofer_node/get_state", GetState.Request())
             time.sleep(0.5)
             assert answer.current_state.label == "unconfigured"
         assert "process has finished cleanly" in log.read_text()

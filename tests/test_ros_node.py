@@ -19,7 +19,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from ros_support import FakePipeline, NodeHarness, fake_face, held_up, image_message
+from ros_support import FakePipeline, NodeHarness, fake_face, held_up, image_message, said_at_most
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from skimage.data import astronaut
 from std_srvs.srv import SetBool
@@ -28,6 +28,7 @@ from visualization_msgs.msg import Marker
 from ofer_models.bundle import Bundle, default_bundle
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.msg import FaceArray
+from ofer_ros.input import subscriptions
 from ofer_ros.input.images import image_to_rgb
 from ofer_ros.nodes.camera_node import camera_info
 from ofer_ros.nodes.ofer_node import load_pipeline
@@ -73,7 +74,7 @@ def test_an_image_without_faces_gives_an_empty_array_and_deletes_the_marker(harn
     harness.send_and_wait(image_message(stamp=1.0))
     harness.pipeline.tracks = []
     assert list(harness.send_and_wait(image_message(stamp=1.2)).faces) == []
-    deleted = harness.wait_for(lambda: [m for m in harness.markers[-1].markers if m.action == Marker.DELETE])
+    deleted = harness.wait_for(lambda: [m for m in harness.last_markers() if m.action == Marker.DELETE])
     assert [marker.id for marker in deleted] == [0]
 
 
@@ -92,9 +93,7 @@ def test_the_overlay_is_drawn_only_when_somebody_watches(harness):
 def test_all_faces_of_a_frame_are_published(harness):
     harness.pipeline.tracks = ["f1", "f2", "f3"]
     assert [face.id for face in harness.send_and_wait(image_message()).faces] == ["f1", "f2", "f3"]
-    added = harness.wait_for(lambda: harness.markers and harness.markers[-1].markers)
-    harness.wait_for(lambda: [m.id for m in harness.markers[-1].markers] == [0, 1, 2])
-    assert added
+    harness.wait_for(lambda: [(m.id, m.action) for m in harness.last_markers()] == [(n, Marker.ADD) for n in range(3)])
 
 
 def test_transforms_are_broadcast_where_tf2_is_installed(monkeypatch):
@@ -144,14 +143,12 @@ def damaged(**fields):
 def test_bad_images_are_one_line_in_log_and_diagnostics_and_the_next_good_one_is_processed(
     harness, capfd, message, text
 ):
-    for _ in range(3):
-        harness.send(message)
-        time.sleep(0.05)
-    status = harness.status(failing(text))
+    begun = time.monotonic()
+    status = harness.status(failing(text), lambda: harness.send(message))
     assert int(values(status)["bad_images"]) >= 1
     lines = [line for line in capfd.readouterr().err.splitlines() if text in line]
-    assert len(lines) == 1
-    assert "[WARN]" in lines[0]
+    assert 1 <= len(lines) <= said_at_most(begun)
+    assert all("[WARN]" in line for line in lines)
     assert harness.send_and_wait(image_message(GOOD, stamp=6.0)).faces
     assert harness.faces_at(5.0) is None
 
@@ -176,12 +173,13 @@ def test_grey_and_16_bit_images_are_processed(harness, pixels, encoding):
 def test_a_camera_info_of_zeros_is_one_line_and_poses_are_not_metric(harness, capfd):
     infos = harness.client.create_publisher(CameraInfo, "/camera_info", qos_profile_sensor_data)
     harness.wait_for(lambda: infos.get_subscription_count() == 1)
-    infos.publish(CameraInfo(width=64, height=48))
-    harness.status(failing("not calibrated"))
+    begun = time.monotonic()
+    harness.status(failing("not calibrated"), lambda: infos.publish(CameraInfo(width=64, height=48)))
     assert harness.send_and_wait(image_message(stamp=1.0)).faces[0].metric is False
     infos.publish(camera_info(image_message().header, 64, 48, 60.0))
     harness.wait_for(lambda: harness.send_and_wait(image_message(stamp=time.time())).faces[0].metric)
-    assert sum("not calibrated" in line for line in capfd.readouterr().err.splitlines()) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if "not calibrated" in line]
+    assert 1 <= len(lines) <= said_at_most(begun)
 
 
 def test_rectified_images_are_seen_through_p_and_no_camera_info_stops_the_node():
@@ -191,8 +189,7 @@ def test_rectified_images_are_seen_through_p_and_no_camera_info_stops_the_node()
         good, worst = (camera_info(image_message().header, 64, 48, 60.0) for _ in range(2))
         good.d, good.p[0], good.p[5] = [-0.35, 0.12, 0.0, 0.0, 0.0], 71.9, 71.9
         worst.binning_x = worst.binning_y = 1000
-        infos.publish(worst)
-        harness.status(failing("its image would be 0 x 0"))
+        harness.status(failing("its image would be 0 x 0"), lambda: infos.publish(worst))
         assert harness.send_and_wait(image_message(stamp=1.0)).faces[0].metric is False
         infos.publish(good)
         harness.wait_for(lambda: harness.send_and_wait(image_message(stamp=time.time())).faces[0].metric)
@@ -224,10 +221,9 @@ def test_a_face_that_is_gone_is_gone_also_where_a_camera_stamps_nothing():
 
         picture = np.ascontiguousarray(astronaut()[0:280, 90:370])
         assert [len(shown(picture).faces) for _ in range(10)] == [1] * 10
-        harness.wait_for(lambda: len(harness.markers) >= 10)
+        harness.wait_for(lambda: [marker.action for marker in harness.last_markers()] == [Marker.ADD])
         assert [len(shown(np.full_like(picture, 90)).faces) for _ in range(5)] == [0] * 5
-        gone = [marker for markers in harness.markers for marker in markers.markers if marker.action == marker.DELETE]
-        assert gone
+        harness.wait_for(lambda: [marker.action for marker in harness.last_markers()] == [Marker.DELETE])
 
 
 def test_a_pipeline_that_raises_does_not_stop_the_node(capfd):
@@ -237,19 +233,21 @@ def test_a_pipeline_that_raises_does_not_stop_the_node(capfd):
         return [fake_face()]
 
     with NodeHarness(FakePipeline(behaviour=behaviour)) as harness:
-        harness.send(image_message(np.full((48, 64, 3), 13, np.uint8), stamp=1.0))
-        status = harness.status(failing("RuntimeError: bad day"))
-        assert values(status)["failures"] == "1"
+        bad = image_message(np.full((48, 64, 3), 13, np.uint8), stamp=1.0)
+        begun = time.monotonic()
+        status = harness.status(failing("RuntimeError: bad day"), lambda: harness.send(bad))
+        assert int(values(status)["failures"]) >= 1
         assert harness.send_and_wait(image_message(GOOD, stamp=2.0)).faces
         assert not harness.escaped
-    assert sum("bad day" in line for line in capfd.readouterr().err.splitlines()) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if "bad day" in line]
+    assert 1 <= len(lines) <= said_at_most(begun)
 
 
 def test_a_slow_pipeline_drops_frames_and_services_still_answer():
     behaviour, busy, go_on = held_up()
     with NodeHarness(FakePipeline(behaviour=behaviour), max_frame_age=10.0) as harness:
         harness.send(image_message(stamp=1.0))
-        assert busy.wait(5)
+        assert busy.wait(60)
         for count in range(2, 7):
             harness.send(image_message(stamp=float(count)))
             harness.wait_for(lambda count=count: harness.node._statistics.received == count)
@@ -271,7 +269,8 @@ def jpeg(stamp: float) -> CompressedImage:
     return message
 
 
-def test_compressed_images_are_taken_while_raw_ones_are_silent(harness):
+def test_compressed_images_are_taken_while_raw_ones_are_silent(harness, monkeypatch):
+    monkeypatch.setattr(subscriptions, "_RAW_PREFERRED", 1e6)  # seconds
     publisher = harness.client.create_publisher(CompressedImage, "/image_raw/compressed", 5)
     harness.wait_for(lambda: publisher.get_subscription_count() == 1)
     publisher.publish(jpeg(1.0))
@@ -282,9 +281,8 @@ def test_compressed_images_are_taken_while_raw_ones_are_silent(harness):
     assert harness.faces_at(3.0) is None, "the same camera's raw images come: not twice"
     truncated = jpeg(4.0)
     truncated.data = truncated.data[: len(truncated.data) // 2]
-    time.sleep(1.1)
-    publisher.publish(truncated)
-    harness.status(failing("truncated"))
+    monkeypatch.setattr(subscriptions, "_RAW_PREFERRED", 0.0)
+    harness.status(failing("truncated"), lambda: publisher.publish(truncated))
 
 
 @pytest.mark.parametrize(("transport", "topics"), [("raw", (1, 0)), ("compressed", (0, 1)), ("auto", (1, 1))])
@@ -298,7 +296,7 @@ def test_transport_chooses_the_topics(transport, topics):
 def test_lifecycle_goes_round_and_clears_its_markers(harness):
     harness.send_and_wait(image_message(stamp=1.0))
     assert harness.change("deactivate")
-    harness.wait_for(lambda: harness.markers[-1].markers[0].action == Marker.DELETEALL)
+    harness.wait_for(harness.cleared)
     harness.wait_for(lambda: harness.images.get_subscription_count() == 0)
     assert harness.change("cleanup")
     harness.wait_for(lambda: harness.client.count_publishers("/ofer_node/faces") == 0)
@@ -366,7 +364,7 @@ def test_a_missing_or_damaged_bundle_is_one_line_and_the_node_stays(tmp_path, ca
 def test_enable_pauses_and_resumes(harness):
     harness.send_and_wait(image_message(stamp=1.0))
     assert harness.call(SetBool, "/ofer_node/enable", SetBool.Request(data=False)).success
-    harness.wait_for(lambda: harness.markers[-1].markers[0].action == Marker.DELETEALL)
+    harness.wait_for(harness.cleared)
     harness.send(image_message(stamp=2.0))
     harness.status(lambda s: s.message == "paused by ~/enable" and values(s)["enabled"] == "False")
     assert harness.faces_at(2.0) is None

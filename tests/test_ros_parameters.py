@@ -15,9 +15,9 @@ from rclpy.context import Context
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from ros_support import free_domain
 
 from ofer_models.bundle.share import share_folder
+from ofer_ros.base.domains import lent_domain
 from ofer_ros.base.parameters import NODES as SECTIONS
 from ofer_ros.base.parameters import CameraSettings, OferSettings, declare, read
 
@@ -28,9 +28,10 @@ CONFIG = share_folder() / "config" / "ofer.yaml"
 @pytest.fixture(scope="module")
 def context():
     context = Context()
-    rclpy.init(context=context, domain_id=free_domain())
-    yield context
-    rclpy.shutdown(context=context)
+    with lent_domain() as domain:
+        rclpy.init(context=context, domain_id=domain)
+        yield context
+        rclpy.shutdown(context=context)
 
 
 @pytest.fixture

@@ -30,13 +30,14 @@ import cv2
 import numpy as np
 from browser import Browser, chromium
 from rclpy.parameter import Parameter
-from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, image_message, synthetic_head
+from ros_support import LIMIT, FakePipeline, NodeHarness, RosSession, fake_face, image_message, synthetic_head
 from std_msgs.msg import Header
 
 import ofer_ros.web
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.geometry import pose_arrays
 from ofer_ros.demo import view
+from ofer_ros.nodes import view_node as view_node_module
 from ofer_ros.nodes.view_node import ViewNode
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.messages import face_array_message
@@ -129,7 +130,7 @@ async def first(socket_, *kinds: str) -> dict[str, dict]:
     """The first packet of each kind."""
     found: dict[str, dict] = {}
     while not set(kinds) <= set(found):
-        packet = unpack((await socket_.receive(timeout=10)).data)
+        packet = unpack((await socket_.receive(timeout=LIMIT)).data)
         found.setdefault(packet["kind"], packet)
     return found
 
@@ -164,7 +165,7 @@ def test_every_name_of_this_machine_is_guarded(host):
         for asked, status in ((address.netloc, 200), (f"[::1]:{address.port}", 200), ("evil.example", 404)):
             request = urllib.request.Request(server.url, headers={"Host": asked})
             try:
-                with urllib.request.urlopen(request, timeout=5) as answer:
+                with urllib.request.urlopen(request, timeout=LIMIT) as answer:
                     assert answer.status == status
             except urllib.error.HTTPError as refused:
                 assert refused.code == status
@@ -177,7 +178,7 @@ def test_others_need_the_token(monkeypatch):
         here = f"http://127.0.0.1:{url.port}"
         for path in ("/", "/?token=guess", "/stream"):
             with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(here + path, timeout=5)
+                urllib.request.urlopen(here + path, timeout=LIMIT)
             assert refused.value.code in (403, 404)
 
         async def look() -> dict[str, dict]:
@@ -205,7 +206,7 @@ def test_a_server_whose_loop_is_closed_and_whose_thread_still_ends_may_be_stoppe
 
     def close_and_linger() -> None:
         close()
-        ended.wait(60)
+        ended.wait(2 * LIMIT)
 
     monkeypatch.setattr(server._loop, "close", close_and_linger)
     monkeypatch.setattr("ofer_ros.web.server._STOP_LIMIT", 0.01)
@@ -232,9 +233,9 @@ def test_what_a_browser_may_ask_is_little():
                 while server.watched() != {"", "abcde"}:
                     await asyncio.sleep(0.01)
                 await loud.send_str('{"watch": "' + 2000 * "x" + '"}')
-                assert (await loud.receive(timeout=5)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+                assert (await loud.receive(timeout=LIMIT)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
                 server.send("head", pack("head", {}))
-                assert (await patient.receive(timeout=5)).type == aiohttp.WSMsgType.BINARY
+                assert (await patient.receive(timeout=LIMIT)).type == aiohttp.WSMsgType.BINARY
                 others = [await session.ws_connect(f"{url}/stream") for _ in range(15)]
                 with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
                     await session.ws_connect(f"{url}/stream")
@@ -297,7 +298,13 @@ def view_node(harness: RosSession, head=None, **parameters) -> ViewNode:
     return harness.add(ViewNode(head or synthetic_head(), context=harness.context, parameter_overrides=overrides))
 
 
-def test_the_node_listens_while_a_browser_looks():
+@pytest.fixture
+def patient(monkeypatch):
+    """On a busy machine an overlay comes late: faces wait for it."""
+    monkeypatch.setattr(view_node_module, "_OVERLAY_WAIT", 1e6)
+
+
+def test_the_node_listens_while_a_browser_looks(patient):
     async def look(harness: NodeHarness, url: str) -> dict[str, dict]:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/stream") as browser:
             await asyncio.to_thread(harness.wait_for, lambda: listening(harness) == (1, 1))
@@ -373,13 +380,13 @@ def sending(harness: NodeHarness) -> Iterator[None]:
 
 
 @pytest.mark.skipif(chromium() is None, reason="no Chromium here (Debian and Ubuntu: apt install chromium)")
-def test_the_page_in_a_browser():
+def test_the_page_in_a_browser(patient):
     pipeline = FakePipeline()
     pipeline.tracks = ["f1", "f2"]
     with NodeHarness(pipeline) as harness, sending(harness), Browser(1280, 800) as browser:
         node = view_node(harness, pipeline.head)
         browser.open(node.url)
-        browser.wait_for("ofer.counts.drawn > 2 && !document.querySelector('#picture').hidden", 60)
+        browser.wait_for("ofer.counts.drawn > 2 && !document.querySelector('#picture').hidden")
         browser.wait_for("parseFloat(document.querySelector('#figures b').textContent) >= 0")
         text = browser.value("document.body.innerText")
         away = f"{np.linalg.norm(fake_face().translation):.2f} m (view angle assumed)"
@@ -443,12 +450,12 @@ def test_what_cannot_be_viewed_is_said_at_once_in_one_line(capsys):
 def test_make_view_starts_everything_says_where_and_ends_on_ctrl_c(tmp_path):
     async def look(url: str) -> dict[str, dict]:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/stream", max_msg_size=0) as browser:
-            end = time.monotonic() + 60
+            end = time.monotonic() + 2 * LIMIT
             while time.monotonic() < end:
                 found = await first(browser, "faces")
                 if "face" in found["faces"] and "jpeg" in found["faces"]["arrays"]:
                     return found
-        raise AssertionError("no face in 60 s")
+        raise AssertionError("no face")
 
     process = subprocess.Popen(
         [sys.executable, "-m", "ofer_ros.demo.view", "scene", "--port", "0"],
@@ -464,7 +471,7 @@ def test_make_view_starts_everything_says_where_and_ends_on_ctrl_c(tmp_path):
         found = asyncio.run(look(line.split()[1]))
         assert found["faces"]["arrays"]["meshes"].shape == (16, 4538, 3)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(LIMIT) == 0
     finally:
         process.kill()
     logs = {file.stem: file.read_text() for file in (tmp_path / "out" / "view").glob("*.log")}

@@ -51,7 +51,7 @@ def test_take_wakes_for_an_item_and_for_close():
     while not taken and thread.is_alive() and mailbox._item is not None:
         time.sleep(0.001)
     mailbox.close()
-    thread.join(2)
+    thread.join(60)
     assert taken == ["a", None]
     assert mailbox.put("b") is False
     assert mailbox.take() is None
@@ -66,7 +66,7 @@ def test_a_woken_take_comes_back_empty_and_the_next_waits_again():
     thread.join(0.05)
     assert thread.is_alive(), "woken once, it came back once"
     mailbox.close()
-    thread.join(2)
+    thread.join(60)
     mailbox = Mailbox()
     mailbox.wake()
     mailbox.put("a")
@@ -157,17 +157,17 @@ def test_stop_waits_for_the_frame_at_work_and_no_other_is_begun():
 
     def behaviour(rgb):
         started.set()
-        go_on.wait(5)
+        go_on.wait(120)
         return []
 
     bench = Bench(FakePipeline(behaviour=behaviour))
     bench.worker.start()
     bench.mailbox.put(Frame(image_message()))
-    assert started.wait(5)
+    assert started.wait(60)
     assert bench.worker.stop(timeout=0.05) is False
     bench.mailbox.put(Frame(image_message()))
     go_on.set()
-    assert bench.worker.stop(timeout=5) is True
+    assert bench.worker.stop(timeout=60) is True
     assert bench.statistics.processed == 1
 
 
@@ -315,11 +315,11 @@ def test_what_is_asked_between_frames_is_done_by_the_worker_s_thread(busy):
     bench.worker.start()
     if busy:
         bench.mailbox.put(Frame(image_message()))
-    name = bench.worker.between_frames(lambda: threading.current_thread().name).result(5)
+    name = bench.worker.between_frames(lambda: threading.current_thread().name).result(60)
     assert name == "ofer-worker"
     with pytest.raises(ZeroDivisionError):
-        bench.worker.between_frames(lambda: 1 / 0).result(5)
-    assert bench.worker.stop(5) and not bench.worker.alive
+        bench.worker.between_frames(lambda: 1 / 0).result(60)
+    assert bench.worker.stop(60) and not bench.worker.alive
 
 
 def test_the_pipeline_is_told_each_frame_s_latency():

@@ -271,7 +271,7 @@ class SlowDrawer(Drawer):
         self.go = threading.Event()
 
     def __call__(self, draw):
-        assert self.go.wait(20)
+        assert self.go.wait(300)
         return super().__call__(draw)
 
 
@@ -279,7 +279,7 @@ def settle(scene: Scene, **who) -> dict:
     """Let the background finish what it has and show a frame."""
     scene.drawer.go.set()
     for _, _, done in scene.cache._runner._jobs:
-        done.exception(20)
+        done.exception(300)
     return scene.frame(**who)
 
 
@@ -299,7 +299,7 @@ def test_a_draw_that_ends_after_forget_changes_nothing():
     scene.cache.forget()
     scene.drawer.go.set()
     for _, _, done in jobs:
-        assert done.cancelled() or done.exception(20) is None
+        assert done.cancelled() or done.exception(300) is None
     scene.cache.update({"f1"}, [], {}, scene.stamp)
     assert not scene.cache._tracks and scene.cache.remembered == 0
 
@@ -318,7 +318,7 @@ def test_a_draw_that_fails_is_told_and_tried_again(background, caplog):
     for _ in range(60):
         revisions.append(scene.frame(f1=0)["f1"].revision)
         for _, _, done in scene.cache._runner._jobs:
-            done.exception(20)
+            done.exception(300)
     assert revisions[0] == 0 and revisions[-1] == 1 and scene.cache.failures == 1
     assert caplog.messages == ["an identity could not be drawn: RuntimeError: out of memory"]
 
@@ -334,7 +334,7 @@ def test_a_draw_that_fails_drops_no_other_and_every_failure_ends_a_frame(caplog)
     scene = Scene(Failing(), background=True)
     scene.frame(f1=0, f2=1, f3=2)
     for _, _, done in scene.cache._runner._jobs:
-        done.exception(20)
+        done.exception(300)
     shown = scene.frame(f1=0, f2=1, f3=2)
     assert [shown[id].revision for id in ("f1", "f2", "f3")] == [0, 1, 1]
 

@@ -54,13 +54,13 @@ def test_stderr_comes_back_when_two_threads_want_it_quiet(capfd):
 
     def first() -> None:
         with quiet_stderr():
-            inside.wait(20)
-            go.wait(20)
+            inside.wait(300)
+            go.wait(300)
 
     thread = threading.Thread(target=first)
     thread.start()
     with pytest.raises(RuntimeError), quiet_stderr():
-        inside.wait(20)
+        inside.wait(300)
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nsomebody's log line\n")
         with quiet_stderr():
             os.write(2, b"and another, without end")

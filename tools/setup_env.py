@@ -200,8 +200,8 @@ def write_environment() -> Path:
     messages = ROS_BASE / "install" / "ofer_msgs"
     libraries = [messages / "lib", VENV / "lib", *sorted(packages.glob("ros_*.libs"))]
     python_path = [ROOT, messages / "lib" / packages.parent.name / "site-packages"]
-    # A domain of the checkout's own (1..101 is free of ephemeral ports on every system).
-    domain = int(digest(str(ROOT))[:8], 16) % 101 + 1
+    # A domain of the checkout's own, below those that runs and tests borrow (ofer_ros/base/domains.py).
+    domain = int(digest(str(ROOT))[:8], 16) % 40 + 1
     lines = [
         "# Made by tools/setup_env.py; source it (sh, bash, zsh) to use ROS 2 and OFER from this checkout.",
         f'export VIRTUAL_ENV="{VENV}"',

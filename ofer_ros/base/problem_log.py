@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-_REPEAT_AFTER = 5.0  # seconds between equal log lines
+REPEAT_AFTER = 5.0  # seconds between equal log lines
 _TEXTS_KEPT = 50
 
 
@@ -24,8 +24,8 @@ class ProblemLog:
         now = time.monotonic()
         with self._lock:
             self._latest = (now, text)
-            logged, suppressed = self._last_logged.get(text, (-_REPEAT_AFTER, 0))
-            if now - logged < _REPEAT_AFTER:
+            logged, suppressed = self._last_logged.get(text, (-REPEAT_AFTER, 0))
+            if now - logged < REPEAT_AFTER:
                 self._last_logged[text] = (logged, suppressed + 1)
                 return
             if len(self._last_logged) >= _TEXTS_KEPT:

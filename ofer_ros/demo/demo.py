@@ -2,8 +2,8 @@
 
     python -m ofer_ros.demo.demo [scene | folder | video | number of a webcam | bag] [--out out/demo]
 
-Leaves overlay.mp4, contact_sheet.png, summary.json and the processes' logs. Always ends by itself. Of a bag every
-picture is processed, however long that takes, and what the node published is left in the new bag <out>/bag.
+Leaves overlay.mp4, contact_sheet.png, summary.json and the processes' logs. Always ends by itself. Of a bag or a folder
+every picture is processed, however long that takes; what the node published of a bag is left in the new bag <out>/bag.
 """
 
 from __future__ import annotations
@@ -62,16 +62,19 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
         shutil.rmtree(out / "bag")
     if bag is not None and bag.others:
         console.print(f"playing {bag.topic}; for another: {bag.path}#{' or #'.join(bag.others)}", markup=False)
-    with Processes(out / "logs", own_domain()) as processes:
+    with own_domain() as domain, Processes(out / "logs", domain) as processes:
         common = {"bundle": options.bundle}
         # A busy machine is to show in the frame rate, not in the number of hypotheses.
         node = {**common, "hypotheses": options.hypotheses, "autostart": True, "latency_bound": 0.0}
         recorder = {**common, "output": str(out)}
         if not options.source.isdecimal():
             node["identity_in_background"] = False  # what is played does not come again: a face waits for its head
+        one_by_one = bag is not None or Path(options.source).is_dir()
+        if one_by_one:
+            # One of everything a picture, whatever time it takes. Reliable: a camera knows of its readers a moment
+            # before they know of it, and what it sends then to one of best effort is lost.
+            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0, "image_reliability": "reliable"}
         if bag is not None:
-            # One of everything a picture, whatever time it takes.
-            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0}
             recorder |= {"bag": str(out / "bag"), "bag_storage": bag.storage}
         processes.start("ofer_node", "ofer_ros.nodes.ofer_node", node)
         processes.start("recorder", "ofer_ros.nodes.recorder", recorder)
@@ -82,7 +85,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
                 "source": options.source,
                 "rate": options.rate,
                 "loop": options.seconds is not None and bag is None,
-                "paced_by": "ofer_node/faces" if bag is not None else "",
+                "paced_by": "ofer_node/faces" if one_by_one else "",
                 # ofer_node listens once it is active, the recorder once it is ready.
                 "wait_for_subscribers": 2,
                 "log_file": str(out / "frames.jsonl"),

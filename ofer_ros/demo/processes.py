@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from ofer_ros.base.domains import lent_domain
+
 HELP = {"help_option_names": ["-h", "--help"]}  # context settings of the commands, as all of ofer's have them
 START_LIMIT = 90.0  # seconds until all is at work: three interpreters and the bundle's sessions on a slow machine
 
@@ -20,9 +22,11 @@ class DemoError(RuntimeError):
     """The run cannot go on; the text says why, in one line, and where to look."""
 
 
-def own_domain() -> dict[str, str]:
+@contextmanager
+def own_domain() -> Iterator[dict[str, str]]:
     """Environment of a run: a ROS domain of its own keeps two of them on one machine apart."""
-    return {"ROS_DOMAIN_ID": str(1 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    with lent_domain() as domain:
+        yield {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 
 
 @contextmanager

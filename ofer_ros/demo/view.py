@@ -24,7 +24,7 @@ _SERVED = "view of /ofer_node at "
 def run_view(source: str, bundle: str, port: int, logs: Path) -> None:
     """Start everything, print the address and stay. Raises DemoError when a process ends or does not start."""
     check(DemoOptions(source=source, bundle=bundle))
-    with Processes(logs, own_domain()) as processes:
+    with own_domain() as domain, Processes(logs, domain) as processes:
         processes.start("view_node", "ofer_ros.nodes.view_node", {"bundle": bundle, "port": port})
         node = {"bundle": bundle, "autostart": True, "overlay_rate": _PICTURES}
         processes.start("ofer_node", "ofer_ros.nodes.ofer_node", node)

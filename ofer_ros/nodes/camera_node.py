@@ -34,7 +34,7 @@ NAME = "camera_node"
 _JPEG_QUALITY = 90
 _LOOK_EVERY = 0.005  # seconds between looks at whether the next recorded picture is due
 _NAMED = 20  # pictures that were left out, at the end
-_ANSWER_LIMIT = 5.0  # seconds that an answer is waited for
+_ANSWER_LIMIT = 30.0  # seconds that an answer is waited for: the first face's identity may take some
 # Reliable publishers serve reliable and best-effort readers alike.
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 

@@ -13,6 +13,8 @@ ADD, DELETE, DELETE_ALL = 0, 2, 3  # visualization_msgs/Marker
 # A marker that messages no longer mention for so long (s) and that nobody deleted is stale. Deletions are repeated for
 # a second, for readers that miss one.
 STALE_AFTER = 1.5
+# A reader that hears nothing for so long (s) may have missed every repetition; what it shows runs out of its lifetime.
+MISSED_AFTER = 0.9
 
 
 class _Reader:
@@ -72,10 +74,14 @@ class Scene3D:
         self.shown: dict[tuple[str, int], float] = {}  # when last said
         self.stale: Counter[str] = Counter()
         self._cleared = False
+        self._last = float("inf")
 
     def message(self, markers: Iterable[tuple[str, int, int, float]], now: float) -> None:
         """One MarkerArray at time `now` (seconds): (namespace, id, action, lifetime in seconds) of each marker."""
         self._cleared = False
+        if now - self._last > MISSED_AFTER:
+            self.pause()
+        self._last = now
         for namespace, number, action, lifetime in markers:
             key = (namespace, number)
             if action == DELETE_ALL:
@@ -92,7 +98,7 @@ class Scene3D:
             del self.shown[key]
 
     def pause(self) -> None:
-        """No messages are expected for a while: what is shown runs out of its lifetime, and that is right."""
+        """No messages come for a while: what is shown runs out of its lifetime, and that is right."""
         self.shown.clear()
 
     @property
