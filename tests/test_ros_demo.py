@@ -240,7 +240,7 @@ def test_the_ten_photographs_through_camera_node(tmp_path):
     chosen = tmp_path / "pictures"
     shutil.copytree(pictures, chosen)
     cv2.imwrite(str(chosen / "wall.png"), np.full((200, 300, 3), 120, np.uint8))
-    summary = run(DemoOptions(source=str(chosen), out=tmp_path / "out"))
+    summary = run(DemoOptions(source=str(chosen), out=tmp_path / "out", rate=5.0))
     found = summary["faces_by_picture"]
     assert len(found) == 11
     assert {name for name, count in found.items() if count == 0} == MISSED | {"wall.png"}
@@ -249,7 +249,7 @@ def test_the_ten_photographs_through_camera_node(tmp_path):
     assert 9 <= summary["identity_revisions"] <= 18  # a later look at a photograph may find a clearly better head
     assert summary["marker_check"]["messages"] > 0
     assert summary["marker_check"]["largest_difference_m"] < 1e-5
-    assert not (tmp_path / "out" / "logs" / "ofer_node.log").read_text().count("[WARN]")
+    assert "[WARN]" not in (tmp_path / "out" / "logs" / "ofer_node.log").read_text()
 
 
 def test_a_video_through_the_demo(tmp_path):
