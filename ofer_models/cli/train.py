@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ofer_models.cli.console import check_choice, progress, require, say
 
-PARTS = ("all", "context", "idgen", "idrank", "expgen", "visibility", "eyes")
+if TYPE_CHECKING:
+    from ofer_models.workshop.train.cfr.stages import Sources
+
+PARTS = ("all", "context", "idgen", "idrank", "expgen", "visibility", "eyes", "cfr")
 RANKS = ("posterior", "listnet", "listmle", "pairwise", "error")
 OBJECTIVES = ("weighted", "mse", "l1")
 LAYOUTS = ("ofer", "mica", "famos")
@@ -27,7 +30,8 @@ def train(
         bool, typer.Option("--wide", help="Also hats and yaw to 75 degrees; the shipped bundle saw neither.")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Photographs with FLAME parameters to train on instead of renderings.")
+        Path | None, typer.Option(help="Photographs to train on instead of renderings, with FLAME parameters; of `cfr` "
+                                       "with landmarks (docs/regressors.md).")
     ] = None,
     layout: Annotated[str, typer.Option(help=f"Of --data: {', '.join(LAYOUTS)}.")] = "ofer",
     objective: Annotated[
@@ -35,10 +39,29 @@ def train(
     ] = "weighted",
     rank: Annotated[str, typer.Option(help=f"IdRank's method: {', '.join(RANKS)}; `listnet` is OFER's.")] = "posterior",
     epochs: Annotated[
-        int, typer.Option(min=1, help="Of `eyes`: how many times each picture is seen, each time another one.")
-    ] = 10,
+        int | None,
+        typer.Option(min=1, help="Of `eyes` (10) and `cfr` (50, 5): how many times each picture is seen, another one "
+                                 "each time."),
+    ] = None,
     photographs: Annotated[
         list[Path] | None, typer.Option(help="Of `eyes`: folders of annotated faces to watch the training on.")
+    ] = None,
+    stage: Annotated[int, typer.Option(min=1, max=2, help="Of `cfr`: 1, or 2 with stage 1 as its teacher.")] = 1,
+    people: Annotated[
+        Path | None, typer.Option(help="Of `cfr`: where `ofer train eyes` drew people, --work by default.")
+    ] = None,
+    bfm: Annotated[
+        Path | None, typer.Option(help="Of `cfr`: the Basel Face Model, for CFR's own regressor on --data.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Of `cfr`: the network's weights at the beginning.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0, help="Of `cfr`: learning rate (2e-6, 1e-6: fine-tuning).")
+    ] = None,
+    parsing: Annotated[
+        Path | None, typer.Option(help="Of `cfr`, stage 1: a face parsing network (ONNX) that tells skin.")
+    ] = None,
+    recognition: Annotated[
+        Path | None, typer.Option(help="Of `cfr`, stage 1: insightface's backbone.pth, for the term of identity.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of pictures and networks.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
@@ -49,7 +72,8 @@ def train(
 ) -> None:
     """Train encoders, IdGen, IdRank and ExpGen, then write the bundle. Needs `make train-env`.
 
-    `eyes` trains the dense landmark network on pictures of people (docs/eyes.md); no other part needs it so far.
+    `eyes` trains the dense landmark network on pictures of people (docs/eyes.md); `cfr` trains a regressor for hidden
+    faces in two stages (docs/regressors.md).
 
     The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
     """
@@ -63,13 +87,20 @@ def train(
     if part == "eyes":
         from ofer_models.workshop.train.eyes import training as eyes
 
-        plan = eyes.Plan.smoke() if smoke else eyes.Plan(pictures, epochs)
+        plan = eyes.Plan.smoke() if smoke else eyes.Plan(pictures, epochs or eyes.Plan.epochs)
         eyes.train_eyes(
             head, work, plan, seed=seed, workers=workers, photographs=photographs or (), again=again,
             progress=progress, accelerator=Distributed(), log=say,
         )  # fmt: skip
         say(f"measure it with `ofer evaluate --set {part} --work {work}`")
         return
+    if part == "cfr":
+        from ofer_models.workshop.train.cfr.stages import Sources
+
+        sources = Sources(
+            head, people or work, pictures, basel=bfm, start=start, data=data, parsing=parsing, recognition=recognition
+        )
+        return _cfr(stage, sources, work, epochs, rate, seed, again, smoke)
     from ofer_models.head.model import HeadModel
     from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
     from ofer_models.workshop.train.photographs import Photographs
@@ -87,3 +118,21 @@ def train(
     training.run(progress, out, part, again)
     if part == "all" and accelerator.main:
         say(f"bundle written to {out}; measure it with `ofer evaluate --bundle {out}`")
+
+
+def _cfr(
+    stage: int, sources: Sources, work: Path, epochs: int | None, rate: float | None, seed: int, again: bool,
+    smoke: bool,
+) -> None:  # fmt: skip
+    from dataclasses import replace
+
+    from ofer_models.workshop.train.accelerator import Distributed
+    from ofer_models.workshop.train.cfr.stages import train_cfr
+    from ofer_models.workshop.train.cfr.training import Plan
+
+    plan = Plan.of_stage(stage)
+    plan = replace(plan, epochs=1 if smoke else epochs or plan.epochs, rate=plan.rate if rate is None else rate)
+    accelerator = Distributed()
+    result = train_cfr(stage, sources, work, plan, seed=seed, again=again, accelerator=accelerator, log=say)
+    if accelerator.main:
+        say(f"wrote {result}" + (f"; `ofer import --cfr {result} --bfm {sources.basel}`" if sources.basel else ""))

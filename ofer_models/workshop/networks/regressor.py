@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork, Residual, convolution
 
 _TRUNK = 5  # layers of the landmark network's features that come before: 160 channels of 8 x 8
+_EARLY = 3  # of them before the first feature map: 96 channels of 16 x 16
 _AFTER, _SIDE = 160, 4  # channels before the last halving of the picture, and the side after it
 _CHANNELS, _HIDDEN = 128, 384
 
@@ -38,6 +39,16 @@ class RegressorNetwork(nn.Module):
 
     def forward(self, crop: Tensor) -> Tensor:
         """Coefficients in the head's units."""
-        hidden = self.hidden(self.tail(self.trunk(crop)))
-        with torch.autocast(crop.device.type, enabled=False):  # bfloat16 has three digits
+        return self._told(self.hidden(self.tail(self.trunk(crop))))
+
+    def maps(self, crop: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Four feature maps, from early to late, and the coefficients (n, D)."""
+        early = self.trunk[:_EARLY](crop)
+        late = self.trunk[_EARLY:](early)
+        tail = self.tail(late)
+        hidden = self.hidden(tail)
+        return [early, late, tail, hidden], self._told(hidden)
+
+    def _told(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 has three digits
             return self.out(hidden.float()) * self.deviation + self.mean

@@ -68,7 +68,7 @@ def import_cfr(
                 for role, file, of in (("cfr", regressor, "regressor"), ("bfm", basel, "basel"))
             },
         }  # fmt: skip
-        stages = {"regressor": regressor_entry(path, _spec(head))}
+        stages = {"regressor": regressor_entry(path, cfr_regressor(head))}
         write_manifest(folder, header, stages, {
             "*": Provenance(f"ofer import from {basel.name}", LICENCES["basel"], False),
             path.name: Provenance(f"ofer import from {regressor.name}", LICENCES["regressor"], False),
@@ -85,8 +85,10 @@ def _check_sizes(basel: Path, head: dict[str, np.ndarray], albedo: dict[str, np.
             raise BaselError(f"{basel.name} has {size} directions of {group}, CFR's regressor tells {GROUPS[group]}")
 
 
-def _spec(head: dict[str, np.ndarray]) -> RegressorSpec:
-    """Crops as CFR aligns them: the mean face's five points as its camera sees them, by scale and place."""
+def cfr_regressor(head: dict[str, np.ndarray]) -> RegressorSpec:
+    """What CFR's regressor tells, by the arrays of its head; crops as CFR aligns them: the mean face's five points as
+    its camera sees them.
+    """
     focal = FOCAL / (DISTANCE * METRES)
     template = five_points(head) * [focal, -focal] + SIZE / 2
     crop = CropSpec(SIZE, "five_points", np.zeros(3), np.ones(3), template, channels="bgr")

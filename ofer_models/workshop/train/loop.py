@@ -33,13 +33,22 @@ Loss = Callable[[nn.Module, Tensor, torch.Generator], Tensor]  # network, indice
 
 @dataclass
 class Schedule:
-    """steps of batch samples each, peak learning rate, weight decay, and the decay of the weights' moving average."""
+    """steps of batch samples each, peak learning rate, weight decay, the decay of the weights' moving average, AdamW's
+    betas, and whether the rate falls from its peak at once, as a cosine, instead of rising to it in one cycle.
+    """
 
     steps: int
     batch: int
     rate: float
     decay: float = 1e-4
     average: float = 0.999
+    betas: tuple[float, float] = (0.9, 0.999)
+    cosine: bool = False
+
+    def told(self) -> dict[str, Any]:
+        """What a checkpoint says of it; the usual betas and cycle go without saying."""
+        usual = {"betas": type(self).betas, "cosine": type(self).cosine}
+        return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
 
 
 @dataclass
@@ -138,7 +147,7 @@ def train(
     """
     accelerator = accelerator or Accelerator()
     run = _Training(network, schedule, count, seed, accelerator)
-    plan = {"schedule": asdict(schedule), "count": count, "seed": seed, "processes": accelerator.count}
+    plan = {"schedule": schedule.told(), "count": count, "seed": seed, "processes": accelerator.count}
     plan |= keeper.made_of if keeper else {}
     if keeper and (state := keeper.load(plan)):
         try:
@@ -175,10 +184,17 @@ class _Training:
 
     def __init__(self, network: nn.Module, schedule: Schedule, count: int, seed: int, accelerator: Accelerator) -> None:
         self.schedule, self.accelerator, self.network = schedule, accelerator, network.to(accelerator.device)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
-        self.rate = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, schedule.rate, total_steps=schedule.steps, pct_start=0.1
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=schedule.rate, betas=schedule.betas, weight_decay=schedule.decay
         )
+        cycle: torch.optim.lr_scheduler.LRScheduler
+        if schedule.cosine:
+            cycle = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, schedule.steps)
+        else:
+            cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, schedule.rate, total_steps=schedule.steps, pct_start=0.1
+            )
+        self.rate = cycle
         self.average = copy.deepcopy(network).eval()
         self.called, self.optimiser = accelerator.prepare(network, optimiser)
         self.history, self.running, self.step = History(), 0.0, 0

@@ -1,0 +1,90 @@
+"""What CFR's stages train: its own regressor of the Basel Face Model, or the small one of the open head."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ofer_models.head.albedo import Albedo
+from ofer_models.head.model import HeadModel
+from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.networks.arcface import ArcFace
+from ofer_models.workshop.networks.cfr import CfrRegressor
+from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.networks.regressor import RegressorNetwork
+from ofer_models.workshop.networks.resnet import DEPTHS
+from ofer_models.workshop.official.basel import METRES, BaselError, read_basel
+from ofer_models.workshop.official.cfr_importer import cfr_regressor
+from ofer_models.workshop.official.checkpoint import CheckpointError, load_network, read_state
+from ofer_models.workshop.train.cfr.face import TorchFace
+from ofer_models.workshop.train.cfr.training import Learner
+from ofer_models.workshop.train.eyes.training import load_network as load_landmarks
+from ofer_models.workshop.train.loop import save_whole
+from ofer_models.workshop.train.regressor.targets import open_regressor
+from ofer_models.workshop.train.regressor.training import PeopleHeads, load_regressor, statistics
+
+
+class Mapped(nn.Module):
+    """A network with `maps` as a training calls it: crops to coefficients and feature maps, one after the other."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, crop: Tensor) -> tuple[Tensor, ...]:
+        maps, coefficients = self.network.maps(crop)
+        return coefficients, *maps
+
+
+def basel_learner(basel: Path, start: Path, depths: tuple[int, ...] = DEPTHS) -> Learner:
+    """CFR's or Deep3D's regressor with the weights of a file; raises DataError where one of the two is no such file."""
+    try:
+        arrays, colours = read_basel(basel)
+        state = read_state(start, "CFR's regressor")
+        network = load_network(CfrRegressor(depths), state, start.name)
+    except (BaselError, CheckpointError) as error:
+        raise DataError(str(error)) from None
+    head = HeadModel(arrays)
+    spec = cfr_regressor(arrays)
+    # The network tells decimetres.
+    face = TorchFace(head, replace(spec, distance=spec.distance / METRES), Albedo(colours, head), METRES)
+    return Learner(Mapped(network), face)
+
+
+def open_learner(head: HeadModel, learned: PeopleHeads, start: Path | None, landmarks: Path) -> Learner:
+    """The open head's small regressor: from a file of its weights, or from the first layers of a landmark network."""
+    network = RegressorNetwork(*statistics(learned))
+    if start is not None:
+        load_regressor(network, start)
+    elif landmarks.is_file():
+        eyes = LandmarkNetwork()
+        load_landmarks(eyes, landmarks)
+        network.start_from(eyes)
+    return Learner(Mapped(network), TorchFace(head, open_regressor(head), None))
+
+
+def save(network: nn.Module, path: Path, **about: int) -> None:
+    """Write a trained `Mapped` network: CFR's as its release has it, for `ofer import --cfr`; the small one as `ofer
+    train regressor` does."""
+    own = network.network
+    if isinstance(own, CfrRegressor):
+        save_whole(own.official_state_dict(), path)
+    else:
+        save_whole({"network": own.state_dict(), **about}, path)
+
+
+def recognition_network(path: Path) -> nn.Module:
+    """ArcFace with the weights of an insightface `backbone.pth` (iresnet of any depth). Raises DataError."""
+    try:
+        state = read_state(path, "a face recognition network")
+        found = [re.match(r"layer(\d)\.(\d+)\.", name) for name in state]
+        blocks = [(int(match[1]), int(match[2])) for match in found if match]
+        depths = [1 + max((block for layer, block in blocks if layer == number), default=0) for number in range(1, 5)]
+        if max(depths) > 200:
+            raise CheckpointError(f"{path.name} is no iresnet")
+        return load_network(ArcFace(depths), state, path.name).requires_grad_(False)
+    except CheckpointError as error:
+        raise DataError(str(error)) from None
