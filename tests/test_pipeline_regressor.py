@@ -6,10 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from skimage.data import astronaut
-
-pytest.importorskip("onnx")
 from regressor_support import GROUPS, PROVENANCE, entry_of, with_regressor, write_graph
+from skimage.data import astronaut
 
 from ofer_models import FacePipeline
 from ofer_models.bundle import Bundle, BundleError

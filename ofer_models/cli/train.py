@@ -12,10 +12,11 @@ from ofer_models.cli.console import check_choice, progress, require, say
 if TYPE_CHECKING:
     from ofer_models.workshop.train.cfr.stages import Sources
 
-PARTS = ("all", "context", "idgen", "idrank", "expgen", "visibility", "eyes", "cfr")
+PARTS = ("all", "context", "idgen", "idrank", "expgen", "visibility", "eyes", "cfr", "regressor", "learner")
 RANKS = ("posterior", "listnet", "listmle", "pairwise", "error")
 OBJECTIVES = ("weighted", "mse", "l1")
 LAYOUTS = ("ofer", "mica", "famos")
+BACKBONES = ("resnet50", "small")
 
 
 def train(
@@ -31,7 +32,7 @@ def train(
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Photographs to train on instead of renderings, with FLAME parameters; of `cfr` "
-                                       "with landmarks (docs/regressors.md).")
+                                       "with landmarks (docs/regressors.md); of `learner` any.")
     ] = None,
     layout: Annotated[str, typer.Option(help=f"Of --data: {', '.join(LAYOUTS)}.")] = "ofer",
     objective: Annotated[
@@ -40,8 +41,8 @@ def train(
     rank: Annotated[str, typer.Option(help=f"IdRank's method: {', '.join(RANKS)}; `listnet` is OFER's.")] = "posterior",
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Of `eyes` (10) and `cfr` (50, 5): how many times each picture is seen, another one "
-                                 "each time."),
+        typer.Option(min=1, help="Of `eyes` (10), `cfr` (50, 5), `regressor` (12) and `learner` (20): how many times "
+                                 "each picture is seen, another one each time."),
     ] = None,
     photographs: Annotated[
         list[Path] | None, typer.Option(help="Of `eyes`: folders of annotated faces to watch the training on.")
@@ -63,6 +64,15 @@ def train(
     recognition: Annotated[
         Path | None, typer.Option(help="Of `cfr`, stage 1: insightface's backbone.pth, for the term of identity.")
     ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Of `regressor` and `learner`: the bundle that gets the result.")
+    ] = None,
+    teacher: Annotated[
+        Path, typer.Option(help="Of `learner`: the bundle whose regressor is the teacher.")
+    ] = Path("engines/open"),
+    backbone: Annotated[
+        str, typer.Option(help="Of `learner`: resnet50, or small, upon the landmark network of `eyes`.")
+    ] = "resnet50",
     seed: Annotated[int, typer.Option(min=0, help="Seed of pictures and networks.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
     again: Annotated[
@@ -72,8 +82,8 @@ def train(
 ) -> None:
     """Train encoders, IdGen, IdRank and ExpGen, then write the bundle. Needs `make train-env`.
 
-    `eyes` trains the dense landmark network on pictures of people (docs/eyes.md); `cfr` trains a regressor for hidden
-    faces in two stages (docs/regressors.md).
+    `eyes` trains the dense landmark network on pictures of people (docs/eyes.md), `regressor` one answer a face upon
+    it; `cfr` a regressor for hidden faces in two stages, `learner` a student that bears them (docs/regressors.md).
 
     The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
     """
@@ -82,6 +92,17 @@ def train(
     check_choice("--rank", rank, RANKS)
     check_choice("--layout", layout, LAYOUTS)
     require("run `make train-env`", "torch", "accelerate")
+    check_choice("--backbone", backbone, BACKBONES)
+    if part == "regressor":
+        from ofer_models.cli.train_regressors import train_open_regressor
+
+        return train_open_regressor(
+            head, work, pictures, epochs or 12, into, seed=seed, workers=workers, again=again, smoke=smoke
+        )
+    if part == "learner":
+        from ofer_models.cli.train_regressors import train_student
+
+        return train_student(teacher, data, work, pictures, backbone, epochs or 20, into, seed=seed, smoke=smoke)
     from ofer_models.workshop.train.accelerator import Distributed
 
     if part == "eyes":

@@ -23,8 +23,9 @@ from ofer_models.workshop.train.cfr.face import TorchFace
 from ofer_models.workshop.train.cfr.training import Learner
 from ofer_models.workshop.train.eyes.training import load_network as load_landmarks
 from ofer_models.workshop.train.loop import save_whole
+from ofer_models.workshop.train.regressor.people import PeopleHeads, statistics
 from ofer_models.workshop.train.regressor.targets import open_regressor
-from ofer_models.workshop.train.regressor.training import PeopleHeads, load_regressor, statistics
+from ofer_models.workshop.train.regressor.training import load_regressor
 
 
 class Mapped(nn.Module):
@@ -67,8 +68,8 @@ def open_learner(head: HeadModel, learned: PeopleHeads, start: Path | None, land
 
 
 def save(network: nn.Module, path: Path, **about: int) -> None:
-    """Write a trained `Mapped` network: CFR's as its release has it, for `ofer import --cfr`; the small one as `ofer
-    train regressor` does."""
+    """Write a trained `Mapped` network: CFR's as its release has it, for `ofer import --cfr`; the small one by its
+    weights, for --start."""
     own = network.network
     if isinstance(own, CfrRegressor):
         save_whole(own.official_state_dict(), path)

@@ -18,7 +18,7 @@ from ofer_models.workshop.train.cfr.pictures import AlignedPhotographs, CleanFac
 from ofer_models.workshop.train.cfr.skin import Parser, skin_by_colour
 from ofer_models.workshop.train.cfr.training import Learner, Plan, train_stage
 from ofer_models.workshop.train.eyes.training import NETWORK as LANDMARKS
-from ofer_models.workshop.train.regressor.training import PeopleHeads
+from ofer_models.workshop.train.regressor.people import PeopleHeads
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Teacher:
         self.bundle = bundle
         self._regressor = StageSet(bundle, names=(REGRESSOR,)).regressor
         self.spec = self._regressor.spec
+        self.sha256 = bundle.files[bundle.stages[REGRESSOR].files["graph"].name].sha256
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """Coefficients (n, D) of crops (n, S, S, 3) uint8 RGB of its own size."""
