@@ -67,7 +67,8 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     "bench": [
         (["--repeats", "1"], "Invalid value"), (["--backend", "tpu"], "tpu"),
         (["--bundle", NOWHERE], "no bundle at"), (["--json", "/"], "cannot be written"),
-        (["fast"], "unexpected extra argument"),
+        (["fast"], "is none of all, frame_pipeline"), (["--beside", "."], "goes with frame_pipeline"),
+        (["frame_pipeline", "--beside", NOWHERE], "does not exist"),
     ],
     "sampling": [
         (["--stage", "idrank"], "is none of expgen, idgen"), (["--pictures", "1"], "Invalid value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from recipe import recipe_state, relative_error
 
 from ofer_models.bundle.tensors import StageError
 from ofer_models.runtime.solvers import solver_table
-from ofer_models.workshop.measure.speed import bench, reference, step_curve
+from ofer_models.workshop.errors import EvaluationError
+from ofer_models.workshop.measure.speed import bench, frame_pipeline, reference, step_curve
 from ofer_models.workshop.measure.speed.bench import Official
 from ofer_models.workshop.measure.speed.sampling_report import write_report
 from ofer_models.workshop.measure.speed.step_curve import Point, StepCurve
@@ -172,3 +174,47 @@ def test_a_measurement_and_its_report(open_bundle, pictures, stage, tmp_path):
     text = files[0].read_text()
     assert text.count("| ddim |") >= 4 and "12-step DDPM" in text and "The bundle's default" in text
     assert json.loads(files[2].read_text())["curves"][0]["stage"] == stage
+
+
+ROOT = Path(frame_pipeline.__file__).parents[4]
+
+
+def test_pictures_of_faces_come_again_and_hold_as_many():
+    pytest.importorskip("skimage")
+    for faces in (1, 8):
+        stack = frame_pipeline.pictures(faces)
+        assert stack.shape == (60, 480, 640, 3) and (stack[0] != stack[30]).any()
+        # The end of the loop goes over into its beginning.
+        steps = [np.abs(stack[a].astype(int) - stack[b]).mean() for a, b in ((0, 1), (59, 0))]
+        assert steps[1] < 1.5 * steps[0]
+    columns = stack[0].reshape(2, 240, 4, 160, 3).mean((1, 3))
+    assert np.ptp(columns, axis=(0, 1)).max() < 60  # a face in every tile
+
+
+def test_two_checkouts_are_run_by_turns_on_the_same_frames(tmp_path, monkeypatch, open_bundle):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(frame_pipeline, "_WARM_UP", 2)
+    monkeypatch.setattr(frame_pipeline, "_BLOCK", 3)
+    for name in ("ofer_models", "engines", "ofer_ros", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    figures = frame_pipeline.run(tmp_path, frames=6, faces=(1,))
+    sides = figures["frame_pipeline"]
+    assert figures["beside"] == str(tmp_path) and set(sides) == {"here", "beside", "ratio"}
+    for side in ("here", "beside"):
+        row = sides[side]["1"]
+        assert row["found"] == 1 and 0 < row["after_ms_p50"] < row["frame_ms_p95"] and row["frames_per_second"] > 0
+    ratio = sides["here"]["1"]["after_ms_p50"] / sides["beside"]["1"]["after_ms_p50"]
+    assert sides["ratio"]["1"]["after_ms_p50"] == pytest.approx(ratio)
+
+
+def test_a_checkout_that_cannot_run_says_why(tmp_path):
+    pytest.importorskip("skimage")
+    with pytest.raises(EvaluationError, match="is no checkout of this repository"):
+        frame_pipeline.run(tmp_path)
+    package = tmp_path / "ofer_models"
+    package.mkdir()
+    (package / "pipeline.py").write_text("raise RuntimeError('no camera')")
+    (package / "bundle").mkdir()
+    (package / "bundle" / "manifest.py").write_text("default_bundle = None")
+    with pytest.raises(EvaluationError, match="ended: RuntimeError: no camera"):
+        frame_pipeline.run(tmp_path, frames=1, faces=(1,))

@@ -9,10 +9,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ofer_models.cli.console import BundleOption, JsonFile, console, say, write_json
+from ofer_models.cli.console import BundleOption, JsonFile, check_choice, console, require, say, write_json
+
+PARTS = ("all", "frame_pipeline")
 
 
 def bench(
+    part: Annotated[
+        str, typer.Argument(help="all, or frame_pipeline: frames a second end to end, without ROS, of 1 to 8 faces.")
+    ] = "all",
     bundle: BundleOption = None,
     backend: Annotated[str, typer.Option(help="Runtime of the frames: auto, tensorrt, onnxruntime or torch.")] = "auto",
     repeats: Annotated[int, typer.Option(min=3, help="Calls of which the median is taken.")] = 15,
@@ -25,9 +30,19 @@ def bench(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Every way onto an NVIDIA GPU instead: torch, TensorRT, ONNX Runtime's CUDA.")
     ] = False,
+    beside: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Of frame_pipeline: another checkout, run by turns."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Time samplers, stages and frames, against a plain implementation of the paper; compares results first."""
+    check_choice("part", part, PARTS)
+    if beside and part != "frame_pipeline":
+        raise typer.BadParameter("it goes with frame_pipeline", param_hint="--beside")
+    if part == "frame_pipeline":
+        _frame_pipeline(beside, json_file)
+        return
     from ofer_models.bundle.manifest import Bundle, default_bundle
     from ofer_models.workshop.measure.speed import bench
 
@@ -72,6 +87,23 @@ def bench(
         table.add_row("  times faster (by processor time)", f"{figures[f'{name}_speedup']:.0f} ({by_cpu:.0f})")
     for name, value in figures["memory_mb"].items():
         table.add_row(f"memory, {name} (MB)", f"{value:.0f}")
+    console.print(table)
+    write_json(json_file, figures)
+
+
+def _frame_pipeline(beside: Path | None, json_file: Path | None) -> None:
+    from ofer_models.workshop.measure.speed import frame_pipeline
+
+    require('pip install "ofer[demo]"', "skimage")
+    with console.status("frames") as status:
+        figures = frame_pipeline.run(beside, say=status.update)
+    say(", ".join(f"{name} {value}" for name, value in figures["machine"].items()))
+    sides = figures["frame_pipeline"]
+    table = Table("faces", "", *sides, box=None)
+    for count, row in sides["here"].items():
+        for key in row:
+            values = [side[count].get(key, "") for side in sides.values()]
+            table.add_row(count, key, *(f"{value:.3g}" if value != "" else "" for value in values))
     console.print(table)
     write_json(json_file, figures)
 

@@ -1,0 +1,52 @@
+"""What `frame_pipeline` runs inside a checkout, this one or an older one: frames from a file through `FacePipeline`.
+
+Given to `python -c` in the checkout, so it imports that one's code; it uses only what every release has had.
+Reads orders from stdin and answers on stdout, a line of JSON each. An order: faces, stack (path of an .npy of frames
+(n, H, W, 3) uint8), frames (how many), warm_up (how many before, untimed). The answer: lists of ms for each frame,
+`frame_ms` of all, `after_ms` without finding faces, `cpu_ms` of the processor; faces (found, in the mean); peak_mb.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+
+from ofer_models.bundle.manifest import default_bundle
+from ofer_models.pipeline import FacePipeline
+
+RATE = 30
+
+
+def main() -> None:
+    pipelines: dict = {}
+    for line in sys.stdin:
+        order = json.loads(line)
+        count = order["faces"]
+        if count not in pipelines:
+            # As the node runs it: identities are drawn beside the frames.
+            pipelines[count] = [FacePipeline(default_bundle(), max_faces=count, background=True, drift=0.1), 0]
+        pipeline, number = pipelines[count]
+        stack = np.load(order["stack"], mmap_mode="r")
+        frame_ms, after_ms, cpu_ms, found = [], [], [], []
+        for _ in range(order["warm_up"] + order["frames"]):
+            frame = np.array(stack[number % len(stack)])
+            started, computed = time.perf_counter(), time.process_time()
+            faces = pipeline(frame, number / RATE)
+            for face in faces:
+                pipeline.filtered_vertices(face)
+            frame_ms.append(1000 * (time.perf_counter() - started))
+            cpu_ms.append(1000 * (time.process_time() - computed))
+            after_ms.append(frame_ms[-1] - pipeline.timings["perception"])
+            found.append(len(faces))
+            number += 1
+        pipelines[count][1] = number
+        answer = {name: values[order["warm_up"] :] for name, values in
+                  (("frame_ms", frame_ms), ("after_ms", after_ms), ("cpu_ms", cpu_ms), ("found", found))}  # fmt: skip
+        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
