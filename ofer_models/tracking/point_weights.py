@@ -62,7 +62,7 @@ def fewer_points(
     """
     if np.count_nonzero(weights) <= count:
         return weights
-    told = _told(head, embedding, deviation)
+    told = _told(head, embedding, deviation).astype(np.float64)
     rows = np.flatnonzero(weights)
     told, heavy = told[rows], np.sqrt(weights[rows])
     chosen = [int((np.linalg.norm(told - told.mean(0), axis=1) * heavy).argmax())]
@@ -75,7 +75,9 @@ def fewer_points(
         alike = np.flatnonzero(weights[rows] == weight)
         near = np.intersect1d(alike, chosen)
         if near.size:
-            nearest = near[np.linalg.norm(told[alike, None] - told[near], axis=-1).argmin(1)]
+            # Squared distances up to what is the same for all of `near`; the differences themselves would take 100 MB.
+            further = (told[near] ** 2).sum(1) - 2 * told[alike] @ told[near].T
+            nearest = near[further.argmin(1)]
             np.add.at(result, rows[nearest], weight)
     return result
 
