@@ -18,6 +18,7 @@ from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModelError, Identity
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.point_fusion import look
 from ofer_models.perception.tracker import KEEP_LOST, Track
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
@@ -273,9 +274,9 @@ class FacePipeline:
 
     def _reconstruct(self, frame: np.ndarray, now: float, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
         memories = [self._memory[track.id] for track in tracks]
-        seen = [SeenLandmarks.of(track.points, self._landmark_points, intrinsics) for track in tracks]
+        points = np.stack([track.points for track in tracks])
+        seen = self._see(frame, points, intrinsics)
         with self._timed("crops"):
-            points = np.stack([track.points for track in tracks])
             inputs = self._method.inputs(frame, points)
         count = self.plan.tier.count(self.hypotheses)
         rows = self._due(tracks, memories, count)
@@ -289,6 +290,15 @@ class FacePipeline:
             heads = [self._identities.shown(track.id, now) for track in tracks]
         with self._timed("pose"):
             return self._pose_faces(tracks, memories, seen, heads, intrinsics, now)
+
+    def _see(self, frame: np.ndarray, points: np.ndarray, intrinsics: Intrinsics) -> list[SeenLandmarks]:
+        """What is seen of each face with MediaPipe's points (F, 478, 3) px: these, and where the bundle has a landmark
+        network, what both say together."""
+        if self._stages.landmarks is None:
+            return [SeenLandmarks.of(face, self._landmark_points, intrinsics) for face in points]
+        with self._timed("landmarks"):
+            pairs = zip(points, look(self._stages.landmarks, frame, points), strict=True)
+            return [SeenLandmarks.of_both(*pair, self._landmark_points, intrinsics) for pair in pairs]
 
     def _due(self, tracks: Sequence[Track], memories: Sequence[TrackMemory], count: int) -> list[int]:
         """Rows of the tracks whose hypotheses are drawn in this frame: all, unless the load plan says otherwise."""

@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ofer_models.bundle.manifest import REGRESSOR
 from ofer_models.bundle.regression import CropSpec, RegressorSpec
 from ofer_models.perception.crops import ARCFACE_TEMPLATE
-from ofer_models.workshop.bundle_writer import Provenance, regressor_entry, set_regressor
+from ofer_models.workshop.bundle_writer import Provenance, regressor_entry, set_stage
 
 SIZE = 112
 PROVENANCE = Provenance("a test", "CC0-1.0", True)
@@ -51,7 +52,7 @@ def with_regressor(
         for part in (told, moved or {})
     )
     write_graph(folder / "regressor.onnx", bias, gain)
-    set_regressor(folder, entry_of(folder / "regressor.onnx"), PROVENANCE)
+    set_stage(folder, REGRESSOR, entry_of(folder / "regressor.onnx"), PROVENANCE)
     return folder
 
 

@@ -13,6 +13,7 @@ from skimage.data import astronaut
 from skimage.transform import estimate_transform
 
 from ofer_models.perception import crops
+from ofer_models.perception.encoder_inputs import crop_blob, encoder_inputs
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "shared_preprocess.npz"
@@ -38,7 +39,7 @@ def test_aligned_crop_is_the_reference_one(golden):
     crop, matrix = crops.aligned_crop(data["image_rgb"], keypoints)
     np.testing.assert_allclose(matrix, data["M112"], atol=1e-4)
     assert np.abs(crop.astype(int) - data["aligned112_rgb"]).max() <= 1
-    blob = crops.arcface_blob(crop[None, ..., ::-1])[0]
+    blob = crop_blob(crop[None, ..., ::-1])[0]
     np.testing.assert_allclose(blob, data["arcface_blob"], atol=1.01 / 127.5)
 
 
@@ -114,7 +115,7 @@ def test_degenerate_points_stay_finite():
 
 def test_encoder_inputs(mesh):
     points = np.stack([mesh, mesh + 30]).astype(np.float32)
-    inputs = crops.encoder_inputs(astronaut(), points, ["crop112", "crop112_bgr", "crop224", "landmarks"])
+    inputs = encoder_inputs(astronaut(), points, ["crop112", "crop112_bgr", "crop224", "landmarks"])
     shapes = {name: value.shape for name, value in inputs.items()}
     assert shapes == {
         "crop112": (2, 3, 112, 112),
@@ -129,7 +130,7 @@ def test_encoder_inputs(mesh):
     green = (crop[..., 1] / 255 - 0.4578275) / 0.26130258
     np.testing.assert_allclose(inputs["crop224"][0, 1], green, atol=1e-5)
     with pytest.raises(ValueError, match="crop99"):
-        crops.encoder_inputs(astronaut(), points, ["crop99"])
+        encoder_inputs(astronaut(), points, ["crop99"])
 
 
 def test_crops_outside_the_image_are_black(mesh):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from ofer_models.perception.crops import encoder_inputs, quarter_of
+from ofer_models.perception.crops import quarter_of
 from ofer_models.perception.detector import FaceDetector
+from ofer_models.perception.encoder_inputs import encoder_inputs
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.pipeline import FacePipeline
 

@@ -10,8 +10,8 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 from people_support import small_library
 
 from ofer_models.perception.crops import five_points
+from ofer_models.perception.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.errors import DataError
-from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.pictures.people import assets, dataset
 from ofer_models.workshop.pictures.people import source as source_module
 from ofer_models.workshop.pictures.people.binding import Jaws, bind

@@ -186,7 +186,7 @@ def test_a_camera_matrix_with_skew_counts(evidence, open_bundle):
     points = head.landmarks(head.decode(betas, face[:-3], face[-3:]), "mediapipe") @ UPRIGHT.T + PLACE
     what, pose = SeenLandmarks(project(points, skewed), skewed, 60.0), Poses(UPRIGHT[None], PLACE[None])
     resting = system.decoder.at_rest([head.identity(betas)])
-    pictures = system.pictures([what], system.weights(None)[None])
+    pictures = system.pictures([what], system.weights(what, None)[None])
     models = system.models(resting, face[None, None])
     assert np.abs(system.residuals(pictures, models, pose)).max() < 1e-2 * pictures.roots.min()
     step = np.array([[0.001, -0.002, 0.001, 0.0005, -0.001, 0.001]])
@@ -201,7 +201,7 @@ def test_derivatives_say_where_points_go(evidence, open_bundle):
     head, system = open_bundle.head, evidence.system
     face, betas = coefficients(head, jawOpen=0.5, mouthSmileLeft=0.4).astype(np.float64), np.zeros(head.n_shape)
     what, pose = seen(head, betas.astype(np.float32), face.astype(np.float32)), Poses(UPRIGHT[None], PLACE[None])
-    pictures = system.pictures([what], system.weights(None)[None])
+    pictures = system.pictures([what], system.weights(what, None)[None])
     linear = system.linear(pictures, system.decoder.at_rest([head.identity(betas)]), face[None], pose)
     rng = np.random.default_rng(0)
     step = np.zeros(linear.derivatives.shape[-1])
@@ -265,3 +265,13 @@ def test_a_pose_that_allows_no_solution_leaves_the_hypotheses_as_drawn(evidence,
     given, pose = alone(evidence, what, ALL, identity, drawn, noise, impossible)
     assert np.isfinite(given).all()
     assert pose is impossible or np.isfinite(pose.translation).all()
+
+
+def test_the_first_hypothesis_is_the_mean_and_what_is_at_its_end_stays_there(evidence, open_bundle):
+    """Without points that are seen, of drawn hypotheses whose mean is within their range."""
+    head = open_bundle.head
+    for units in ({"jawOpen": 0.5}, {"mouthSmileLeft": 0.7, "mouthSmileRight": 0.7}):
+        found = moved(evidence, head, coefficients(head, **units), ALL)
+        np.testing.assert_allclose(found[0], found[1:].mean(0), atol=0.04)
+        ended = found[0, : head.n_expression] <= 0
+        assert ended.any() and not found[:, : head.n_expression][:, ended].any()

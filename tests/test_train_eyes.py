@@ -15,10 +15,10 @@ import torch
 
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.perception.crops import canonical_face, five_points
+from ofer_models.perception.landmark_crop import CROP_TEMPLATE, HALF, INPUT, POINTS, landmark_crop, to_unit
 from ofer_models.workshop.errors import DataError, EvaluationError
 from ofer_models.workshop.measure.eyes.report import write_report
 from ofer_models.workshop.networks import landmarks
-from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE, HALF, INPUT, POINTS, landmark_crop, to_unit
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.pictures.people.dataset import PeopleSet
@@ -248,10 +248,3 @@ def test_a_trained_network_is_measured_as_a_robot_runs_it(work, monkeypatch):
     assert results.about["pictures"] == 8 and results.about["megabytes"]["fp32"] > results.about["megabytes"]["int8"]
     report = write_report(results, work, work / "docs", "ofer evaluate --set eyes")
     assert json.loads(report[0].read_text())["figures"]["fp32"] and report[1].stat().st_size > 1000
-
-
-def test_fusing_trusts_the_surer_of_two():
-    figures = pytest.importorskip("ofer_models.workshop.measure.eyes.figures", reason="`make train-env`")
-    one, two = np.zeros((1, 2, 2)), np.ones((1, 2, 2))
-    fused = figures.fuse(one, np.array([[1.0, 3.0]]), two, np.array([[1.0, 1.0]]))
-    assert fused[0, 0].tolist() == pytest.approx([0.5, 0.5]) and fused[0, 1].tolist() == pytest.approx([0.9, 0.9])

@@ -44,7 +44,7 @@ def test_what_is_covered_is_learned_and_exported(tmp_path):
     assert visible[::2, :234].max() < 0.5 < visible[1::2, :234].min() and visible[:, 234:400].min() > 0.5
     torch.testing.assert_close(occlusion, 1 - visible.mean(1, keepdim=True))
     with torch.no_grad():
-        torch.testing.assert_close(context, encoder(landmarks, -crop)[0])  # whoever is in the picture
+        torch.testing.assert_close(context, encoders.encoder("expression").eval()(landmarks, crop))  # as without
     inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
     pytest.importorskip("onnxscript", reason="`make train-env`")
     from ofer_models.workshop.networks.trace import export_module

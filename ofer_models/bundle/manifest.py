@@ -32,12 +32,13 @@ HEAD = "head.npz"
 ALBEDO = "albedo.npz"  # where the head has one
 FORMAT = 1
 STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")  # of the method `ofer`
+LANDMARKS = "landmarks"  # a stage that the method `ofer` can do without
 REGRESSOR = "regressor"  # the stage of the method of that name
 # For contexts of the open encoder. Ten photographs of ten people, each turned, scaled, brightened and blurred: of one
 # person 90 % are above the first and all above the second, of two people 0.7 % are above the first.
 SAME_FACE = (0.99, 0.96)
 MOST_BYTES = 256 << 10
-_SCHEMA = manifest_schema((*STAGES, REGRESSOR))
+_SCHEMA = manifest_schema((*STAGES, LANDMARKS, REGRESSOR))
 _COMPILED = re.compile(r"\.(engine|int8)(\.json|\.kernels)?$|\.timing$")  # beside the bundle's own files
 _log = logging.getLogger(__name__)
 _PARTS = {"graph": ("graph",), "sampler": ("cond", "step"), "regressor": ("graph",)}
@@ -255,7 +256,7 @@ def _ordered(entries: dict[str, Any]) -> dict[str, Any]:
     for name in STAGES:
         if name not in entries and (REGRESSOR not in entries or entries.keys() & set(STAGES)):
             raise FileRefused(f"lacks stages.{name}")
-    return {name: entries[name] for name in (*STAGES, REGRESSOR) if name in entries}
+    return {name: entries[name] for name in (*STAGES, LANDMARKS, REGRESSOR) if name in entries}
 
 
 def _check_regressor(stages: dict[str, StageSpec], manifest: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ def try_out(folder: Path) -> str:
     """Run every stage of a bundle once, and the face finder on an empty picture; why it fails, or nothing."""
     try:
         from ofer_models.head.landmark_sets import check_complete
-        from ofer_models.perception.crops import encoder_inputs
+        from ofer_models.perception.encoder_inputs import encoder_inputs
         from ofer_models.perception.frontend import FaceFrontend
         from ofer_models.runtime.stages import StageSet
 

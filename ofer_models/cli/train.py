@@ -65,7 +65,7 @@ def train(
         Path | None, typer.Option(help="Of `cfr`, stage 1: insightface's backbone.pth, for the term of identity.")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(help="Of `regressor` and `learner`: the bundle that gets the result.")
+        Path | None, typer.Option(help="Of `eyes`, `regressor` and `learner`: the bundle that gets the result.")
     ] = None,
     teacher: Annotated[
         Path, typer.Option(help="Of `learner`: the bundle whose regressor is the teacher.")
@@ -82,8 +82,9 @@ def train(
 ) -> None:
     """Train encoders, IdGen, IdRank and ExpGen, then write the bundle. Needs `make train-env`.
 
-    `eyes` trains the dense landmark network on pictures of people (docs/eyes.md), `regressor` one answer a face upon
-    it; `cfr` a regressor for hidden faces in two stages, `learner` a student that bears them (docs/regressors.md).
+    `eyes` trains the dense landmark network on pictures of people, which a bundle may have beside the rest
+    (docs/eyes.md), `regressor` one answer a face upon it; `cfr` a regressor for hidden faces in two stages, `learner` a
+    student that bears them (docs/regressors.md).
 
     The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
     """
@@ -109,10 +110,16 @@ def train(
         from ofer_models.workshop.train.eyes import training as eyes
 
         plan = eyes.Plan.smoke() if smoke else eyes.Plan(pictures, epochs or eyes.Plan.epochs)
-        eyes.train_eyes(
+        accelerator = Distributed()
+        network = eyes.train_eyes(
             head, work, plan, seed=seed, workers=workers, photographs=photographs or (), again=again,
-            progress=progress, accelerator=Distributed(), log=say,
+            progress=progress, accelerator=accelerator, log=say,
         )  # fmt: skip
+        if into and accelerator.main:
+            from ofer_models.workshop.train.eyes.stage import put_into
+
+            factor = put_into(into, network, eyes.draw_held_out(head, work, plan, workers, progress))
+            say(f"written into {into} as the stage landmarks, its deviations times {factor:.2f}")
         say(f"measure it with `ofer evaluate --set {part} --work {work}`")
         return
     if part == "cfr":

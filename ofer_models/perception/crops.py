@@ -1,4 +1,4 @@
-"""What the encoders see of a face: aligned and loose crops, landmark features, and the named network inputs.
+"""What the encoders see of a face: aligned and loose crops, and landmark features.
 
 The crop arithmetic is OFER's preprocessing (ArcFace five-point alignment; a loose 1.6 times box for FaRL).
 Pixel coordinates have the centre of the first pixel at (0, 0).
@@ -7,7 +7,6 @@ Pixel coordinates have the centre of the first pixel at (0, 0).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -36,10 +35,6 @@ STABLE_POINTS = np.array(
         *(168, 6, 197, 195, 5, 4, 2, 98, 327),  # nose: bridge, tip, base
     ]
 )
-
-# Mean and standard deviation of CLIP's image preprocessing, RGB in 0..1.
-_CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
-_CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
 # (478, 3), unit and axes as `frontalise` returns; made by workshop/head/canonical_face.py.
 _CANONICAL = np.load(Path(__file__).with_name("canonical_face.npz"))["points"]
@@ -158,42 +153,3 @@ def landmark_features(points: np.ndarray) -> np.ndarray:
     depth = points[..., 2] - points[..., STABLE_POINTS, 2].mean(axis=-1, keepdims=True)
     crop_frame = np.concatenate([aligned / half - 1, (depth * scale[..., None] / half)[..., None]], axis=-1)
     return np.concatenate([crop_frame, frontalise(points)], axis=-1).astype(np.float32)
-
-
-def arcface_blob(crops: np.ndarray) -> np.ndarray:
-    """(F, 3, 112, 112) float32 in -1..1 from aligned crops (F, 112, 112, 3) uint8, channel order kept."""
-    return np.ascontiguousarray(((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2))
-
-
-def clip_blob(crops: np.ndarray) -> np.ndarray:
-    """(F, 3, 224, 224) float32, CLIP-normalised, from loose RGB crops (F, 224, 224, 3) uint8."""
-    scale, offset = 1 / (255 * _CLIP_STD), _CLIP_MEAN / _CLIP_STD
-    return np.ascontiguousarray((crops * scale.astype(np.float32) - offset.astype(np.float32)).transpose(0, 3, 1, 2))
-
-
-def _upright_crop(rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The loose crop of a face (478, >=2) px, turned by quarters where the face is not upright in the picture."""
-    left, right = five_points(points)[:2]
-    roll = math.atan2(right[1] - left[1], right[0] - left[0])
-    return np.rot90(loose_crop(rgb, box_of(points)), quarter_of(roll))
-
-
-def encoder_inputs(rgb: np.ndarray, points: np.ndarray, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The named encoder inputs for all faces of a frame.
-
-    rgb (H, W, 3) uint8, points (F, 478, 3) px, F >= 1.  names: any of `crop112` (F, 3, 112, 112) RGB in -1..1,
-    `crop112_bgr` the same in BGR (the released checkpoints were used so), `crop224` (F, 3, 224, 224) CLIP-normalised,
-    `landmarks` (F, 478, 6).  All float32.  Raises ValueError for another name.
-    """
-    inputs: dict[str, np.ndarray] = {}
-    for name in names:
-        if name in ("crop112", "crop112_bgr"):
-            crops = np.stack([aligned_crop(rgb, face)[0] for face in points])
-            inputs[name] = arcface_blob(crops if name == "crop112" else crops[..., ::-1])
-        elif name == "crop224":
-            inputs[name] = clip_blob(np.stack([_upright_crop(rgb, face) for face in points]))
-        elif name == "landmarks":
-            inputs[name] = landmark_features(points)
-        else:
-            raise ValueError(f"unknown encoder input '{name}': use crop112, crop112_bgr, crop224 or landmarks")
-    return inputs

@@ -1,4 +1,4 @@
-"""A bundle's stages, ready to call: encoders, ranking and regressor as graphs, IdGen and ExpGen as samplers in head
+"""A bundle's stages, ready to call: encoders, ranking, landmarks and regressor as graphs, IdGen and ExpGen in head
 units."""
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ofer_models.bundle.graphs import graph_specs
-from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle, BundleError, StageSpec
+from ofer_models.bundle.manifest import LANDMARKS, REGRESSOR, STAGES, Bundle, BundleError, StageSpec
 from ofer_models.bundle.regression import COEFFICIENTS, CROP, RegressorSpec
-from ofer_models.bundle.tensors import StageError
+from ofer_models.bundle.tensors import StageError, refuse_other_names, text
 from ofer_models.runtime.backend import open_backend
 from ofer_models.runtime.interface import Backend
 from ofer_models.runtime.recorded_noise import RecordedNoise
@@ -22,6 +22,12 @@ _LACKING = {
     True: "has no regressor: use method ofer, or make one (`ofer train regressor`, `ofer import --deca`)",
     False: "is a regressor alone: use method regressor",
 }
+_POINTS, LANDMARK_CROP = 478, "crop128"
+# What the stage `landmarks` takes and gives, whatever its manifest says: px of the crop, and 0..1.
+_LANDMARKS = (
+    {LANDMARK_CROP: ("F", 3, 128, 128)},
+    {"points": ("F", _POINTS, 2), "deviation": ("F", _POINTS), "visible": ("F", _POINTS)},
+)
 _BESIDE = ("idrank",)  # with idgen, what identities are drawn with, beside the frames
 
 
@@ -93,13 +99,15 @@ class Regressor:
 
 
 class StageSet:
-    """Stages of a bundle on one of the runtimes, each an attribute; `backend` names the runtime in use."""
+    """Stages of a bundle on one of the runtimes, each an attribute; `backend` names the runtime in use. landmarks is
+    None where the bundle has none, or OFER's five are not asked for."""
 
     idgen: CoefficientSampler
     expgen: CoefficientSampler
     identity_context: Stage
     idrank: Stage
     expression_context: Stage
+    landmarks: Stage | None = None
     regressor: Regressor
 
     def __init__(
@@ -111,11 +119,14 @@ class StageSet:
 
         Raises BundleError naming what fails.
         """
+        if LANDMARKS in bundle.stages and set(names) >= set(STAGES):
+            names = (*names, LANDMARKS)
         missing = [name for name in names if name not in bundle.stages]
         if missing:
             raise BundleError(f"bundle {bundle.name} at {bundle.path} {_LACKING[REGRESSOR in missing]}")
         graphs = {name: bundle.stages[name] for name in names if bundle.stages[name].kind == "graph"}
         try:
+            _check_landmarks(graphs.get(LANDMARKS))
             runtime = open_backend(backend, bundle, threads) if isinstance(backend, str) else backend
             loaded = {
                 name: runtime.load(graph_specs(spec)["graph"], name not in _BESIDE) for name, spec in graphs.items()
@@ -139,7 +150,8 @@ class StageSet:
         self.runtime = runtime
         for name, stage in loaded.items():
             setattr(self, name, stage)
-        self.encoder_inputs = {name for stage in loaded.values() for name in stage.inputs} - {"betas", "context"}
+        inputs = {name for stage in loaded.values() for name in stage.inputs}
+        self.encoder_inputs = inputs - {"betas", "context", LANDMARK_CROP}
 
     @staticmethod
     def empty_inputs(stage: Stage, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -151,7 +163,7 @@ class StageSet:
 
     def warm_up(self, faces: int, hypotheses: int, share: float = 1.0) -> None:
         """Run once, at this size, what a frame needs."""
-        for stage in (self.expression_context, self.identity_context):
+        for stage in filter(None, (self.landmarks, self.expression_context, self.identity_context)):
             stage(**self.empty_inputs(stage, {"F": faces}))
         context = np.zeros((faces, int(self.expgen.spec.inputs["context"][-1])), np.float32)
         noise = np.zeros((faces, hypotheses, self.expgen.n_coefficients), np.float32)
@@ -160,3 +172,14 @@ class StageSet:
     def close(self) -> None:
         """Give back what is held on a GPU. Nothing of this can be called any more."""
         self.runtime.close()
+
+
+def _check_landmarks(spec: StageSpec | None) -> None:
+    """Refuse a stage `landmarks` of other tensors (StageError): what reads it knows its points by number."""
+    if spec is None:
+        return
+    for kind, wanted, found in zip(("input", "output"), _LANDMARKS, (spec.inputs, spec.outputs), strict=True):
+        refuse_other_names(f"stage {LANDMARKS}", kind, wanted, found)
+        for name, dims in wanted.items():
+            if tuple(found[name]) != dims:
+                raise StageError(f"stage {LANDMARKS}: {kind} {name!r} is {text(found[name])}, should be {text(dims)}")

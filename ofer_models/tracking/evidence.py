@@ -1,15 +1,16 @@
 """What a frame's landmarks say about each hypothesis: samples moved to the points that are seen.
 
-ExpGen draws from what its context leaves open, and its context is unsure of what a landmark says plainly. Here each
-sample x_k is the prior mean of one member of an ensemble, and is moved to the minimum of
+ExpGen draws from what its context leaves open, and its context is unsure of what a landmark says plainly. The samples
+are an ensemble that the points correct (ensemble Kalman filter, Evensen 1994). Its mean moves to the minimum of
 
-    sum over points of w |p + e_k - f(x, pose, shape)|^2 + |x - x_k|^2 in the prior's metric
+    sum over points of w |p - f(x, pose, shape)|^2 + |x - drawn mean|^2 in the prior's metric
 
-over expression and jaw x, with the pose and what the head's shape is off marginalised: randomised maximum a posteriori
-(Oliver, He and Reynolds 1996), for a linear model the ensemble Kalman update. e_k is noise of the points' deviation,
-so that members differ as much as the points leave open; weights w are 0 where a point is hidden, and what only hidden
-points would tell stays as it was drawn. Beforehand the ensemble is spread about its mean (covariance inflation,
-Anderson and Anderson 1999): ExpGen has believed hidden points as well and is too sure of them.
+over expression and jaw x, with the pose and what the head's shape is off marginalised; weights w are by the points'
+deviations, and 0 where a point is hidden. The samples' deviations from their mean shrink as a linear model says, with
+noise of the points' deviation added, so that members differ as much as the points leave open; what only hidden points
+would tell stays as it was drawn. Beforehand they are spread (covariance inflation, Anderson and Anderson 1999): ExpGen
+has believed hidden points as well and is too sure of them. The first member is the mean itself, as the control run of a
+weather ensemble is: the likeliest reading.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ from ofer_models.tracking.point_weights import WeighedPoints, fewer_points, poin
 from ofer_models.tracking.reprojection import SeenLandmarks
 
 INFLATION = 2.8
+_ROUNDS = 2  # through the derivatives of the first place
 _RIDGE = 1e-4  # of the mean information, so that its root exists
-_PRIOR = 1.5  # deviation about a sample, in those of the population
-_LEAST_PRIOR = 0.15  # of coefficients that the population seldom uses
+# Deviation of a sample, and of the samples' mean, from the truth, in those of the population. The mean is worth more
+# than one sample, but not at lids and brows, of whose movement the context tells little.
+_PRIOR, _PRIOR_OF_MEAN = 1.5, 0.4
+_LEAST_PRIOR, _LEAST_PRIOR_OF_MEAN = 0.15, 0.04  # of coefficients that the population seldom uses
+_LITTLE_TOLD = ("eye", "brow")  # how the names of such units begin
+_CENTRINGS = 3  # rounds in which members within their bounds get the ensemble's mean
 _SHAPE_OFF = 0.3  # deviations by which the chosen head may still be wrong in each component
 
 
@@ -37,11 +43,18 @@ class LandmarkEvidence:
     """Moves the hypotheses of faces to their landmarks, all faces of a frame in one go."""
 
     def __init__(
-        self, system: LandmarkSystem, deviation: np.ndarray, bounds: tuple[float, float] | None, n_expression: int
-    ) -> None:
-        """deviation (E + 3,) of expression and jaw in the population; bounds of the expression."""
+        self, system: LandmarkSystem, deviation: np.ndarray, bounds: tuple[float, float] | None, n_expression: int,
+        names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """deviation (E + 3,) of expression and jaw in the population; bounds of the expression; names of its units,
+        where they have any."""
         self.system = system
-        self.precision = 1 / np.maximum(_PRIOR * np.asarray(deviation, np.float64), _LEAST_PRIOR) ** 2
+        deviation = np.asarray(deviation, np.float64)
+        wide = np.maximum(_PRIOR * deviation, _LEAST_PRIOR)
+        narrow = np.maximum(_PRIOR_OF_MEAN * deviation, _LEAST_PRIOR_OF_MEAN)
+        little = np.zeros(len(deviation), bool)
+        little[: len(names)] = [name.startswith(_LITTLE_TOLD) for name in names]
+        self.precision, self._of_mean = 1 / wide**2, 1 / np.where(little, wide, narrow) ** 2
         self.bounds, self._bounded = bounds, slice(n_expression)
 
     @classmethod
@@ -57,7 +70,7 @@ class LandmarkEvidence:
         if not every_point:
             weights = fewer_points(bundle.head, embedding, weights, deviation[: bundle.n_expression])
         system = LandmarkSystem(bundle.head, WeighedPoints.of(embedding, points, weights))
-        return cls(system, deviation, bundle.expression_range, bundle.n_expression)
+        return cls(system, deviation, bundle.expression_range, bundle.n_expression, bundle.head.expression_names)
 
     def __call__(
         self,
@@ -101,36 +114,56 @@ class LandmarkEvidence:
         noise: np.ndarray,
         at: Poses,
     ) -> tuple[np.ndarray, Poses]:
-        system, start, n = self.system, self._inflated(drawn), self.system.others
-        pictures = system.pictures(seen, np.stack([system.weights(each) for each in visible]))
-        middle = start.mean(1)
-        linear = system.linear(pictures, resting, middle, at)
+        system, drawn, n = self.system, drawn.astype(np.float64), self.system.others
+        pairs = zip(seen, visible, strict=True)
+        pictures = system.pictures(seen, np.stack([system.weights(*pair) for pair in pairs]))
+        start = drawn.mean(1, keepdims=True)
+        place = start
+        linear = system.linear(pictures, resting, start[:, 0], at)
         own = linear.normal[:, :n, :n] + np.diag(free_pose(1 / _SHAPE_OFF**2, system.shapes))
         cross = linear.normal[:, :n, n:]
         without = np.linalg.solve(own, cross)
         known = linear.normal[:, n:, n:] - cross.swapaxes(-1, -2) @ without
-        scatter = noise @ _root(known).swapaxes(-1, -2)
-        whole = known + np.diag(self.precision)
+        residual = linear.off[:, None]
+        for round_ in range(_ROUNDS):
+            if round_:
+                residual = system.residuals(pictures, system.models(resting, place), at)
+            gradient = linear.gradient(residual)
+            right = gradient[..., n:] - gradient[..., :n] @ without + self._of_mean * (start - place)
+            place, step = bounded_solve(known + np.diag(self._of_mean), right, place, self.bounds, self._bounded)
+            left = gradient[:, 0, :n] - (cross @ step[:, 0, :, None])[..., 0]
+            at = at.moved(np.linalg.solve(own, left[..., None])[:, system.shapes :, 0])
+        apart = noise @ _root(known).swapaxes(-1, -2) + self.precision * INFLATION * (drawn - start)
+        apart[:, 0] = 0
+        # What is at an end of its range in the mean stays there in all members.
+        apart = _solve_free(known + np.diag(self.precision), apart, self._held(place))
+        return self._within(place, apart), at
 
-        def step(gradient: np.ndarray, place: np.ndarray, at: Poses) -> tuple[np.ndarray, Poses]:
-            off = gradient[..., :n]
-            right = gradient[..., n:] - off @ without + scatter + self.precision * (start - place)
-            place, step = bounded_solve(whole, right, place, self.bounds, self._bounded)
-            left = off.mean(1) - (cross @ step.mean(1)[..., None])[..., 0]
-            return place, at.moved(np.linalg.solve(own, left[..., None])[:, system.shapes :, 0])
-
-        # Once along the derivatives, from what is off at the mean; once from where that has led, with the same ones.
-        first = linear.gradient(linear.off)[:, None] - (start - middle[:, None]) @ linear.normal[:, n:]
-        place, at = step(first, start, at)
-        return step(linear.gradient(system.residuals(pictures, system.models(resting, place), at)), place, at)
-
-    def _inflated(self, drawn: np.ndarray) -> np.ndarray:
-        drawn = drawn.astype(np.float64)
-        middle = drawn.mean(1, keepdims=True)
-        wide = middle + INFLATION * (drawn - middle)
+    def _held(self, place: np.ndarray) -> np.ndarray:
+        """(F, 1, D) coefficients that are at an end of their range in the means (F, 1, D)."""
+        held = np.zeros(place.shape, bool)
         if self.bounds is not None:
-            wide[..., self._bounded] = np.clip(wide[..., self._bounded], *self.bounds)
-        return wide
+            low, high = self.bounds
+            held[..., self._bounded] = (place <= low)[..., self._bounded] | (place >= high)[..., self._bounded]
+        return held
+
+    def _within(self, place: np.ndarray, apart: np.ndarray) -> np.ndarray:
+        """Members (F, H, D) apart from the means (F, 1, D), the first at the mean, within the bounds and with that mean
+        as nearly as these allow."""
+        members = place + apart
+        if self.bounds is None:
+            return members
+        for _ in range(_CENTRINGS if members.shape[1] > 1 else 0):
+            members[..., self._bounded] = np.clip(members[..., self._bounded], *self.bounds)
+            members[:, 1:] += place - members[:, 1:].mean(1, keepdims=True)
+        members[..., self._bounded] = np.clip(members[..., self._bounded], *self.bounds)
+        return members
+
+
+def _solve_free(normal: np.ndarray, right: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """(F, H, D) solutions of normal (F, D, D) for right (F, H, D), with 0 for those that are held (F, 1, D)."""
+    alone = np.where(held.swapaxes(-1, -2) | held, np.eye(normal.shape[-1]), normal)
+    return np.linalg.solve(alone, np.where(held, 0, right).swapaxes(-1, -2)).swapaxes(-1, -2)
 
 
 def _root(known: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ class FacePoser:
                 np.stack([memories[row].scatter for row in weighed]), [means[row] for row in weighed],
             )  # fmt: skip
             for row, pose, each in zip(weighed, moved, visible, strict=True):
-                means[row], trusts[row] = pose, self._evidence.system.weights(each)
+                means[row], trusts[row] = pose, self._evidence.system.weights(seen[row], each)
         for memory, found in zip(memories, coefficients, strict=True):
             memory.expressions, memory.jaws, memory.pose = found[:, :-3], found[:, -3:], None
         if not weighed:

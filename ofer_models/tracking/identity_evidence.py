@@ -20,6 +20,9 @@ from ofer_models.tracking.identity_state import View
 from ofer_models.tracking.landmark_system import Poses, Systems, bounded_solve, free_pose
 
 _ROUNDS = 4
+# What points count here of what they count for an expression: where a network sees them too high in every picture of a
+# person, the head would take it over.
+_SHARE = 0.25
 _SHAPE_PRIOR = 0.9  # deviation about the candidate, in each component
 
 
@@ -105,7 +108,8 @@ class IdentityEvidence:
 
     def _at(self, fit: _Fit, betas: np.ndarray) -> Systems:
         """A view's system, of one face."""
-        pictures = self._system.pictures([fit.view.seen], self._system.weights(fit.view.visible)[None])
+        weights = _SHARE * self._system.weights(fit.view.seen, fit.view.visible)
+        pictures = self._system.pictures([fit.view.seen], weights[None])
         return self._system.linear(pictures, self._resting(betas), fit.place[None], fit.pose)
 
     def _own(

@@ -20,9 +20,7 @@ from ofer_models.perception.intrinsics import project
 from ofer_models.tracking.point_weights import WeighedPoints
 from ofer_models.tracking.reprojection import SeenLandmarks
 
-# Deviation of MediaPipe's points on photographs, and how many independent points all of them together count as: close
-# points are wrong together.
-DEVIATION, INDEPENDENT = 0.02, 50
+INDEPENDENT = 200  # points that all of them together count as: close points are wrong together
 SHAPES = 40  # components of the head's shape that are estimated from points
 _DOUBTFUL, _CLEAR = 0.62, 0.92  # chance of being seen up to which a point tells nothing, and from which it tells all
 _JAW_STEP = 0.05  # rad, of the derivative
@@ -87,7 +85,7 @@ class LandmarkSystem:
     def __init__(self, head: HeadModel, points: WeighedPoints) -> None:
         self.rows = points.rows
         self._numbers = points.numbers
-        self._weights = points.weights * (INDEPENDENT / points.weights.sum()) / DEVIATION**2
+        self._weights = points.weights * (INDEPENDENT / points.weights.sum())
         self.decoder = LandmarkDecoder(head, points.embedding)
         self._n = head.n_expression
         self.shapes = min(SHAPES, head.n_shape)
@@ -103,11 +101,17 @@ class LandmarkSystem:
         """Columns of shape and pose, which come before those of expression and jaw."""
         return self.shapes + 6
 
-    def weights(self, visible: np.ndarray | None) -> np.ndarray:
-        """Weights (n,) with the chance (468,) that each of MediaPipe's points is seen; all are without it."""
-        if visible is None:
-            return self._weights
-        return self._weights * np.clip((visible[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1)
+    def weights(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:
+        """Weights (n,) of a face that is seen at all of the embedding's landmarks: by their deviations, and by the
+        chance (468,) that each of MediaPipe's points is seen, the less of what the encoder and a landmark network say;
+        all are without either."""
+        sure = seen.deviation[self.rows] if isinstance(seen.deviation, np.ndarray) else seen.deviation
+        weights = self._weights / np.square(sure)
+        for chance in (visible, seen.visible):
+            if chance is not None:
+                clear = np.clip((chance[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1)
+                weights = np.minimum(weights, clear * self._weights / np.square(sure))
+        return weights
 
     def pictures(self, seen: Sequence[SeenLandmarks], weights: np.ndarray) -> Pictures:
         """Of faces seen at all of the embedding's landmarks; weights (F, n) as above."""

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
 from ofer_models.perception.intrinsics import Intrinsics, project
-
-_RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
-_DEVIATION = 0.02  # reprojection noise, as a part of the inter-ocular distance, in a mesh's weight
+from ofer_models.perception.point_fusion import MEDIAPIPE_DEVIATION, PointEstimate, fuse, inter_ocular
 
 
 @dataclass(frozen=True)
 class SeenLandmarks:
-    """A face's landmarks points (L, 2) px without lens distortion, camera matrix K (3, 3), inter-ocular distance px."""
+    """A face's landmarks points (L, 2) px without lens distortion, camera matrix K (3, 3), inter-ocular distance px.
+
+    deviation, (L,) or one for all: of each coordinate, in parts of the inter-ocular distance. visible (468,): the
+    chance that each of MediaPipe's points is seen, where a landmark network tells it.
+    """
 
     points: np.ndarray
     K: np.ndarray
     between_eyes: float
+    deviation: np.ndarray | float = MEDIAPIPE_DEVIATION
+    visible: np.ndarray | None = None
 
     @classmethod
     def of(cls, landmarks: np.ndarray, chosen: np.ndarray, intrinsics: Intrinsics) -> SeenLandmarks:
-        """landmarks (478, >=2) px as the frame shows them, chosen (L,) those of them that the head model knows."""
+        """MediaPipe's landmarks (478, >=2) px as the frame shows them, chosen (L,) those that the head model knows."""
         points = intrinsics.undistort(landmarks[:N_MEDIAPIPE, :2])
-        eyes = float(np.linalg.norm(points[list(_LEFT_EYE)].mean(0) - points[list(_RIGHT_EYE)].mean(0)))
-        # A profile shows both eyes at one place.
-        eyes = max(eyes, 0.35 * float(np.ptp(points, axis=0).max()), 1e-3)
-        return cls(points[chosen], intrinsics.K, eyes)
+        return cls(points[chosen], intrinsics.K, inter_ocular(points))
+
+    @classmethod
+    def of_both(
+        cls, landmarks: np.ndarray, own: PointEstimate, chosen: np.ndarray, intrinsics: Intrinsics
+    ) -> SeenLandmarks:
+        """What MediaPipe's landmarks and a bundle's own network (of 478 points) say together."""
+        both = fuse(landmarks, own)
+        face = cls.of(both.points, chosen, intrinsics)
+        deviation = both.deviation[chosen] / inter_ocular(landmarks)
+        return replace(face, deviation=deviation, visible=own.visible[:N_MEDIAPIPE])
 
     def at(self, rows: np.ndarray) -> SeenLandmarks:
         """The same face at some of its landmarks, rows (n,)."""
-        return SeenLandmarks(self.points[rows], self.K, self.between_eyes)
+        own = self.deviation[rows] if isinstance(self.deviation, np.ndarray) else self.deviation
+        return replace(self, points=self.points[rows], deviation=own)
 
     def pose(self, model: np.ndarray, previous: HeadPose | None = None) -> HeadPose:
         """Pose of a mesh whose landmarks are model (L, 3) in the head frame."""
@@ -54,8 +66,10 @@ class SeenLandmarks:
         """
         distances = self.distances(models, pose)
         saturated = np.minimum(distances, 3 * np.median(distances))
-        robust = saturated.mean(-1) if trust is None else saturated @ (trust / max(float(trust.sum()), 1e-9))
-        return -0.5 * (robust / _DEVIATION) ** 2
+        share = np.ones(len(self.points)) if trust is None else trust
+        share = share / max(float(share.sum()), 1e-9)
+        variance = share @ np.broadcast_to(np.square(self.deviation), len(self.points))
+        return -0.5 * (saturated @ share) ** 2 / max(float(variance), 1e-9)
 
 
 def poses_of(

@@ -10,7 +10,7 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle, BundleError
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.head.landmark_sets import N_MEDIAPIPE
-from ofer_models.perception.crops import encoder_inputs
+from ofer_models.perception.encoder_inputs import encoder_inputs
 from ofer_models.perception.tracker import Track
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import DriftingNoise

@@ -97,18 +97,18 @@ def write_manifest(
     _write(folder, {"format": FORMAT, **header, "stages": {name: stages[name] for name in present}, "files": files})
 
 
-def set_regressor(folder: Path, entry: dict[str, Any], provenance: Provenance) -> None:
-    """Give a bundle, whose folder holds the entry's graph already, this regressor instead of what it had for one.
+def set_stage(folder: Path, name: str, entry: dict[str, Any], provenance: Provenance) -> None:
+    """Give a bundle, whose folder holds the entry's graph already, this stage instead of what it had for one.
 
     Raises BundleError where the folder is no bundle.
     """
     manifest = read_manifest(folder)
-    before = manifest["stages"].pop(REGRESSOR, {"files": {}})
-    for name in before["files"].values():
-        manifest["files"].pop(name, None)
-    for name in entry["files"].values():
-        manifest["files"][name] = asdict(FileRecord(sha256_of(folder / name), **asdict(provenance)))
-    manifest["stages"][REGRESSOR] = entry
+    before = manifest["stages"].pop(name, {"files": {}})
+    for file in before["files"].values():
+        manifest["files"].pop(file, None)
+    for file in entry["files"].values():
+        manifest["files"][file] = asdict(FileRecord(sha256_of(folder / file), **asdict(provenance)))
+    manifest["stages"][name] = entry
     _write(folder, manifest)
 
 

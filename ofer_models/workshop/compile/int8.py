@@ -71,7 +71,7 @@ def find_faces(bundle: Bundle, pictures: Sequence[str], names: set[str]) -> list
 
     Raises StageError with the number where there are less than LEAST_FACES.
     """
-    from ofer_models.perception.crops import encoder_inputs
+    from ofer_models.perception.encoder_inputs import encoder_inputs
     from ofer_models.perception.frontend import FaceFrontend
     from ofer_models.perception.pictures import PictureError, read_picture
     from ofer_models.reconstruction.pictures import find_pictures

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofer_models.workshop.networks.landmark_crop import HALF, INPUT, POINTS, to_unit
+from ofer_models.perception.landmark_crop import HALF, INPUT, POINTS, to_unit
 
 _CHANNELS = (32, 64, 96, 160, 256)  # after each halving of the picture
 _RESIDUALS = (0, 0, 0, 1, 1)  # and residual blocks at that size

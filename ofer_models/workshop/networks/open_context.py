@@ -36,6 +36,12 @@ class Pixels(nn.Sequential):
             crop112 = layer(crop112)
         return crop112
 
+    def features(self, convolved: Tensor) -> Tensor:
+        """The features (F, 192) of what the convolutions saw."""
+        for layer in list(self)[-3:]:
+            convolved = layer(convolved)
+        return convolved
+
 
 class Branch(nn.Module):
     """What one encoder makes of landmarks (F, 478, 6) and pixel features (F, 192).
@@ -79,11 +85,10 @@ class Branch(nn.Module):
 class OpenContext(nn.Module):
     """An encoder as a bundle holds it: landmarks (F, 478, 6) float32 and crop112 (F, 3, 112, 112) to context (F, C).
 
-    `perception.crops.encoder_inputs` makes the inputs. visibility: layers on the convolutions; with them the encoder
+    `perception.encoder_inputs` makes the inputs. visibility: layers on the convolutions; with them the encoder
     also returns occlusion (F, 1), the part of the landmarks that is covered, and visible (F, 468), the chance that
-    nothing covers each, and the crop says nothing else: the context is that of the landmarks with a grey crop. On
-    photographs that is the better one, since renderings' skin and light are not people's. occlusion: where nothing is
-    known of single landmarks, a layer on the context whose sigmoid is returned as occlusion.
+    nothing covers each. occlusion: where nothing is known of single landmarks, a layer on the context whose sigmoid is
+    returned as occlusion.
     """
 
     def __init__(
@@ -95,16 +100,11 @@ class OpenContext(nn.Module):
     ) -> None:
         super().__init__()
         self.pixels, self.branch, self.occlusion, self.visibility = pixels, branch, occlusion, visibility
-        if visibility is not None:
-            with torch.no_grad():
-                device = next(pixels.parameters()).device
-                grey = pixels.eval()(torch.zeros(1, 3, _CROP, _CROP, device=device))
-            self.register_buffer("grey", grey)
 
     def forward(self, landmarks: Tensor, crop112: Tensor) -> Tensor | tuple[Tensor, ...]:
+        convolved = self.pixels.convolved(crop112)
+        context = self.branch.context(self.branch.gist(landmarks, self.pixels.features(convolved)))
         if self.visibility is not None:
-            visible = self.visibility(self.pixels.convolved(crop112)).sigmoid()
-            context = self.branch.context(self.branch.gist(landmarks, self.grey.expand(landmarks.shape[0], -1)))
+            visible = self.visibility(convolved).sigmoid()
             return context, 1 - visible.mean(1, keepdim=True), visible
-        context = self.branch.context(self.branch.gist(landmarks, self.pixels(crop112)))
         return context if self.occlusion is None else (context, self.occlusion(context).sigmoid())

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.bundle.manifest import MANIFEST, Bundle, read_manifest
+from ofer_models.bundle.manifest import MANIFEST, REGRESSOR, Bundle, read_manifest
 from ofer_models.bundle.regression import COEFFICIENTS, CROP, CropSpec, RegressorSpec
-from ofer_models.workshop.bundle_writer import Provenance, regressor_entry, set_regressor
+from ofer_models.workshop.bundle_writer import Provenance, regressor_entry, set_stage
 from ofer_models.workshop.networks.deca import GROUPS, SIZE, DecaEncoder, WithOurLight
 from ofer_models.workshop.networks.resnet import DEPTHS
 from ofer_models.workshop.official.checkpoint import CheckpointError, load_network, read_state
@@ -65,7 +65,7 @@ def import_deca(
         step("manifest")
         crop = CropSpec(SIZE, "box68", np.zeros(3), np.ones(3), scale=SCALE)
         entry = regressor_entry(folder / GRAPH, RegressorSpec(dict(GROUPS), crop))
-        set_regressor(folder, entry, Provenance(f"ofer import from {checkpoint.name}", LICENCE, False))
+        set_stage(folder, REGRESSOR, entry, Provenance(f"ofer import from {checkpoint.name}", LICENCE, False))
     return difference
 
 

@@ -76,8 +76,7 @@ class Encoders(nn.Module):
         return {name: branch(landmarks, pixels.float()) for name, branch in self.branches.items()}
 
     def encoder(self, name: str, *, occlusion: bool = False, visibility: Visibility | None = None) -> OpenContext:
-        """One encoder, as the bundle holds it; visibility: it tells which landmarks are covered, and only that, of the
-        crop."""
+        """One encoder, as the bundle holds it; visibility: it also tells which landmarks are covered."""
         trained = self.branches[name]
         return OpenContext(self.pixels, trained.branch, trained.occlusion if occlusion else None, visibility)
 

@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from ofer_models.perception.encoder_inputs import crop_blob
+from ofer_models.perception.landmark_crop import HALF, INPUT
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
+from ofer_models.perception.point_fusion import PointEstimate, fuse
 from ofer_models.runtime.onnxruntime_backend import OnnxStage, sums_exactly
 from ofer_models.workshop.compile.quantize import quantized
 from ofer_models.workshop.errors import EvaluationError
-from ofer_models.workshop.networks.landmark_crop import HALF, INPUT
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
-from ofer_models.workshop.networks.trace import export_module
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.eyes.batches import plain
 from ofer_models.workshop.train.eyes.faces import Faces, load_faces
+from ofer_models.workshop.train.eyes.stage import export_stage
 from ofer_models.workshop.train.eyes.training import NETWORK, load_network
 from ofer_models.workshop.train.eyes.validation import eyes_apart, face_figures, follow, rendering_figures
 
@@ -60,8 +62,7 @@ def measure(work: Path, photographs: Sequence[Path] = ()) -> Results:
             points, deviation = follow(partial(_run, stage), faces)
             figures[name] |= face_figures(points, faces)
             if name == "fp32":
-                fused = fuse(points, deviation, faces.points[..., :2], mediapipe_deviation(faces))
-                figures["fused"] = face_figures(fused, faces)
+                figures["fused"] = face_figures(_fused(points, deviation, faces), faces)
     figures["mediapipe"] = _mediapipe(pictures) | (face_figures(faces.points, faces) if faces else {})
     about = {
         **learned, "held_out": len(pictures),
@@ -73,42 +74,31 @@ def measure(work: Path, photographs: Sequence[Path] = ()) -> Results:
 def export(network: LandmarkNetwork, folder: Path, crops: np.ndarray) -> dict[str, Path]:
     """The network as ONNX files, in float32 and with 8-bit products whose ranges come from crops (n, 128, 128, 3)."""
     paths = {"fp32": folder / "landmarks.onnx", "int8": folder / "landmarks.int8.onnx"}
-    export_module(network, paths["fp32"], {"crop": ("F", 3, INPUT, INPUT)}, ["points", "deviation", "visible"])
-    rows = [{"crop": blob(crop[None])} for crop in crops[:_RANGES]]
+    export_stage(network, paths["fp32"])
+    rows = [{"crop128": crop_blob(crop[None])} for crop in crops[:_RANGES]]
     paths["int8"].write_bytes(quantized(paths["fp32"], rows, sums_exactly()))
     return paths
 
 
-def blob(crops: np.ndarray) -> np.ndarray:
-    """(n, 3, 128, 128) float32 in -1..1 of crops (n, 128, 128, 3) uint8."""
-    return np.ascontiguousarray(((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2))
-
-
-def fuse(one: np.ndarray, one_deviation: np.ndarray, two: np.ndarray, two_deviation: np.ndarray) -> np.ndarray:
-    """Points (n, P, 2) by inverse variance; deviations (n, P)."""
-    weight = two_deviation**2 / (one_deviation**2 + two_deviation**2)
-    return two + weight[..., None] * (one - two)
-
-
-def mediapipe_deviation(faces: Faces) -> np.ndarray:
-    """(n, 478) px: MediaPipe tells none; about 3 % of the distance between the eyes' centres a coordinate in sight."""
-    return np.repeat(0.03 * eyes_apart(faces.points)[:, None], faces.points.shape[1], axis=1)
+def _fused(points: np.ndarray, deviation: np.ndarray, faces: Faces) -> np.ndarray:
+    """Points (n, 478, 2) as the pipeline makes them of the network's and MediaPipe's."""
+    rows = zip(points, deviation, faces.points, strict=True)
+    return np.stack([fuse(seen, PointEstimate(own, wide, np.ones(len(own)))).points for own, wide, seen in rows])
 
 
 def _run(stage: OnnxStage, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points, deviations and probabilities of being seen, one crop a call as on a robot."""
-    rows = [stage(crop=blob(crop[None])) for crop in crops]
-    points, deviation, visible = (np.concatenate([row[n] for row in rows]) for n in ("points", "deviation", "visible"))
-    return points, deviation, 1 / (1 + np.exp(-visible))
+    rows = [stage(crop128=crop_blob(crop[None])) for crop in crops]
+    return tuple(np.concatenate([row[name] for row in rows]) for name in ("points", "deviation", "visible"))
 
 
 def _milliseconds(stage: OnnxStage, crops: np.ndarray) -> dict[str, float]:
     """Median of processor time for one face on one thread, so that a busy machine counts little."""
     taken = []
     for index in range(_REPEATS):
-        crop = blob(crops[[index % len(crops)]])
+        crop = crop_blob(crops[[index % len(crops)]])
         started = time.process_time()
-        stage(crop=crop)
+        stage(crop128=crop)
         taken.append(1000 * (time.process_time() - started))
     return {"ms": statistics.median(taken)}
 

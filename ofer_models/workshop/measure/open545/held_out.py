@@ -13,7 +13,7 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.decoders import HypothesisDecoder
 from ofer_models.head.model import HeadModel
-from ofer_models.perception.crops import arcface_blob
+from ofer_models.perception.encoder_inputs import crop_blob
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import hypothesis_noise
 from ofer_models.workshop.head.frontal import frontal_basis, vertex_errors
@@ -56,7 +56,7 @@ class ExpressionErrors:
 
 def encoder_arrays(pictures: PictureSet, rows: slice) -> dict[str, np.ndarray]:
     """The inputs of the open bundle's encoders for some pictures."""
-    return {"landmarks": pictures.landmarks[rows].astype(np.float32), "crop112": arcface_blob(pictures.crop[rows])}
+    return {"landmarks": pictures.landmarks[rows].astype(np.float32), "crop112": crop_blob(pictures.crop[rows])}
 
 
 def identity_errors(

@@ -19,6 +19,7 @@ import numpy as np
 from ofer_models.files.arrays import read_npz
 from ofer_models.files.hashing import sha256_of
 from ofer_models.files.refusal import FileRefused
+from ofer_models.perception.landmark_crop import landmark_crop
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.pictures.dataset import PictureSet
 from ofer_models.workshop.progress import Progress, silent
@@ -36,7 +37,8 @@ _BOTH = ("clean", "occluded")
 @dataclass(frozen=True)
 class Open545:
     """clean and occluded: the same n scenes without and with an occluder. person (n,) 0..10, group (n,) index into
-    GROUPS, camera (n, 3, 3), clean_points and occluded_points (n, 478, 3) px as MediaPipe sees them.
+    GROUPS, camera (n, 3, 3), clean_points and occluded_points (n, 478, 3) px as MediaPipe sees them, clean_crop128 and
+    occluded_crop128 (n, 128, 128, 3) uint8: what a bundle's landmark network sees.
     """
 
     clean: PictureSet
@@ -46,6 +48,8 @@ class Open545:
     camera: np.ndarray
     clean_points: np.ndarray
     occluded_points: np.ndarray
+    clean_crop128: np.ndarray
+    occluded_crop128: np.ndarray
 
     def __len__(self) -> int:
         return len(self.person)
@@ -103,7 +107,10 @@ def load(folder: Path) -> Open545:
         )
         for which in _BOTH
     }
-    return Open545(**sets, **{name: arrays[name] for name in Open545.__dataclass_fields__ if name not in _BOTH})
+    own = [name for name in Open545.__dataclass_fields__ if name not in _BOTH]
+    if missing := [name for name in own if name not in arrays]:
+        raise EvaluationError(f"{folder} was drawn without {missing[0]}, by an older version; remove it")
+    return Open545(**sets, **{name: arrays[name] for name in own})
 
 
 def hashes(pictures: Open545, head_path: Path) -> dict[str, str]:
@@ -184,15 +191,16 @@ def _draw(source, index: int) -> dict[str, np.ndarray]:
         truths = source.truth(scene, np.zeros_like(cover)), source.truth(scene, cover)
         if truths[1]["occlusion"] < _LEAST:
             continue
+        images = [camera_effects(image, stream(2)) for image in (scene.image, covered)]
         samples = [
-            source.observe(camera_effects(image, stream(2)), truth, stream(3), stream(4))
-            for image, truth in zip((scene.image, covered), truths, strict=True)
+            source.observe(image, truth, stream(3), stream(4)) for image, truth in zip(images, truths, strict=True)
         ]
         if None in samples:
             continue
         row = {"person": np.int64(person), "group": np.int64(group), "camera": scene.camera}
-        for which, sample in zip(_BOTH, samples, strict=True):
+        for which, image, sample in zip(_BOTH, images, samples, strict=True):
             row[f"{which}_index"], row[f"{which}_points"] = np.int64(index), sample.points.astype(np.float32)
+            row[f"{which}_crop128"] = landmark_crop(image, sample.points)[0]
             for name in ("landmarks", "crop", "betas", "expression", "jaw", "visible", "covered"):
                 row[f"{which}_{name}"] = getattr(sample, name)
             row[f"{which}_occlusion"] = np.float32(sample.occlusion)

@@ -10,7 +10,7 @@ import numpy as np
 from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE
 from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.perception.crops import five_points, similarity
-from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE, INPUT
+from ofer_models.perception.landmark_crop import CROP_TEMPLATE, INPUT
 from ofer_models.workshop.pictures.occluders import add_occluders
 from ofer_models.workshop.pictures.people.assets import Library
 from ofer_models.workshop.pictures.people.body import Body, between_lids, eye_paint

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ofer_models.workshop.networks.landmark_crop import INPUT, to_unit
+from ofer_models.perception.landmark_crop import INPUT, to_unit
 from ofer_models.workshop.pictures.people.dataset import PeopleSet
 
 # How far crops by imperfect points lie off: px, share of the size, radians.

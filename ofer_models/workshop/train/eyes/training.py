@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ofer_models.files.refusal import one_line
 from ofer_models.perception.crops import canonical_face
+from ofer_models.perception.landmark_crop import INPUT
 from ofer_models.workshop.errors import DataError
-from ofer_models.workshop.networks.landmark_crop import INPUT
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
 from ofer_models.workshop.official.pickle_machine import UnsafePickleError
 from ofer_models.workshop.official.torch_tensors import load_torch
@@ -68,10 +68,15 @@ def train_eyes(
     photographs: folders of annotated faces to watch the training on. again: start anew, and keep what was there aside.
     """
     accelerator = accelerator or Accelerator()
+    if not again and (work / NETWORK).is_file():
+        network = LandmarkNetwork()
+        learned = load_network(network, work / NETWORK)["pictures"]
+        if learned >= plan.pictures:
+            log(f"eyes: {work / NETWORK} has learned from {learned} pictures already")
+            return network
     if accelerator.main:
-        sets = (("held_out", plan.held_out, dataset.HELD_OUT_SEED), ("pictures", plan.pictures, seed))
-        for folder, count, own in sets:
-            dataset.generate(head, work, work / folder, count, seed=own, workers=workers, progress=progress)
+        draw_held_out(head, work, plan, workers, progress)
+        dataset.generate(head, work, work / "pictures", plan.pictures, seed=seed, workers=workers, progress=progress)
         for path in (work / NETWORK, work / CHECKPOINT):
             if again and path.is_file():
                 path.replace(path.with_suffix(f".before{path.suffix}"))
@@ -82,9 +87,6 @@ def train_eyes(
     network, start = LandmarkNetwork(_mean_points(pictures)), {"pictures": 0, "steps": 0}
     if (work / NETWORK).is_file():
         start = load_network(network, work / NETWORK)
-        if start["pictures"] >= plan.pictures:
-            log(f"eyes: {work / NETWORK} has learned from {start['pictures']} pictures already")
-            return network
         log(f"eyes: starts from the network of {start['pictures']} pictures")
     faces = load_faces(photographs) if photographs and accelerator.main else None
     watch = _Watch(work / CURVE, held_out, faces, start, plan.pictures, log)
@@ -114,6 +116,16 @@ def train_eyes(
         (work / CHECKPOINT).unlink(missing_ok=True)
     accelerator.wait()
     return network
+
+
+def draw_held_out(
+    head: Path, work: Path, plan: Plan, workers: int = 2,
+    progress: Callable = lambda iterable, text, total: iterable,
+) -> dataset.PeopleSet:  # fmt: skip
+    """The pictures of a working folder that are never trained on, drawn where they are not there yet."""
+    folder, seed = work / "held_out", dataset.HELD_OUT_SEED
+    dataset.generate(head, work, folder, plan.held_out, seed=seed, workers=workers, progress=progress)
+    return dataset.load(folder, plan.held_out)
 
 
 def load_network(network: LandmarkNetwork, path: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ofer_models.perception.crops import five_points
-from ofer_models.workshop.networks.landmark_crop import HALF, INPUT, landmark_crop
+from ofer_models.perception.landmark_crop import HALF, INPUT, landmark_crop
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
 from ofer_models.workshop.pictures.people.dataset import PeopleSet
 from ofer_models.workshop.train.eyes.batches import crop_input, plain

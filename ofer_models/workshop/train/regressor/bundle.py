@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from ofer_models.bundle.manifest import Bundle
+from ofer_models.bundle.manifest import REGRESSOR, Bundle
 from ofer_models.bundle.regression import COEFFICIENTS, CROP, RegressorSpec
-from ofer_models.workshop.bundle_writer import Provenance, regressor_entry, set_regressor
+from ofer_models.workshop.bundle_writer import Provenance, regressor_entry, set_stage
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.trace import export_module
 
@@ -34,5 +34,5 @@ def write_regressor(
         os.replace(partial, folder / GRAPH)
     finally:
         partial.unlink(missing_ok=True)
-    set_regressor(folder, regressor_entry(folder / GRAPH, spec), provenance)
+    set_stage(folder, REGRESSOR, regressor_entry(folder / GRAPH, spec), provenance)
     return Bundle.load(folder)
