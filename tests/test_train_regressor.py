@@ -16,10 +16,10 @@ from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.head.model import rotation_matrices
 from ofer_models.perception.crops import canonical_face
 from ofer_models.perception.intrinsics import project
+from ofer_models.perception.landmark_crop import CROP_TEMPLATE, INPUT, to_unit
 from ofer_models.perception.regressor_crop import TO_CAMERA, cut_face, regressed_pose, regressor_crop
 from ofer_models.runtime.stages import StageSet
 from ofer_models.workshop.errors import DataError
-from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE, INPUT, to_unit
 from ofer_models.workshop.networks.landmark_regressor import LandmarkRegressor, RegressorHead
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
 from ofer_models.workshop.networks.students import ResNetStudent

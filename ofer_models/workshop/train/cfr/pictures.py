@@ -14,9 +14,9 @@ from ofer_models.files.arrays import read_npy
 from ofer_models.files.refusal import FileRefused
 from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE
 from ofer_models.head.model import HeadModel
+from ofer_models.perception.landmark_crop import INPUT
 from ofer_models.perception.pictures import SUFFIXES, PictureError, read_picture
 from ofer_models.workshop.errors import DataError
-from ofer_models.workshop.networks.landmark_crop import INPUT
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.regressor.targets import HeadTargets
 

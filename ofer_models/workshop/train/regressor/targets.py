@@ -10,8 +10,8 @@ import numpy as np
 from ofer_models.bundle.regression import CropSpec, RegressorSpec
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.head.model import HeadModel
+from ofer_models.perception.landmark_crop import CROP_TEMPLATE, INPUT, to_unit
 from ofer_models.perception.regressor_crop import TO_CAMERA, crop_camera
-from ofer_models.workshop.networks.landmark_crop import CROP_TEMPLATE, INPUT, to_unit
 from ofer_models.workshop.pictures.people.dataset import PeopleSet, PeopleTruth
 from ofer_models.workshop.train.mirror import Mirror
 
