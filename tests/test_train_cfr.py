@@ -419,7 +419,7 @@ def test_a_schedule_says_what_is_unusual_alone():
     assert Schedule(3, 4, 1e-3).told() == {"steps": 3, "batch": 4, "rate": 1e-3, "decay": 1e-4, "average": 0.999}
     unusual = Plan.of_stage(1).schedule(480)
     assert (unusual.steps, unusual.batch, unusual.rate) == (500, 48, 2e-6)
-    assert unusual.told() | {"betas": (0.5, 0.999), "cosine": True} == unusual.told()
+    assert unusual.told() | {"betas": [0.5, 0.999], "cosine": True} == unusual.told()
     assert Plan.of_stage(2).schedule(320).steps == 50
 
 

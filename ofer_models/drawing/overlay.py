@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from ofer_models.drawing.atlas import texel
 from ofer_models.drawing.raster import rasterize
 from ofer_models.drawing.shading import SKIN, Shader, face_normals
 from ofer_models.perception.intrinsics import Intrinsics
@@ -58,6 +59,25 @@ def draw_mesh(
     if (scale < 1).any():
         painted, cover = (cv2.resize(part, tuple(size.tolist())) for part in (painted, cover))
     window[:] = np.rint(window * (1 - cover[..., None]) + painted).astype(np.uint8)
+
+
+def draw_textured(
+    image: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, intrinsics: Intrinsics, texture: np.ndarray,
+    vt: np.ndarray, ft: np.ndarray,
+) -> None:  # fmt: skip
+    """Draw a mesh with its texture (T, T, 3) uint8 into `image` (H, W, 3) uint8 in place, unlit: the texture has light.
+
+    vertices (V, 3) before the camera; vt (P, 2), v up, ft (F, 3): where triangles (F, 3) lie in the texture.
+    """
+    towards = np.einsum("fc,fc->f", face_normals(vertices, triangles), vertices[triangles[:, 0]]) < 0
+    depth = vertices[triangles, 2].sum(1)
+    shown = np.flatnonzero(towards)[np.argsort(-depth[towards])]
+    pixels = intrinsics.project(vertices).astype(np.float32)
+    places = texel(vt, len(texture)).astype(np.float32)
+    where, cover = rasterize(pixels[triangles[shown]], places[ft[shown]], image.shape[:2])
+    x, y = (np.ascontiguousarray(where[..., axis]) for axis in (0, 1))
+    drawn = cv2.remap(texture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    image[cover > 0] = drawn[cover > 0]
 
 
 def draw_landmarks(image: np.ndarray, points: np.ndarray, color: tuple[int, int, int] = _LANDMARK_COLOR) -> None:

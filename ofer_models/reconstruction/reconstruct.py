@@ -11,11 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ofer_models.head.albedo import Albedo
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.pictures import PictureError, printable, read_picture
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.coefficients import arrays, document
-from ofer_models.reconstruction.mesh_files import MeshFormat, write_mesh
+from ofer_models.reconstruction.mesh_files import MeshFormat, MeshTexture, write_mesh
+from ofer_models.reconstruction.photo_texture import photo_texture
 from ofer_models.reconstruction.pictures import folder_names
 from ofer_models.reconstruction.result import Reconstruction
 from ofer_models.reconstruction.result_folder import remove_results, replaced
@@ -96,21 +98,32 @@ def _one(picture: Path, folder: Path, pipeline: FacePipeline, output: Output, se
     with replaced(folder) as part:
         for result in results:
             stem = part / result.name
-            sheet = cv2.cvtColor(draw_sheet(rgb, result), cv2.COLOR_RGB2BGR)
+            texture = _texture(rgb, result, pipeline.bundle.albedo)
+            sheet = cv2.cvtColor(draw_sheet(rgb, result, texture), cv2.COLOR_RGB2BGR)
             stem.with_suffix(".png").write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
             np.savez(stem.with_suffix(".npz"), **arrays(result))
             content = document(result, pipeline.bundle, printable(picture), seed, pipeline.candidates)
             stem.with_suffix(".json").write_text(json.dumps(content, indent=1))
-            _write_meshes(stem, result, output)
+            _write_meshes(stem, result, output, texture)
     return results
 
 
-def _write_meshes(stem: Path, result: Reconstruction, output: Output) -> None:
-    """`<face>_identity` and `<face>_00`, `<face>_01`, ..., each with its landmarks beside it if they are wanted."""
+def _texture(rgb: np.ndarray, result: Reconstruction, albedo: Albedo | None) -> MeshTexture | None:
+    """The picture's own texture of a face, where the bundle has an albedo that is one."""
+    if albedo is None or albedo.at_vertices:
+        return None
+    return MeshTexture(photo_texture(rgb, result, albedo), albedo.vt, albedo.ft, result.name)
+
+
+def _write_meshes(stem: Path, result: Reconstruction, output: Output, texture: MeshTexture | None) -> None:
+    """`<face>_identity` and `<face>_00`, `<face>_01`, ..., each with its landmarks beside it if they are wanted; the
+    texture is in every GLB and beside OBJs."""
+    if texture is not None and output.mesh_format == "obj":
+        texture.write(stem.parent)
     meshes = {"identity": result.identity} | {f"{row:02d}": mesh for row, mesh in enumerate(result.hypotheses)}
     scale = 1000.0 if output.millimetres else 1.0
     for name, vertices in meshes.items():
         path = stem.with_name(f"{stem.name}_{name}.{output.mesh_format}")
-        write_mesh(path, scale * vertices, result.head.faces)
+        write_mesh(path, scale * vertices, result.head.faces, texture)
         if output.landmarks:
             np.savetxt(path.with_suffix(".txt"), scale * result.head.landmarks(vertices, NOW), fmt="%.6f")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_RESULT = re.compile(r"face\d+(_identity|_\d+)?\.(png|npz|json|ply|obj|glb|txt)")
+_RESULT = re.compile(r"face\d+(_identity|_texture|_\d+)?\.(png|npz|json|ply|obj|glb|mtl|txt)")
 
 
 @contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ofer_models.drawing.overlay import draw_label, draw_mesh
+from ofer_models.drawing.overlay import draw_label, draw_mesh, draw_textured
 from ofer_models.drawing.shading import Shader, spread_colors
 from ofer_models.drawing.tiles import Square, blank, crop, letterbox, write, zoomed
 from ofer_models.head.model import HeadModel
 from ofer_models.head.region import region_triangles
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.reconstruction.mesh_files import MeshTexture
 from ofer_models.reconstruction.result import Reconstruction
 
 TILE, COLUMNS = 256, 5
@@ -31,8 +32,9 @@ class _Region:
         self.shader = Shader(corners.reshape(-1, 3), len(self.vertices))
 
 
-def draw_sheet(rgb: np.ndarray, result: Reconstruction) -> np.ndarray:
-    """The sheet (rows, COLUMNS * TILE, 3) uint8 RGB of a face of the picture rgb (H, W, 3) uint8."""
+def draw_sheet(rgb: np.ndarray, result: Reconstruction, texture: MeshTexture | None = None) -> np.ndarray:
+    """The sheet (rows, COLUMNS * TILE, 3) uint8 RGB of a face of the picture rgb (H, W, 3) uint8; with its texture the
+    selected hypothesis is also shown in it, from the front and from both sides."""
     face, head, whole = result.face, result.head, _Region(result.head)
     middle, distance, front = _front_view(result.identity)
 
@@ -53,6 +55,14 @@ def draw_sheet(rgb: np.ndarray, result: Reconstruction) -> np.ndarray:
         if selected:
             cv2.rectangle(tile, (1, 1), (TILE - 2, TILE - 2), (80, 230, 80), 2)
         tiles.append(tile)
+    if texture is not None:
+        for degrees in (0, -35, 35):
+            turned = _turned(result.hypotheses[face.selected] - middle, degrees) * _TO_CAMERA + [0, 0, distance]
+            tile = blank(_FINE * TILE)
+            draw_textured(tile, turned, head.faces, front, texture.picture, texture.vt, texture.ft)
+            tile = cv2.resize(tile, (TILE, TILE), interpolation=cv2.INTER_AREA)
+            write(tile, f"texture, {degrees} degrees")
+            tiles.append(tile)
     tiles += [blank(TILE)] * (-len(tiles) % COLUMNS)
     return np.vstack([np.hstack(tiles[start : start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)])
 
@@ -86,6 +96,12 @@ def _front_view(identity: np.ndarray) -> tuple[np.ndarray, float, Intrinsics]:
     focal = size * (distance - extent / 2) / extent
     K = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
     return (low + high) / 2, distance, Intrinsics(K, size, size)
+
+
+def _turned(vertices: np.ndarray, degrees: float) -> np.ndarray:
+    """Vertices (V, 3) turned about the vertical axis."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return vertices @ np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
 
 
 def _mesh_tile(vertices: np.ndarray, region: _Region, camera: Intrinsics, colors: np.ndarray | None) -> np.ndarray:

@@ -26,7 +26,8 @@ class Face:
     selected row in its unfiltered pose. spread: how far the hypotheses lie apart at the mouth, the eyes and the brows,
     metres: root mean square distance from their mean, weighed by their scores; NaN where the head has no landmarks, and
     of a single hypothesis. regressed: with the method `regressor`, the groups rotation, camera or translation, albedo
-    and light of its manifest, as far as it tells them.
+    and light of its manifest, as far as it tells them. visible (468,): the chance that each of MediaPipe's points is
+    open to sight; None where nobody tells.
     """
 
     id: str
@@ -51,3 +52,4 @@ class Face:
     landmark_error: float
     spread: dict[str, float]
     regressed: dict[str, np.ndarray] = field(default_factory=dict)
+    visible: np.ndarray | None = None

@@ -162,6 +162,7 @@ def _face(
         expressions=memory.expressions, jaws=memory.jaws, scores=scores, selected=selected,
         expression=smooth[:-3], jaw=smooth[-3:], occlusion=memory.occlusion, landmark_error=error, spread=spread,
         regressed={name: memory.regressed[name] for name in _BESIDE if name in memory.regressed},
+        visible=memory.visible,
     )  # fmt: skip
 
 

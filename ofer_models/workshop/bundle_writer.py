@@ -112,6 +112,13 @@ def set_stage(folder: Path, name: str, entry: dict[str, Any], provenance: Proven
     _write(folder, manifest)
 
 
+def set_albedo(folder: Path, provenance: Provenance) -> None:
+    """List the albedo that lies in a bundle's folder in its manifest. Raises BundleError where it is no bundle."""
+    manifest = read_manifest(folder)
+    manifest["files"][ALBEDO] = asdict(FileRecord(sha256_of(folder / ALBEDO), **asdict(provenance)))
+    _write(folder, manifest)
+
+
 def _write(folder: Path, document: dict[str, Any]) -> None:
     text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=130)
     comment = "# A bundle of ofer: what the pipeline needs to know. Written by the program; edit the training instead."

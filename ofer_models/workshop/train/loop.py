@@ -46,9 +46,10 @@ class Schedule:
     cosine: bool = False
 
     def told(self) -> dict[str, Any]:
-        """What a checkpoint says of it; the usual betas and cycle go without saying."""
+        """What checkpoints and records say of it, as JSON has it; the usual betas and cycle go without saying."""
         usual = {"betas": type(self).betas, "cosine": type(self).cosine}
-        return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
+        unusual = {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in unusual.items()}
 
 
 @dataclass

