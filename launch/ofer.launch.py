@@ -3,6 +3,7 @@
     ros2 launch ofer_ros ofer.launch.py                                    # your camera on /image_raw
     ros2 launch ofer_ros ofer.launch.py camera:=true source:=0 rviz:=true   # a webcam, and a window
     ros2 launch ofer_ros ofer.launch.py image:=/camera/color/image_raw camera_info:=/camera/color/camera_info
+    ros2 launch ofer_ros ofer.launch.py cameras:=front,rear                # several cameras, each with its image_raw
     ros2 launch ofer_ros ofer.launch.py hypotheses:=5 show_text:=true       # any parameter
 
 `--show-args` lists every argument. Defaults are those of config/ofer.yaml; the arguments here only override it.
@@ -86,6 +87,12 @@ def _arguments() -> list[DeclareLaunchArgument]:
         ),
         DeclareLaunchArgument("image", default_value="image_raw", description="image topic that ofer_node listens to"),
         DeclareLaunchArgument("camera_info", default_value="camera_info", description="its CameraInfo topic"),
+        DeclareLaunchArgument(
+            "cameras",
+            default_value="",
+            description="namespaces of several cameras, with commas between: fleet_node serves them all, each with its "
+            "own image_raw; name, namespace, image and camera_info do not apply then",
+        ),
         DeclareLaunchArgument("camera", default_value="false", choices=_FLAGS, description="start camera_node as well"),
         DeclareLaunchArgument(
             "rviz", default_value="false", choices=_FLAGS, description="start RViz on config/ofer.rviz"
@@ -116,6 +123,13 @@ def _nodes(context: LaunchContext) -> list[Node]:
         remappings=topics,
         **common,
     )
+    if cameras := value("cameras").perform(context):
+        given = _given_parameters(context, "ofer_node", _TAKEN)
+        ofer = Node(
+            executable="fleet_node",
+            parameters=[value("params_file"), time, given, {"cameras": cameras}],
+            **{**common, "namespace": ""},
+        )
     camera = Node(
         executable="camera_node",
         name="camera_node",

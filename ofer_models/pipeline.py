@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle, BundleError
 from ofer_models.head.decoders import HypothesisDecoder, LandmarkDecoder
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModelError, Identity
+from ofer_models.perception import point_fusion
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.perception.point_fusion import look
 from ofer_models.perception.tracker import KEEP_LOST, Track
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
@@ -26,7 +27,8 @@ from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import FacePoser, TrackMemory
-from ofer_models.tracking.load_plan import TIERS, LoadPlan
+from ofer_models.tracking.identity_cache import ShownHead
+from ofer_models.tracking.load_plan import TIERS, LoadPlan, Tier
 from ofer_models.tracking.regressed_faces import RegressedFaces
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.sampled_faces import SampledFaces
@@ -35,6 +37,31 @@ from ofer_models.tracking.stream_clock import StreamClock
 
 _NOISE, _IDENTITY = 1, 2  # streams of random numbers
 _IDLE = 1.0  # s without a frame that end nothing yet
+
+
+@dataclass
+class Look:
+    """A frame on its way through a pipeline: when its work began (time.perf_counter), its time on the stream's clock,
+    the camera, and of each face that it shows: track, memory, landmarks, crops; rows `due` get new hypotheses, `count`
+    of them, at this tier; heads: which it shows."""
+
+    pipeline: FacePipeline
+    started: float
+    now: float
+    camera: Intrinsics
+    tracks: list[Track]
+    memories: list[TrackMemory] = field(default_factory=list)
+    seen: list[SeenLandmarks] = field(default_factory=list)
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    due: list[int] = field(default_factory=list)
+    count: int = 0
+    tier: Tier = TIERS[0]
+    heads: list[ShownHead] = field(default_factory=list)
+
+    @property
+    def batch_key(self) -> tuple:
+        """Frames with the same can be drawn and posed together."""
+        return self.pipeline.stages_key, self.pipeline.drift, self.pipeline.hypotheses, self.pipeline.plan.tier
 
 
 class FacePipeline:
@@ -49,10 +76,12 @@ class FacePipeline:
         bundle: Bundle | str | Path,
         settings: PipelineSettings | None = None,
         arrival: Callable[[], float] = time.monotonic,
+        stages: StageSet | None = None,
         **changes: Any,
     ) -> None:
         """changes: single settings by name, `FacePipeline(bundle, hypotheses=5)`. arrival(): seconds of the machine's
-        own clock, which counts where the frames' stamps do not advance.
+        own clock, which counts where the frames' stamps do not advance. stages: those of several pipelines, which
+        whoever made them closes; the settings' threads, steps, backend and method are then theirs.
 
         Raises BundleError when the bundle cannot be used and ValueError for settings that cannot be.
         """
@@ -66,7 +95,8 @@ class FacePipeline:
         self.drift = settings.drift
         regressed = settings.method == "regressor"
         names = (REGRESSOR,) if regressed else STAGES
-        self._stages = StageSet(self.bundle, settings.threads, settings.steps, settings.backend, names)
+        self._shares_stages = stages is not None
+        self._stages = stages or StageSet(self.bundle, settings.threads, settings.steps, settings.backend, names)
         self._frontend = FaceFrontend(
             settings.max_faces, settings.camera_rotation, settings.small_faces, settings.ids
         )
@@ -92,7 +122,7 @@ class FacePipeline:
         self._decode_all = HypothesisDecoder(self.head)
         self._seed = settings.seed
         self._max_faces = settings.max_faces
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self.reset()
 
     def warm_up(self, say: Callable[[str], None] = lambda line: None) -> None:
@@ -101,7 +131,7 @@ class FacePipeline:
         """
         if not self._stages.runtime.captures:
             return
-        with self._lock:
+        with self.lock:
             started = time.monotonic()
             tiers = dict.fromkeys((tier.steps, tier.count(self.hypotheses)) for tier in TIERS)
             sizes = [(faces, *tier) for faces in batches(self._max_faces) for tier in tiers]
@@ -125,13 +155,14 @@ class FacePipeline:
 
     def close(self) -> None:
         """Let go of everything, also on a GPU; returns when a draw at work has come to its end."""
-        with self._lock:
+        with self.lock:
             self._identities.close()
-            self._stages.close()
+            if not self._shares_stages:
+                self._stages.close()
 
     def reset(self, seed: int | None = None) -> None:
         """Forget every track and identity, and start the random numbers anew, from another seed where one is given."""
-        with self._lock:
+        with self.lock:
             if seed is not None:
                 self._seed = seed
                 self._identities.seed = (seed, _IDENTITY)
@@ -141,12 +172,12 @@ class FacePipeline:
 
     def forget(self) -> None:
         """Drop everything that describes anybody, at once; may be called from any thread. Faces get new ids."""
-        with self._lock:
+        with self.lock:
             self._clear()
 
     def reset_identity(self, id: str | None = None) -> bool:
         """Gather the identity of one track, or of all, anew; False where there is no such track. From any thread."""
-        with self._lock:
+        with self.lock:
             ids = list(self._memory) if id is None else [id]
             return all([self._identities.reset(id) for id in ids])
 
@@ -154,7 +185,7 @@ class FacePipeline:
         """Forget everybody when no frame has come for as long as lost faces are remembered. To be called now and then,
         from any thread: frames that do not come cannot clear anything."""
         if self._idle():  # without waiting for a frame at work
-            with self._lock:
+            with self.lock:
                 if self._idle():
                     self._clear()
 
@@ -171,7 +202,7 @@ class FacePipeline:
         """Hypotheses a face from the next frame on; those that stay go on as they were. Raises ValueError below one."""
         if hypotheses < 1:
             raise ValueError(f"hypotheses must be at least 1, got {hypotheses}")
-        with self._lock:
+        with self.lock:
             self.hypotheses = self._method.hypotheses(hypotheses)
             for memory in self._memory.values():
                 if memory.noise is not None:
@@ -180,13 +211,18 @@ class FacePipeline:
 
     def set_steps(self, steps: int | None) -> None:
         """Sampling steps from the next frame on; None: the bundle's. Raises ValueError for a count that is refused."""
-        with self._lock:
+        with self.lock:
             self._method.set_steps(steps)
         self.warm_up()
 
     def report_latency(self, milliseconds: float) -> None:
         """Tell the load plan how long the last frame took from its arrival to its publication."""
         self.plan.measured(milliseconds, self._arrival())
+
+    @property
+    def stages_key(self) -> int:
+        """The same for all pipelines that share their stages."""
+        return id(self._stages)
 
     @property
     def backend(self) -> str:
@@ -216,8 +252,11 @@ class FacePipeline:
 
         Raises ValueError for another kind of array or a stamp that is not finite.
         """
-        with self._lock:
-            return self._process(frame, stamp, intrinsics)
+        with self.lock:
+            look = self.look(frame, stamp, intrinsics)
+            self.draw([look])
+            self.identify(look)
+            return self.pose([look])[0]
 
     def vertices(self, face: Face, which: int | None = None) -> np.ndarray:
         """Vertices (V, 3) of one hypothesis, the selected one by default: head frame, metres."""
@@ -239,7 +278,9 @@ class FacePipeline:
             return memory.head
         return self.head.identity(face.shape)
 
-    def _process(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None) -> list[Face]:
+    def look(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None) -> Look:
+        """The first of the four steps of a frame, each of them once and in this order while `lock` is held: perception,
+        and the crops of the faces that are seen. Arguments and errors as of a call."""
         started = time.perf_counter()
         self.timings = {}
         if self._clock.starts_anew(stamp):
@@ -250,17 +291,69 @@ class FacePipeline:
         self._last_frame = self._arrival()
         self._frames += 1
         self._memory = {track.id: self._memory.get(track.id) or self._remember() for track in tracks}
-        seen = [track for track in tracks if track.visible]
-        faces: list[Face] = []
-        if seen:
-            height, width = frame.shape[:2]
-            camera = intrinsics.scaled_to(width, height) if intrinsics else Intrinsics.from_field_of_view(width, height)
-            faces = self._reconstruct(frame, now, seen, camera)
-        else:
-            self._method.identify(list(self._memory), [], [], [], {}, now)
+        height, width = frame.shape[:2]
+        camera = intrinsics.scaled_to(width, height) if intrinsics else Intrinsics.from_field_of_view(width, height)
+        look = Look(self, started, now, camera, [track for track in tracks if track.visible])
+        if look.tracks:
+            look.memories = [self._memory[track.id] for track in look.tracks]
+            points = np.stack([track.points for track in look.tracks])
+            look.seen = self._see(frame, points, camera)
+            with self._timed("crops"):
+                look.inputs = self._method.inputs(frame, points)
+            look.tier, look.count = self.plan.tier, self.plan.tier.count(self.hypotheses)
+            look.due = self._due(look.tracks, look.memories, look.count)
+        return look
+
+    def draw(self, looks: Sequence[Look]) -> None:
+        """Hypotheses of the faces in one or several frames, in one batch. The other frames are of pipelines with the
+        same stages, drift and hypotheses, at the same tier of their load plans."""
+        drawn = [look for look in looks if look.due]
+        if not drawn:
+            return
+        memories = [look.memories[row] for look in drawn for row in look.due]
+        stamps = [look.now for look in drawn for _ in look.due]
+        parts = [_rows(look.inputs, look.due) for look in drawn]
+        inputs = parts[0] if len(parts) == 1 else {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }  # fmt: skip
+        self._method.draw(
+            memories, inputs, stamps, drawn[0].tier, drawn[0].count, self.drift, self._rng, self._timed
+        )
+        self._tell_all(drawn, ("context", "expression"))
+
+    def identify(self, look: Look) -> None:
+        """Bring the identities up to date, and tell which head each face of the frame shows."""
+        with self._timed("identity"):
+            self._method.identify(
+                list(self._memory), look.tracks, look.memories, look.seen, look.inputs, look.now
+            )
+            look.heads = [self._identities.shown(track.id, look.now) for track in look.tracks]
         self._note_identities()
-        self.timings["total"] = 1000 * (time.perf_counter() - started)
-        return faces
+
+    def pose(self, looks: Sequence[Look]) -> list[list[Face]]:
+        """The faces of each of one or several frames, all in one batch; the frames as of `draw`."""
+        posed = [look for look in looks if look.tracks]
+        found: list[Face | None] = []
+        if posed:
+            with self._timed("pose"):
+                found = self._pose_faces(
+                    *([one for look in posed for one in getattr(look, name)] for name in (
+                        "tracks", "memories", "seen", "heads"
+                    )),
+                    [look.camera for look in posed for _ in look.tracks],
+                    [look.now for look in posed for _ in look.tracks],
+                )  # fmt: skip
+            self._tell_all(posed, ("pose",))
+        faces, ended = iter(found), time.perf_counter()
+        for look in looks:
+            look.pipeline.timings["total"] = 1000 * (ended - look.started)
+        return [[face for face in islice(faces, len(look.tracks)) if face is not None] for look in looks]
+
+    def _tell_all(self, looks: Sequence[Look], names: Sequence[str]) -> None:
+        """What a batch took, to all whose frames were in it."""
+        told = {name: self.timings[name] for name in names if name in self.timings}
+        for look in looks:
+            look.pipeline.timings |= told
 
     def _note_identities(self) -> None:
         states = {f"identity/{id}": state.value for id, state in self._identities.states().items()}
@@ -272,32 +365,13 @@ class FacePipeline:
         rng = np.random.default_rng((self._seed, _NOISE, self._tracks_seen))
         return self._method.remember(self.hypotheses, rng)
 
-    def _reconstruct(self, frame: np.ndarray, now: float, tracks: list[Track], intrinsics: Intrinsics) -> list[Face]:
-        memories = [self._memory[track.id] for track in tracks]
-        points = np.stack([track.points for track in tracks])
-        seen = self._see(frame, points, intrinsics)
-        with self._timed("crops"):
-            inputs = self._method.inputs(frame, points)
-        count = self.plan.tier.count(self.hypotheses)
-        rows = self._due(tracks, memories, count)
-        if rows:
-            self._method.draw(
-                [memories[row] for row in rows], _rows(inputs, rows), now, self.plan.tier, count, self.drift, self._rng,
-                self._timed,
-            )  # fmt: skip
-        with self._timed("identity"):
-            self._method.identify(list(self._memory), tracks, memories, seen, inputs, now)
-            heads = [self._identities.shown(track.id, now) for track in tracks]
-        with self._timed("pose"):
-            return self._pose_faces(tracks, memories, seen, heads, intrinsics, now)
-
     def _see(self, frame: np.ndarray, points: np.ndarray, intrinsics: Intrinsics) -> list[SeenLandmarks]:
         """What is seen of each face with MediaPipe's points (F, 478, 3) px: these, and where the bundle has a landmark
         network, what both say together."""
         if self._stages.landmarks is None:
             return [SeenLandmarks.of(face, self._landmark_points, intrinsics) for face in points]
         with self._timed("landmarks"):
-            pairs = zip(points, look(self._stages.landmarks, frame, points), strict=True)
+            pairs = zip(points, point_fusion.look(self._stages.landmarks, frame, points), strict=True)
             return [SeenLandmarks.of_both(*pair, self._landmark_points, intrinsics) for pair in pairs]
 
     def _due(self, tracks: Sequence[Track], memories: Sequence[TrackMemory], count: int) -> list[int]:

@@ -36,6 +36,7 @@ LAYERS = {
 STARTERS = {
     "ofer": "ofer_models.cli",
     "ofer_node": "ofer_ros.nodes.ofer_node",
+    "fleet_node": "ofer_ros.nodes.fleet_node",
     "mesh_node": "ofer_ros.nodes.mesh_node",
     "camera_node": "ofer_ros.nodes.camera_node",
     "recorder": "ofer_ros.nodes.recorder",

@@ -53,7 +53,7 @@ class TrackMemory:
 
 
 class FacePoser:
-    """Makes the faces of one frame, all in one batch."""
+    """Makes the faces of one frame, or of one each of several cameras, all in one batch."""
 
     def __init__(
         self,
@@ -77,12 +77,13 @@ class FacePoser:
         memories: Sequence[TrackMemory],
         seen: Sequence[SeenLandmarks],
         heads: Sequence[ShownHead],
-        camera: Intrinsics,
-        stamp: float,
-    ) -> list[Face]:
-        """Faces of the tracks whose landmarks fit a pose; hypotheses and what is known from the last frame come from
-        the memories, which are brought up to date.
+        cameras: Sequence[Intrinsics],
+        stamps: Sequence[float],
+    ) -> list[Face | None]:
+        """A face for each track, None where its landmarks fit no pose; hypotheses and what is known from the last frame
+        come from the memories, which are brought up to date.
         """
+        faces: list[Face | None] = [None] * len(tracks)
         for memory, head in zip(memories, heads, strict=True):
             memory.head = head.identity
         compared = [face.at(self._rows) for face in seen]
@@ -103,25 +104,25 @@ class FacePoser:
         for memory, found in zip(memories, coefficients, strict=True):
             memory.expressions, memory.jaws, memory.pose = found[:, :-3], found[:, -3:], None
         if not weighed:
-            return []
+            return faces
         models = self._models(resting[weighed], coefficients[weighed])  # (F, H, n, 3)
         logs = [
             compared[row].log_weights(each, means[row], trusts[row]) for row, each in zip(weighed, models, strict=True)
         ]
-        selected = [memories[row].selection(log, stamp) for row, log in zip(weighed, logs, strict=True)]
+        selected = [memories[row].selection(log, stamps[row]) for row, log in zip(weighed, logs, strict=True)]
         chosen = models[np.arange(len(weighed)), selected]
         poses = poses_of([compared[row] for row in weighed], chosen, [means[row] for row in weighed])
         scores = [softmax(log) for log in logs]
         spreads = self._spreads(models, np.stack(scores))
-        faces = []
         for i, row in enumerate(weighed):
             if poses[i] is None:
                 continue
             memories[row].pose = poses[i]
             error = float(poses[i].reprojection_px.mean() / seen[row].between_eyes)
-            faces.append(
-                _face(tracks[row], memories[row], heads[row], camera, stamp, scores[i], selected[i], error, spreads[i])
-            )
+            faces[row] = _face(
+                tracks[row], memories[row], heads[row], cameras[row], stamps[row], scores[i], selected[i], error,
+                spreads[i],
+            )  # fmt: skip
         return faces
 
     def _models(self, resting: RestingLandmarks, coefficients: np.ndarray) -> np.ndarray:

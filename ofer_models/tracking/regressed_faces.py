@@ -46,8 +46,8 @@ class RegressedFaces:
         return {CROP: crops, _MAPS: maps}
 
     def draw(
-        self, memories: Sequence[TrackMemory], inputs: Inputs, stamp: float, tier: Tier, count: int, drift: float,
-        rng: np.random.Generator, timed: Timed,
+        self, memories: Sequence[TrackMemory], inputs: Inputs, stamps: Sequence[float], tier: Tier, count: int,
+        drift: float, rng: np.random.Generator, timed: Timed,
     ) -> None:  # fmt: skip
         """Tell the one hypothesis of each of some tracks, in one batch, into their memories."""
         with timed("expression"):

@@ -66,17 +66,17 @@ class SampledFaces:
         return encoder_inputs(frame, points, self._stages.encoder_inputs)
 
     def draw(
-        self, memories: Sequence[TrackMemory], inputs: Inputs, stamp: float, tier: Tier, count: int, drift: float,
-        rng: np.random.Generator, timed: Timed,
+        self, memories: Sequence[TrackMemory], inputs: Inputs, stamps: Sequence[float], tier: Tier, count: int,
+        drift: float, rng: np.random.Generator, timed: Timed,
     ) -> None:  # fmt: skip
-        """Draw `count` hypotheses for each of some tracks, in one batch, into their memories."""
+        """Draw `count` hypotheses for each of some tracks, in one batch, into their memories; stamps: of each."""
         with timed("context"):
             encoded = _call(self._stages.expression_context, inputs)
             occlusion = np.clip(encoded.get("occlusion", np.zeros((len(memories), 1)))[:, 0], 0, 1)
             visible = encoded.get("visible")
         with timed("expression"):
             width = self._stages.expgen.n_coefficients
-            noise = np.stack([memory.noise.at(stamp, drift)[:count] for memory in memories])
+            noise = np.stack([one.noise.at(stamp, drift)[:count] for one, stamp in zip(memories, stamps, strict=True)])
             start = np.ascontiguousarray(noise[..., :width])
             drawn = self._stages.expgen(encoded["context"], start, rng, tier.steps).astype(np.float32)
             drawn[..., -3:] *= np.float32(self._bundle.jaw_scale)

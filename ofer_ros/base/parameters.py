@@ -163,6 +163,21 @@ class OferSettings(LayerSettings):
 
 
 @dataclass(frozen=True)
+class FleetSettings:
+    """Parameters of fleet_node."""
+
+    autostart: bool = setting("configure and activate all cameras at start, where no lifecycle manager does")
+    cameras: str = setting("namespaces of the cameras, with commas between: each has its image_raw there")
+    collect: float = setting(
+        "how long a frame may wait for those of other cameras, to go through the networks with them", 0.0, 50.0,
+        unit="ms",
+    )  # fmt: skip
+    perception_threads: int = setting(
+        "cameras in which faces are looked for at the same time; 0: one a processor core", 0, 64
+    )
+
+
+@dataclass(frozen=True)
 class MeshSettings(LayerSettings):
     """Parameters of mesh_node."""
 
@@ -252,6 +267,7 @@ class LiveLinkSettings(AvatarSettings):
 # The section of config/ofer.yaml, which is the node's name, and what it declares.
 NODES: dict[str, type] = {
     "ofer_node": OferSettings,
+    "fleet_node": FleetSettings,
     "mesh_node": MeshSettings,
     "camera_node": CameraSettings,
     "recorder": RecorderSettings,

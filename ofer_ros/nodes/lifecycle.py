@@ -81,7 +81,8 @@ def run(make: Callable[[], Node], args: list[str] | None = None, started: Callab
     """Start ROS, make the node, call `started(node)`, spin until SIGINT or SIGTERM; returns the exit status.
 
     What a user can mend (arguments, environment, a parameter, a file) is one line on stderr and status 1. An exception
-    in a callback is logged and spinning goes on. A node may have `close()`, and `finished`, which ends the loop.
+    in a callback is logged and spinning goes on. A node may have `close()`, `finished`, which ends the loop,
+    and `spun`: itself and other nodes of this process.
     Signals are ignored afterwards: the process is about to end.
     """
     stopping: list[int] = []
@@ -108,7 +109,8 @@ def _run(
         rclpy.try_shutdown()
         return 1
     executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    for one in getattr(node, "spun", [node]):
+        executor.add_node(one)
     try:
         if started is not None:
             started(node)
@@ -123,8 +125,9 @@ def _run(
         close = getattr(node, "close", None)
         if close is not None:
             close()
-        executor.remove_node(node)
-        node.destroy_node()
+        for one in getattr(node, "spun", [node]):
+            executor.remove_node(one)
+            one.destroy_node()
         rclpy.try_shutdown()
     return 0
 

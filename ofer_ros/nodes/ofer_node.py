@@ -32,6 +32,7 @@ from ofer_ros.input.input_watch import InputWatch
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
 from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.active_stream import FaceStream
+from ofer_ros.work.camera_loop import CameraLoop
 from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
 
 NAME = "ofer_node"
@@ -47,13 +48,20 @@ def load_pipeline(settings: OferSettings, node: str = "") -> FacePipeline:
 
 
 class OferNode(ManagedNode):
-    """Tracks the faces of one camera. `make_pipeline(settings)` gives the `FacePipeline` (or a test's stand-in)."""
+    """Tracks the faces of one camera. `make_pipeline(settings)` gives the `FacePipeline` (or a test's stand-in); loop:
+    does the work of several cameras' nodes together."""
 
-    def __init__(self, make_pipeline: Callable[[OferSettings], object] | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        make_pipeline: Callable[[OferSettings], object] | None = None,
+        loop: CameraLoop | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(NAME, **kwargs)
         name = self.get_fully_qualified_name()
         declare(self, NAME, OferSettings, active=lambda: self.state == "active")
         self._make_pipeline = make_pipeline or partial(load_pipeline, node=name)
+        self._loop = loop
         self._settings = read(self, OferSettings)
         self._statistics = FrameStatistics()
         self._problems = ProblemLog(self.get_logger().warning)
@@ -76,6 +84,11 @@ class OferNode(ManagedNode):
         self.create_timer(1.0, self._each_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
         if hasattr(self, "add_post_set_parameters_callback"):  # not in Humble, where a second may pass
             self.add_post_set_parameters_callback(lambda _: self._take_up_settings())
+
+    @property
+    def statistics(self) -> FrameStatistics:
+        """Of this camera's frames since the node started."""
+        return self._statistics
 
     @property
     def settings(self) -> OferSettings:
@@ -102,7 +115,8 @@ class OferNode(ManagedNode):
         self._problems.clear()
         self._outputs.clear()
         self._stream = FaceStream(
-            self, self._pipeline, self._outputs, lambda: self._settings, self._statistics, self._problems
+            self, self._pipeline, self._outputs, lambda: self._settings, self._statistics, self._problems,
+            self._loop,
         )
         self._stream.pause(not self._enabled)
         self._lost_before = self._statistics.lost

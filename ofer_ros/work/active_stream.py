@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from rclpy.node import Node
 
@@ -15,6 +16,7 @@ from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.input.cv_bridge_converter import image_converter
 from ofer_ros.input.subscriptions import CameraInputs
 from ofer_ros.output.publishers import FaceOutputs
+from ofer_ros.work.camera_loop import CameraLoop, LoopWorker
 from ofer_ros.work.mailbox import Mailbox
 from ofer_ros.work.worker import Answer, FrameWorker
 
@@ -34,12 +36,14 @@ class FaceStream:
         settings: Callable[[], OferSettings],
         statistics: FrameStatistics,
         problems: ProblemLog,
+        loop: CameraLoop | None = None,
     ) -> None:
-        """settings(): the parameters as they are now; those that are not live are read once, here."""
+        """settings(): the parameters as they are now; those that are not live are read once, here. loop: does the work
+        of this camera's frames together with other cameras'; without it they have a thread of their own."""
         begun = settings()
         self._outputs = outputs
         self._statistics = statistics
-        self._mailbox: Mailbox[Frame] = Mailbox()
+        self._mailbox: Mailbox[Frame] = Mailbox(loop.look) if loop else Mailbox()
         self._paused = False
         self._log = node.get_logger().info
         self._may_miss_small_faces = not begun.small_faces
@@ -48,7 +52,7 @@ class FaceStream:
         named_so = is_rectified(raw) or is_rectified(compressed.rpartition("/")[0])
         by_name = begun.image_is_rectified == "auto" and named_so
         calibration = Calibration(begun.field_of_view, problems, by_name or begun.image_is_rectified == "true")
-        self._worker = FrameWorker(
+        self._worker = (partial(LoopWorker, loop) if loop else FrameWorker)(
             self._mailbox,
             pipeline,
             calibration,

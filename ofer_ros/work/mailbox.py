@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -11,7 +12,9 @@ Item = TypeVar("Item")
 class Mailbox(Generic[Item]):
     """One slot between a callback and a worker thread. `put` never blocks; an item not yet taken is overwritten."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Callable[[], object] = lambda: None) -> None:
+        """listener() is called, from any thread, when there is something to `take`, or to be woken for."""
+        self._listener = listener
         self._ready = threading.Condition()
         self._item: Item | None = None
         self._closed = False
@@ -25,7 +28,8 @@ class Mailbox(Generic[Item]):
             replaced = self._item is not None
             self._item = item
             self._ready.notify()
-            return replaced
+        self._listener()
+        return replaced
 
     def take(self) -> Item | None:
         """Wait for an item; the newest one, None when woken or when closed."""
@@ -40,6 +44,18 @@ class Mailbox(Generic[Item]):
         with self._ready:
             self._woken = True
             self._ready.notify_all()
+        self._listener()
+
+    def poll(self) -> Item | None:
+        """The newest item, None where there is none, at once."""
+        with self._ready:
+            item, self._item = self._item, None
+            return item
+
+    @property
+    def full(self) -> bool:
+        """Whether an item waits."""
+        return self._item is not None
 
     def clear(self) -> None:
         """Forget the item that waits, if any."""
@@ -52,6 +68,7 @@ class Mailbox(Generic[Item]):
             self._closed = True
             self._item = None
             self._ready.notify_all()
+        self._listener()
 
     @property
     def closed(self) -> bool:

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
+from ofer_models.perception.intrinsics import Intrinsics
 from ofer_ros.base.frames import Frame, Result
 from ofer_ros.base.geometry import seconds
 from ofer_ros.base.problem_log import ProblemLog
@@ -23,6 +25,18 @@ from ofer_ros.work.mailbox import Mailbox
 _FAILURES_BEFORE_RESET = 3
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A frame as the pipeline gets it: rgb (H, W, 3) uint8, stamp in s; started and converted: time.perf_counter."""
+
+    frame: Frame
+    rgb: np.ndarray
+    stamp: float
+    intrinsics: Intrinsics
+    started: float
+    converted: float
 
 
 class FrameWorker:
@@ -44,8 +58,8 @@ class FrameWorker:
         max_age: Callable[[], float],
         convert: Callable[[Image | CompressedImage], np.ndarray] = to_rgb,
     ) -> None:
-        self._mailbox = mailbox
-        self._pipeline = pipeline
+        self.mailbox = mailbox
+        self.pipeline = pipeline
         self._calibration = calibration
         self._deliver = deliver
         self._statistics = statistics
@@ -61,7 +75,7 @@ class FrameWorker:
 
     def stop(self, timeout: float) -> bool:
         """Close the mailbox and wait for the frame at work; False when it did not finish in time."""
-        self._mailbox.close()
+        self.mailbox.close()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -74,18 +88,19 @@ class FrameWorker:
         """Have `action` done by the worker thread, after the frame at work: the pipeline belongs to that thread."""
         answer: Future[Answer] = Future()
         self._requests.put((action, answer))
-        self._mailbox.wake()
+        self.mailbox.wake()
         return answer
 
     def _run(self) -> None:
-        while not self._mailbox.closed:
-            frame = self._mailbox.take()
-            self._answer()
+        while not self.mailbox.closed:
+            frame = self.mailbox.take()
+            self.answer()
             if frame is not None:
                 self.process(frame)
-        self._answer()
+        self.answer()
 
-    def _answer(self) -> None:
+    def answer(self) -> None:
+        """Do what was asked for between two frames."""
         while not self._requests.empty():
             action, answer = self._requests.get()
             try:
@@ -95,50 +110,70 @@ class FrameWorker:
 
     def process(self, frame: Frame) -> None:
         """All that happens to one frame; never raises."""
-        if time.monotonic() - frame.arrived > self._max_age():
-            self._statistics.late += 1
+        begun = self.begin(frame)
+        if begun is None:
             return
         try:
-            self._process(frame)
-            self._failures_in_a_row = 0
+            faces = self.pipeline(begun.rgb, begun.stamp, begun.intrinsics)
+        except Exception as error:  # one frame must never end the stream
+            faces = error
+        self.finish(begun, faces)
+
+    def begin(self, frame: Frame) -> Begun | None:
+        """What the pipeline is to be given of a frame; None where it is too old or cannot be used, which is counted."""
+        if time.monotonic() - frame.arrived > self._max_age():
+            self._statistics.late += 1
+            return None
+        started = time.perf_counter()
+        try:
+            rgb = self._convert(frame.message)
+            height, width = rgb.shape[:2]
+            if frame.info is not None:
+                self._calibration.update(frame.info)
+            intrinsics = self._calibration.intrinsics(width, height)
+            stamp = seconds(frame.message.header.stamp)
         except ImageError as error:
             self._statistics.bad_images += 1
             self._problems.report(f"image not used: {error}")
-        except Exception as error:  # one frame must never end the stream
-            self._statistics.failures += 1
-            self._problems.report(f"frame failed: {type(error).__name__}: {error}")
-            self._failures_in_a_row += 1
-            if self._failures_in_a_row == _FAILURES_BEFORE_RESET:
-                self._reset()
+            return None
+        except Exception as error:
+            self._failed(error)
+            return None
+        return Begun(frame, rgb, stamp, intrinsics, started, time.perf_counter())
 
-    def _process(self, frame: Frame) -> None:
-        start = time.perf_counter()
-        message = frame.message
-        rgb = self._convert(message)
-        converted = time.perf_counter()
-        height, width = rgb.shape[:2]
-        if frame.info is not None:
-            self._calibration.update(frame.info)
-        intrinsics = self._calibration.intrinsics(width, height)
-        faces = self._pipeline(rgb, seconds(message.header.stamp), intrinsics)
+    def finish(self, begun: Begun, faces: list | Exception) -> None:
+        """Hand over what the pipeline gave for a frame, or tell why it gave nothing; never raises."""
         inferred = time.perf_counter()
-        deliveries = self._deliver(Result(message.header, rgb, intrinsics, faces))
-        published = time.perf_counter()
+        try:
+            if isinstance(faces, Exception):
+                raise faces
+            deliveries = self._deliver(Result(begun.frame.message.header, begun.rgb, begun.intrinsics, faces))
+        except Exception as error:
+            self._failed(error)
+            return
+        self._failures_in_a_row = 0
         stages = {
-            "convert": 1000 * (converted - start),
-            **{f"pipeline/{name}": value for name, value in self._pipeline.timings.items()},
-            "pipeline": 1000 * (inferred - converted),
+            "convert": 1000 * (begun.converted - begun.started),
+            **{f"pipeline/{name}": value for name, value in self.pipeline.timings.items()},
+            "pipeline": 1000 * (inferred - begun.converted),
             **{f"publish/{name}": value for name, value in deliveries.items()},
-            "publish": 1000 * (published - inferred),
+            "publish": 1000 * (time.perf_counter() - inferred),
         }
-        latency = time.monotonic() - frame.arrived
-        self._pipeline.report_latency(1000 * latency)
+        latency = time.monotonic() - begun.frame.arrived
+        self.pipeline.report_latency(1000 * latency)
         self._statistics.frame(latency, stages, len(faces))
+
+    def _failed(self, error: Exception) -> None:
+        self._statistics.failures += 1
+        self._problems.report(f"frame failed: {type(error).__name__}: {error}")
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row == _FAILURES_BEFORE_RESET:
+            self._reset()
 
     def _reset(self) -> None:
         """Start the tracks anew: what fails again and again may be their state."""
         self._failures_in_a_row = 0
         try:
-            self._pipeline.reset()
+            self.pipeline.reset()
         except Exception as error:
             self._problems.report(f"reset failed: {type(error).__name__}: {error}")

@@ -1,0 +1,121 @@
+"""Frames of several cameras through their pipelines together: one batch a stage over all faces."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle
+from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.pipeline import FacePipeline, Look
+from ofer_models.pipeline_settings import PipelineSettings
+from ofer_models.runtime.stages import StageSet
+from ofer_models.tracking.face import Face
+
+Item, Answer = TypeVar("Item"), TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """What a camera's pipeline is to be called with."""
+
+    pipeline: FacePipeline
+    rgb: np.ndarray
+    stamp: float
+    intrinsics: Intrinsics | None = None
+
+
+class SharedStages:
+    """One set of a bundle's stages for many pipelines, opened when it is first asked for. Cameras whose settings ask
+    for other stages get a set of their own."""
+
+    def __init__(self) -> None:
+        self._sets: dict[tuple, tuple[Bundle, StageSet]] = {}
+
+    def pipeline(self, bundle: Bundle, settings: PipelineSettings) -> FacePipeline:
+        """A pipeline on the shared stages. Raises as `FacePipeline`."""
+        key = (str(bundle.path), settings.threads, settings.steps, settings.backend, settings.method)
+        if key not in self._sets:
+            names = (REGRESSOR,) if settings.method == "regressor" else STAGES
+            stages = StageSet(bundle, settings.threads, settings.steps, settings.backend, names)
+            for name in ("idgen", "idrank"):  # which every pipeline's own thread calls
+                if hasattr(stages, name):
+                    setattr(stages, name, _OneAtATime(getattr(stages, name)))
+            self._sets[key] = bundle, stages
+        known, stages = self._sets[key]
+        return FacePipeline(known, settings, stages=stages)
+
+    def close(self) -> None:
+        """Let go of the stages; the pipelines are closed before."""
+        sets, self._sets = self._sets, {}
+        for _, stages in sets.values():
+            stages.close()
+
+
+class _OneAtATime:
+    """A stage that several threads call."""
+
+    def __init__(self, stage: Any) -> None:
+        self._stage, self._lock = stage, threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stage, name)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        with self._lock:
+            return self._stage(*arguments, **named)
+
+
+def process_together(frames: Sequence[CameraFrame], pool: Executor | None = None) -> list[list[Face] | Exception]:
+    """For each of the frames, all of different pipelines, its faces, or what its pipeline raised.
+
+    Perception is done camera by camera, on the threads of `pool` where there is one; hypotheses are drawn and posed in
+    one batch over all pipelines that share their stages, hypotheses and tier. What one frame raises changes nothing for
+    the others.
+    """
+    answers: list[list[Face] | Exception] = [[] for _ in frames]
+    with ExitStack() as locks:
+        for frame in frames:
+            locks.enter_context(frame.pipeline.lock)
+        looked = _each(lambda one: one.pipeline.look(one.rgb, one.stamp, one.intrinsics), frames, pool)
+        groups: dict[tuple, list[tuple[int, Look]]] = {}
+        for number, look in enumerate(looked):
+            if isinstance(look, Exception):
+                answers[number] = look
+            else:
+                groups.setdefault(look.batch_key, []).append((number, look))
+        for group in groups.values():
+            for number, answer in _batch(group):
+                answers[number] = answer
+    return answers
+
+
+def _batch(group: list[tuple[int, Look]]) -> Iterable[tuple[int, list[Face] | Exception]]:
+    looks = [look for _, look in group]
+    try:
+        looks[0].pipeline.draw(looks)
+        for look in looks:
+            look.pipeline.identify(look)
+        return list(zip([number for number, _ in group], looks[0].pipeline.pose(looks), strict=True))
+    except Exception as error:
+        if len(group) == 1:
+            return [(group[0][0], error)]
+        return [answer for one in group for answer in _batch([one])]  # whose it is
+
+
+def _each(
+    work: Callable[[Item], Answer], items: Sequence[Item], pool: Executor | None
+) -> list[Answer | Exception]:
+    def guarded(item: Item) -> Answer | Exception:
+        try:
+            return work(item)
+        except Exception as error:
+            return error
+
+    return list((pool.map if pool and len(items) > 1 else map)(guarded, items))

@@ -1,0 +1,50 @@
+"""Several cameras through one set of stages: the faces of each are those that it has alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dataset_support import face_picture
+
+from ofer_models.camera_batch import CameraFrame, SharedStages, process_together
+from ofer_models.pipeline import FacePipeline
+from ofer_models.pipeline_settings import PipelineSettings
+
+SETTINGS = PipelineSettings(hypotheses=3, candidates=4, seed=2)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    stages = SharedStages()
+    yield stages
+    stages.close()
+
+
+def test_faces_are_those_of_a_camera_alone(open_bundle, shared):
+    pictures = [face_picture(6 * number)[..., ::-1].copy() for number in range(3)]
+    pictures[1] = np.full_like(pictures[1], 90)  # nobody there
+    together = [shared.pipeline(open_bundle, SETTINGS) for _ in pictures]
+    alone = [FacePipeline(open_bundle, SETTINGS) for _ in pictures]
+    assert len({pipeline.stages_key for pipeline in together}) == 1
+    for stamp in (0.0, 0.1):
+        frames = [CameraFrame(one, rgb, stamp) for one, rgb in zip(together, pictures, strict=True)]
+        for faces, pipeline, rgb in zip(process_together(frames), alone, pictures, strict=True):
+            expected = pipeline(rgb, stamp)
+            assert [face.id for face in faces] == [face.id for face in expected]
+            for face, other in zip(faces, expected, strict=True):
+                np.testing.assert_allclose(face.expressions, other.expressions, atol=1e-3)
+                np.testing.assert_allclose(face.translation, other.translation, atol=1e-3)
+                np.testing.assert_allclose(face.shape, other.shape, atol=1e-3)
+    assert together[0].timings.keys() >= {"perception", "expression", "pose", "total"}
+
+
+def test_a_frame_that_raises_changes_nothing_for_the_others(open_bundle, shared):
+    good, bad = (shared.pipeline(open_bundle, SETTINGS) for _ in range(2))
+    picture = face_picture()[..., ::-1].copy()
+    faces, error = process_together([CameraFrame(good, picture, 0.0), CameraFrame(bad, picture, float("nan"))])
+    assert len(faces) == 1 and isinstance(error, ValueError)
+    failing = bad._method.identify
+    bad._method.identify = lambda *arguments: 1 / 0
+    faces, error = process_together([CameraFrame(good, picture, 0.1), CameraFrame(bad, picture, 0.1)])
+    bad._method.identify = failing
+    assert len(faces) == 1 and isinstance(error, ZeroDivisionError)

@@ -1,0 +1,96 @@
+"""fleet_node: several cameras in one process."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+
+import cv2
+from dataset_support import face_picture
+from diagnostic_msgs.msg import DiagnosticArray
+from ros_support import RosSession, image_message
+from sensor_msgs.msg import Image
+
+from ofer_msgs.msg import FaceArray
+from ofer_ros.nodes.fleet_node import camera_namespaces
+from ofer_ros.output.publishers import FACES
+from ofer_ros.work.diagnostics import values_of
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.parametrize("cameras", ["", " , ", "a b", "1st", "a,/a", "a,a", "a//b", "a/"])
+def test_cameras_that_cannot_be_are_refused(cameras):
+    with pytest.raises(ValueError, match="^cameras: "):
+        camera_namespaces(cameras)
+
+
+def test_namespaces_are_separated_by_commas():
+    assert camera_namespaces("front, robot1/rear,/top") == ["front", "robot1/rear", "/top"]
+
+
+class Fleet(RosSession):
+    """`python -m ofer_ros.nodes.fleet_node` and cameras that come and go."""
+
+    def __init__(self, log, *names: str) -> None:
+        super().__init__()
+        self.faces: dict[str, list[FaceArray]] = defaultdict(list)
+        self.statuses: list[DiagnosticArray] = []
+        for name in names:
+            self.client.create_subscription(FaceArray, f"/{name}/ofer_node/faces", self.faces[name].append, FACES)
+        self.client.create_subscription(DiagnosticArray, "/diagnostics", self.statuses.append, 10)
+        self.cameras = {}
+        self.picture = cv2.cvtColor(face_picture(), cv2.COLOR_BGR2RGB)
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ofer_ros.nodes.fleet_node", "--ros-args", "-p", f"cameras:={','.join(names)}"],
+                env={**os.environ, "ROS_DOMAIN_ID": str(self.domain)}, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self.stamp = 100.0
+
+    def see(self, *names: str) -> None:
+        """Send frames of these cameras until each has had faces of one more."""
+        for name in names:
+            if name not in self.cameras:
+                self.cameras[name] = self.client.create_publisher(Image, f"/{name}/image_raw", 5)
+        before = {name: len(self.faces[name]) for name in names}
+
+        def seen() -> bool:
+            self.stamp += 0.01  # as long as it takes: time goes on as on the clock
+            for name in names:
+                self.cameras[name].publish(image_message(self.picture, stamp=self.stamp, frame_id=name))
+            return all(any(m.faces for m in self.faces[name][before[name] :]) for name in names)
+
+        self.wait_for(seen)
+
+    def kill(self, name: str) -> None:
+        self.client.destroy_publisher(self.cameras.pop(name))
+
+
+def test_cameras_come_and_go_and_the_others_do_not_notice(tmp_path):
+    with Fleet(tmp_path / "log", "left", "right") as fleet:
+        try:
+            fleet.see("left")  # the other one was never there
+            fleet.see("left", "right")
+            first = {name: fleet.faces[name][-1] for name in ("left", "right")}
+            assert {message.header.frame_id for message in first.values()} == {"left", "right"}
+            ids = {name: message.faces[0].id for name, message in first.items()}
+            assert ids["left"] != ids["right"]
+            fleet.kill("right")
+            fleet.see("left")
+            fleet.see("left")
+            assert fleet.faces["left"][-1].faces[0].id == ids["left"]
+            fleet.see("left", "right")
+            names = ["fleet_node: cameras", "left/ofer_node: faces", "right/ofer_node: faces"]
+            fleet.wait_for(lambda: all(any(values_of(m, name) for m in fleet.statuses) for name in names))
+            values = next(v for m in reversed(fleet.statuses) if (v := values_of(m, names[0])))
+            assert (values["cameras"], values["active"]) == ("2", "2")
+        finally:
+            fleet.process.terminate()
+            assert fleet.process.wait(60) == 0, (tmp_path / "log").read_text()
