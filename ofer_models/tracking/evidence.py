@@ -27,7 +27,7 @@ from ofer_models.tracking.landmark_system import LandmarkSystem, Poses, bounded_
 from ofer_models.tracking.point_weights import WeighedPoints, fewer_points, point_weights
 from ofer_models.tracking.reprojection import SeenLandmarks
 
-INFLATION = 2.8
+INFLATION = 3.3
 _ROUNDS = 2  # through the derivatives of the first place
 _RIDGE = 1e-4  # of the mean information, so that its root exists
 # Deviation of a sample, and of the samples' mean, from the truth, in those of the population. The mean is worth more
