@@ -110,12 +110,16 @@ def meshes(
     bundle: BundleOption = None,
 ) -> None:
     """Meshes of chosen faces of a dataset."""
-    require(_EXTRA, "pyarrow")
     check_choice("--format", mesh_format, ("ply", "obj", "glb"))
     from ofer_models.bundle.manifest import Bundle, default_bundle
+    from ofer_models.dataset.store import read_about
+
+    used = Bundle.load(bundle or default_bundle())
+    read_about(dataset)
+    require(_EXTRA, "pyarrow")
     from ofer_models.dataset.meshes import write_meshes
 
-    written = write_meshes(dataset, out, Bundle.load(bundle or default_bundle()), where, hypothesis, mesh_format)  # type: ignore[arg-type]
+    written = write_meshes(dataset, out, used, where, hypothesis, mesh_format)  # type: ignore[arg-type]
     count = sum(1 for _ in written)
     say(f"{count} meshes in {out}")
     raise SystemExit(0 if count else 1)
