@@ -158,8 +158,9 @@ def test_twenty_kills_at_random_moments_change_no_row(tmp_path):
             if sum(kills.values()) >= 20:
                 driver.wait(PATIENCE)
                 break
-            time.sleep(chance.uniform(1, 8))
-            below = workers_of(driver.pid)
+            while driver.poll() is None and not (below := workers_of(driver.pid)):
+                time.sleep(0.1)
+            time.sleep(chance.uniform(0, 6))  # of the time in which it works
             if below and kills["worker"] < kills["driver"]:
                 with suppress(ProcessLookupError):
                     os.kill(chance.choice(below), signal.SIGKILL)
