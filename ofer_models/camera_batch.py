@@ -17,6 +17,7 @@ from ofer_models.pipeline import FacePipeline, Look
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.face import Face
+from ofer_models.tracking.pose_filter import CameraPose
 
 Item, Answer = TypeVar("Item"), TypeVar("Answer")
 
@@ -29,6 +30,7 @@ class CameraFrame:
     rgb: np.ndarray
     stamp: float
     intrinsics: Intrinsics | None = None
+    camera_pose: CameraPose | None = None
 
 
 class SharedStages:
@@ -83,7 +85,7 @@ def process_together(frames: Sequence[CameraFrame], pool: Executor | None = None
     with ExitStack() as locks:
         for frame in frames:
             locks.enter_context(frame.pipeline.lock)
-        looked = _each(lambda one: one.pipeline.look(one.rgb, one.stamp, one.intrinsics), frames, pool)
+        looked = _each(lambda one: one.pipeline.look(one.rgb, one.stamp, one.intrinsics, one.camera_pose), frames, pool)
         groups: dict[tuple, list[tuple[int, Look]]] = {}
         for number, look in enumerate(looked):
             if isinstance(look, Exception):

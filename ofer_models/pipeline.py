@@ -29,6 +29,7 @@ from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import FacePoser, TrackMemory
 from ofer_models.tracking.identity_cache import ShownHead
 from ofer_models.tracking.load_plan import TIERS, LoadPlan, Tier
+from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.regressed_faces import RegressedFaces
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.sampled_faces import SampledFaces
@@ -42,13 +43,14 @@ _IDLE = 1.0  # s without a frame that end nothing yet
 @dataclass
 class Look:
     """A frame on its way through a pipeline: when its work began (time.perf_counter), its time on the stream's clock,
-    the camera, and of each face that it shows: track, memory, landmarks, crops; rows `due` get new hypotheses, `count`
-    of them, at this tier; heads: which it shows."""
+    the camera and where it is, if known, and of each face that it shows: track, memory, landmarks, crops; rows `due`
+    get new hypotheses, `count` of them, at this tier; heads: which it shows."""
 
     pipeline: FacePipeline
     started: float
     now: float
     camera: Intrinsics
+    camera_pose: CameraPose | None
     tracks: list[Track]
     memories: list[TrackMemory] = field(default_factory=list)
     seen: list[SeenLandmarks] = field(default_factory=list)
@@ -243,17 +245,24 @@ class FacePipeline:
         self._frames = 0
         self._last_frame = self._arrival()
 
-    def __call__(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None = None) -> list[Face]:
+    def __call__(
+        self,
+        frame: np.ndarray,
+        stamp: float,
+        intrinsics: Intrinsics | None = None,
+        camera_pose: CameraPose | None = None,
+    ) -> list[Face]:
         """Faces in frame (H, W, 3) uint8 RGB taken at stamp (seconds).
 
         A stamp that is the same as the one before, or slightly older, counts by the frame's arrival; one that is older
         by more than a second begins anew, as `forget` does. Without intrinsics a field of view of 60 degrees is
-        assumed. A face whose landmarks fit no pose is left out.
+        assumed. camera_pose: of a camera that moves, in a frame that does not, in which poses are filtered then; None
+        for a single frame: as in the one before. A face whose landmarks fit no pose is left out.
 
         Raises ValueError for another kind of array or a stamp that is not finite.
         """
         with self.lock:
-            look = self.look(frame, stamp, intrinsics)
+            look = self.look(frame, stamp, intrinsics, camera_pose)
             self.draw([look])
             self.identify(look)
             return self.pose([look])[0]
@@ -278,7 +287,9 @@ class FacePipeline:
             return memory.head
         return self.head.identity(face.shape)
 
-    def look(self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None) -> Look:
+    def look(
+        self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None, camera_pose: CameraPose | None = None
+    ) -> Look:
         """The first of the four steps of a frame, each of them once and in this order while `lock` is held: perception,
         and the crops of the faces that are seen. Arguments and errors as of a call."""
         started = time.perf_counter()
@@ -293,7 +304,7 @@ class FacePipeline:
         self._memory = {track.id: self._memory.get(track.id) or self._remember() for track in tracks}
         height, width = frame.shape[:2]
         camera = intrinsics.scaled_to(width, height) if intrinsics else Intrinsics.from_field_of_view(width, height)
-        look = Look(self, started, now, camera, [track for track in tracks if track.visible])
+        look = Look(self, started, now, camera, camera_pose, [track for track in tracks if track.visible])
         if look.tracks:
             look.memories = [self._memory[track.id] for track in look.tracks]
             points = np.stack([track.points for track in look.tracks])
@@ -342,6 +353,7 @@ class FacePipeline:
                     )),
                     [look.camera for look in posed for _ in look.tracks],
                     [look.now for look in posed for _ in look.tracks],
+                    [look.camera_pose for look in posed for _ in look.tracks],
                 )  # fmt: skip
             self._tell_all(posed, ("pose",))
         faces, ended = iter(found), time.perf_counter()

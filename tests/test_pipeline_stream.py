@@ -321,12 +321,12 @@ def test_faces_are_posed_together_as_they_are_alone(pipeline, two):
         together_ = stream(pipeline, two, 3)[-1]
     finally:
         pipeline._pose_faces = poser
-    tracks, memories, seen, heads, metric, stamp = asked[-1]
+    tracks, memories, seen, heads, *rest = asked[-1]
     fresh = FacePoser(pipeline.head, *tracked_landmarks(pipeline.head), poser._evidence)
     for row in range(2):
         known = {name: getattr(memories[row], name) for name in ("noise", "occlusion", "drawn", "scatter", "visible")}
         memory = type(memories[row])(**known)
-        (alone,) = fresh([tracks[row]], [memory], [seen[row]], [heads[row]], metric, stamp)
+        (alone,) = fresh([tracks[row]], [memory], [seen[row]], [heads[row]], *(part[row : row + 1] for part in rest))
         batch = next(face for face in together_ if face.id == alone.id)
         assert alone.landmark_error == pytest.approx(batch.landmark_error, abs=1e-3)
         np.testing.assert_allclose(alone.scores, batch.scores, atol=1e-2)

@@ -16,7 +16,8 @@ from ofer_models.tracking.drifting_noise import DriftingNoise
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.identity_cache import ShownHead
-from ofer_models.tracking.one_euro import OneEuroFilter, RotationFilter
+from ofer_models.tracking.one_euro import OneEuroFilter
+from ofer_models.tracking.pose_filter import CameraPose, PoseFilter
 from ofer_models.tracking.reprojection import SeenLandmarks, poses_of, softmax
 from ofer_models.tracking.selection import SteadySelection
 from ofer_models.tracking.spread import region_rows, spread_mm
@@ -46,9 +47,8 @@ class TrackMemory:
     pose: HeadPose | None = None
     head: Identity | None = None
     selection: SteadySelection = field(default_factory=SteadySelection)
-    # Slow enough to take the landmarks' tremble away, quick enough to lag by less than a frame in a nod or a blink.
-    rotation: RotationFilter = field(default_factory=lambda: RotationFilter(1.5, 10.0))
-    translation: OneEuroFilter = field(default_factory=lambda: OneEuroFilter(1.5, 60.0, joint=True))
+    motion: PoseFilter = field(default_factory=PoseFilter)
+    # Slow enough to take the landmarks' tremble away, quick enough to lag by less than a frame in a blink.
     expression: OneEuroFilter = field(default_factory=lambda: OneEuroFilter(1.1, 3.0))
 
 
@@ -79,9 +79,10 @@ class FacePoser:
         heads: Sequence[ShownHead],
         cameras: Sequence[Intrinsics],
         stamps: Sequence[float],
+        places: Sequence[CameraPose | None],
     ) -> list[Face | None]:
         """A face for each track, None where its landmarks fit no pose; hypotheses and what is known from the last frame
-        come from the memories, which are brought up to date.
+        come from the memories, which are brought up to date. places: of the cameras, where they are known.
         """
         faces: list[Face | None] = [None] * len(tracks)
         for memory, head in zip(memories, heads, strict=True):
@@ -120,8 +121,8 @@ class FacePoser:
             memories[row].pose = poses[i]
             error = float(poses[i].reprojection_px.mean() / seen[row].between_eyes)
             faces[row] = _face(
-                tracks[row], memories[row], heads[row], cameras[row], stamps[row], scores[i], selected[i], error,
-                spreads[i],
+                tracks[row], memories[row], heads[row], cameras[row], places[row], stamps[row], scores[i], selected[i],
+                error, spreads[i],
             )  # fmt: skip
         return faces
 
@@ -145,6 +146,7 @@ def _face(
     memory: TrackMemory,
     head: ShownHead,
     camera: Intrinsics,
+    place: CameraPose | None,
     stamp: float,
     scores: np.ndarray,
     selected: int,
@@ -153,11 +155,13 @@ def _face(
 ) -> Face:
     drawn = np.concatenate([memory.expressions[selected], memory.jaws[selected]])
     smooth = memory.expression(drawn, stamp).astype(np.float32)
+    rotation, translation = memory.motion(
+        memory.pose.rotation, memory.pose.translation - camera.offset, stamp, place
+    )
     return Face(
         id=track.id, roi=_inside(track.box, camera.width, camera.height),
         confidence=float(track.confidence), landmarks=track.points,
-        rotation=memory.rotation(memory.pose.rotation, stamp),
-        translation=memory.translation(memory.pose.translation - camera.offset, stamp), metric=camera.metric,
+        rotation=rotation, translation=translation, metric=camera.metric,
         shape=head.identity.betas, identity_revision=head.revision, identity_score=head.score,
         identity_state=head.state.value, identity_blend=head.blend,
         expressions=memory.expressions, jaws=memory.jaws, scores=scores, selected=selected,

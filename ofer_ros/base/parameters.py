@@ -135,6 +135,10 @@ class OferSettings(LayerSettings):
         "last name (image_rect, image_rect_color)",
         choices=("auto", "true", "false"),
     )
+    filtering_frame: str = setting(
+        "for a camera that moves: a TF frame that does not (odom, map, base_link of a robot that stands), in which "
+        "poses are filtered; they are published in the camera's frame all the same. '': the camera does not move"
+    )
     max_frame_age: float = setting(
         "frames that waited longer for their turn are dropped", 0.01, 10.0, unit="s", live=True
     )

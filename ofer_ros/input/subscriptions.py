@@ -8,12 +8,16 @@ from collections.abc import Callable
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from ofer_models.bundle.share import share_folder
+from ofer_models.tracking.pose_filter import CameraPose
 from ofer_ros.base.frames import Frame
 from ofer_ros.base.geometry import stamp_key
 from ofer_ros.base.parameters import OferSettings
+from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.input.calibration import Calibration
+from ofer_ros.input.camera_place import CameraPlace
 from ofer_ros.input.image_losses import ImageLosses
 from ofer_ros.input.pairing import Pairing
 from ofer_ros.input.topics import INFO, RAW, compressed_topic
@@ -35,7 +39,12 @@ class CameraInputs:
     """Subscriptions from activate to deactivate. Callbacks only store: frames go to `accept`, calibrations aside."""
 
     def __init__(
-        self, node: Node, settings: OferSettings, calibration: Calibration, accept: Callable[[Frame], None]
+        self,
+        node: Node,
+        settings: OferSettings,
+        calibration: Calibration,
+        problems: ProblemLog,
+        accept: Callable[[Frame], None],
     ) -> None:
         """accept(frame) is called for each image that is to be looked at, or where `sync` says so, for each pair."""
         self._node = node
@@ -48,6 +57,7 @@ class CameraInputs:
         slop = settings.sync_slop if settings.sync == "approximate" else 0.0
         self._pairings: dict[type, Pairing] = {}
         self._subscriptions: list = []
+        self._place: CameraPlace | None = None
         try:
             if settings.transport in ("auto", "raw"):
                 self._hear(Image, RAW, self._on_raw, slop)
@@ -56,6 +66,8 @@ class CameraInputs:
             self._subscriptions.append(
                 node.create_subscription(CameraInfo, INFO, self._on_info, qos_profile_sensor_data)
             )
+            if settings.filtering_frame:
+                self._place = CameraPlace(node, settings.filtering_frame, problems)
         except Exception:
             self.destroy()
             raise
@@ -69,6 +81,13 @@ class CameraInputs:
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
+        if self._place is not None:
+            self._place.destroy()
+
+    def camera_pose(self, header: Header) -> CameraPose | None:
+        """Where the camera of an image was, in the fixed frame that the parameters name, as far as TF tells. For the
+        worker's thread as well."""
+        return None if self._place is None else self._place.at(header)
 
     @property
     def last_image(self) -> float:

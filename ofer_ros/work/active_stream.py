@@ -61,8 +61,9 @@ class FaceStream:
             problems,
             max_age=lambda: settings().max_frame_age,
             convert=image_converter(begun.conversion, node.get_logger().warning, begun.max_image_pixels),
+            camera_pose=lambda header: self.inputs.camera_pose(header),
         )
-        self.inputs = CameraInputs(node, begun, calibration, self._accept)
+        self.inputs = CameraInputs(node, begun, calibration, problems, self._accept)
         self._worker.start()
 
     @property

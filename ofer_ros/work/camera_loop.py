@@ -89,7 +89,9 @@ class CameraLoop:
         if not begun:
             return
         self.rounds, self.frames = self.rounds + 1, self.frames + len(begun)
-        frames = [CameraFrame(worker.pipeline, one.rgb, one.stamp, one.intrinsics) for worker, one in begun]
+        frames = [
+            CameraFrame(worker.pipeline, one.rgb, one.stamp, one.intrinsics, one.camera_pose) for worker, one in begun
+        ]
         for (worker, one), faces in zip(begun, process_together(frames, self._pool), strict=True):
             worker.finish(one, faces)
             worker.answer()

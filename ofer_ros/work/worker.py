@@ -12,8 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.tracking.pose_filter import CameraPose
 from ofer_ros.base.frames import Frame, Result
 from ofer_ros.base.geometry import seconds
 from ofer_ros.base.problem_log import ProblemLog
@@ -35,6 +37,7 @@ class Begun:
     rgb: np.ndarray
     stamp: float
     intrinsics: Intrinsics
+    camera_pose: CameraPose | None
     started: float
     converted: float
 
@@ -42,9 +45,10 @@ class Begun:
 class FrameWorker:
     """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
 
-    pipeline(rgb, stamp, intrinsics) -> faces, with `timings`, `reset()` and `report_latency(ms)`; calibration knows
-    the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in
-    seconds at which a frame is still worth its work; convert takes an image message to RGB.
+    pipeline(rgb, stamp, intrinsics, camera_pose) -> faces, with `timings`, `reset()` and `report_latency(ms)`;
+    calibration knows the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the
+    oldest age in seconds at which a frame is still worth its work; convert takes an image message to RGB;
+    camera_pose(header) is where its camera was, None where that is not known.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class FrameWorker:
         problems: ProblemLog,
         max_age: Callable[[], float],
         convert: Callable[[Image | CompressedImage], np.ndarray] = to_rgb,
+        camera_pose: Callable[[Header], CameraPose | None] = lambda header: None,
     ) -> None:
         self.mailbox = mailbox
         self.pipeline = pipeline
@@ -66,6 +71,7 @@ class FrameWorker:
         self._problems = problems
         self._max_age = max_age
         self._convert = convert
+        self._camera_pose = camera_pose
         self._requests: SimpleQueue[tuple[Callable, Future]] = SimpleQueue()
         self._failures_in_a_row = 0
         self._thread = threading.Thread(target=self._run, name="ofer-worker", daemon=True)
@@ -114,7 +120,7 @@ class FrameWorker:
         if begun is None:
             return
         try:
-            faces = self.pipeline(begun.rgb, begun.stamp, begun.intrinsics)
+            faces = self.pipeline(begun.rgb, begun.stamp, begun.intrinsics, begun.camera_pose)
         except Exception as error:  # one frame must never end the stream
             faces = error
         self.finish(begun, faces)
@@ -132,6 +138,7 @@ class FrameWorker:
                 self._calibration.update(frame.info)
             intrinsics = self._calibration.intrinsics(width, height)
             stamp = seconds(frame.message.header.stamp)
+            place = self._camera_pose(frame.message.header)
         except ImageError as error:
             self._statistics.bad_images += 1
             self._problems.report(f"image not used: {error}")
@@ -139,7 +146,7 @@ class FrameWorker:
         except Exception as error:
             self._failed(error)
             return None
-        return Begun(frame, rgb, stamp, intrinsics, started, time.perf_counter())
+        return Begun(frame, rgb, stamp, intrinsics, place, started, time.perf_counter())
 
     def finish(self, begun: Begun, faces: list | Exception) -> None:
         """Hand over what the pipeline gave for a frame, or tell why it gave nothing; never raises."""
