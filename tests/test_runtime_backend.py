@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,35 @@ def test_torch_knows_the_operators_of_the_official_encoders(tmp_path):
         expected = module(**arrays).numpy()
     found = TorchStage(GraphSpec(path))(**{name: array.numpy() for name, array in arrays.items()})["score"]
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("caffe", [True, False])
+def test_torch_knows_the_operators_of_regressors(caffe, tmp_path):
+    """ResNets in both ways of striding and pooling, and the landmark network with a regressor upon it."""
+    import torch
+
+    from ofer_models.bundle.tensors import GraphSpec
+    from ofer_models.runtime.torch.backend import TorchStage
+    from ofer_models.workshop.networks.landmark_regressor import LandmarkRegressor, RegressorHead
+    from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+    from ofer_models.workshop.networks.resnet import ResNet50
+    from ofer_models.workshop.networks.trace import export_module
+    from ofer_models.workshop.train.eyes.stage import LandmarkStage
+
+    torch.manual_seed(0)
+    networks = {"resnet": (ResNet50(caffe, (1, 1)), 100)}
+    if not caffe:
+        landmarks = LandmarkNetwork()
+        regressor = LandmarkRegressor(landmarks, RegressorHead(np.zeros(9), np.ones(9)))
+        networks |= {"landmarks": (LandmarkStage(landmarks), 128), "regressor": (regressor, 128)}
+    for name, (network, side) in networks.items():
+        path, crop = tmp_path / f"{name}.onnx", torch.randn(2, 3, side, side)
+        with torch.no_grad():
+            expected = network.eval()(crop)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        names = [f"out{number}" for number in range(len(expected))]
+        (argument,) = list(inspect.signature(network.forward).parameters)
+        export_module(network, path, {argument: ("F", 3, side, side)}, names)
+        found = TorchStage(GraphSpec(path))(**{argument: crop.numpy()})
+        for told, wanted in zip(names, expected, strict=True):
+            assert np.abs(found[told] - wanted.numpy()).max() <= 1e-4 * np.abs(wanted.numpy()).max(), (name, told)

@@ -66,6 +66,17 @@ def _conv(a: Attributes, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
     )
 
 
+def _max_pool(a: Attributes, x: torch.Tensor) -> torch.Tensor:
+    pads, rank = a.get("pads", [0] * 2 * (x.ndim - 2)), x.ndim - 2
+    plain = a.get("auto_pad", b"NOTSET") == b"NOTSET" and not a.get("storage_order", 0)
+    if pads[:rank] != pads[rank:] or rank != 2 or not plain:
+        raise StageError("a maximum over windows is not two-dimensional with equal padding")
+    return F.max_pool2d(
+        x, a["kernel_shape"], a.get("strides", [1, 1]), pads[:rank], a.get("dilations", [1, 1]),
+        bool(a.get("ceil_mode", 0)),
+    )  # fmt: skip
+
+
 def _reduce(kind: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def run(a: Attributes, x: torch.Tensor, axes: torch.Tensor | None = None) -> torch.Tensor:
         chosen = _axes(a, axes)
@@ -117,11 +128,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "MatMul": lambda a, x, y: x @ y,
     "Gemm": _gemm,
     "Conv": _conv,
+    "MaxPool": _max_pool,
+    "GlobalAveragePool": lambda a, x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "PRelu": _prelu,
     "Selu": lambda a, x: F.selu(x),
+    "Relu": lambda a, x: x.relu(),
     "Sigmoid": lambda a, x: x.sigmoid(),
     "Softmax": lambda a, x: x.softmax(a.get("axis", -1)),
     "Erf": lambda a, x: x.erf(),
