@@ -13,7 +13,8 @@ import numpy as np
 
 from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.pipeline import FacePipeline, Look
+from ofer_models.pipeline import FacePipeline
+from ofer_models.pipeline_look import Look
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.face import Face

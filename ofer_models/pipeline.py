@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from ofer_models.perception import point_fusion
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import KEEP_LOST, Track
+from ofer_models.pipeline_look import Look
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import FacePoser, TrackMemory
-from ofer_models.tracking.identity_cache import ShownHead
-from ofer_models.tracking.load_plan import TIERS, LoadPlan, Tier
+from ofer_models.tracking.load_plan import TIERS, LoadPlan
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.regressed_faces import RegressedFaces
 from ofer_models.tracking.reprojection import SeenLandmarks
@@ -38,32 +38,6 @@ from ofer_models.tracking.stream_clock import StreamClock
 
 _NOISE, _IDENTITY = 1, 2  # streams of random numbers
 _IDLE = 1.0  # s without a frame that end nothing yet
-
-
-@dataclass
-class Look:
-    """A frame on its way through a pipeline: when its work began (time.perf_counter), its time on the stream's clock,
-    the camera and where it is, if known, and of each face that it shows: track, memory, landmarks, crops; rows `due`
-    get new hypotheses, `count` of them, at this tier; heads: which it shows."""
-
-    pipeline: FacePipeline
-    started: float
-    now: float
-    camera: Intrinsics
-    camera_pose: CameraPose | None
-    tracks: list[Track]
-    memories: list[TrackMemory] = field(default_factory=list)
-    seen: list[SeenLandmarks] = field(default_factory=list)
-    inputs: dict[str, np.ndarray] = field(default_factory=dict)
-    due: list[int] = field(default_factory=list)
-    count: int = 0
-    tier: Tier = TIERS[0]
-    heads: list[ShownHead] = field(default_factory=list)
-
-    @property
-    def batch_key(self) -> tuple:
-        """Frames with the same can be drawn and posed together."""
-        return self.pipeline.stages_key, self.pipeline.drift, self.pipeline.hypotheses, self.pipeline.plan.tier
 
 
 class FacePipeline:
