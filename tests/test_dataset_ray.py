@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -176,31 +175,3 @@ def test_twenty_kills_at_random_moments_change_no_row(tmp_path):
         assert rows_of(out, "failures") == rows_of(expected, "failures")
         out = tmp_path / f"d{done}"
     print(f"kills {kills}, {done} datasets complete, each of {len(rows_of(expected))} rows")
-
-
-@pytest.mark.long
-def test_two_nodes_on_the_loopback(tmp_path):
-    """A head without CPUs and two nodes of one each; a node is lost, and its part is done on the other."""
-    from ray.cluster_utils import Cluster as Nodes
-
-    archive = tmp_path / "archive"
-    make_pictures(archive / "pictures", 70)
-    make_pictures(archive / "more", 40)
-    expected = tmp_path / "expected"
-    assert subprocess.run(command(archive, expected), timeout=PATIENCE).returncode == 0
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1"})
-    try:
-        first, _ = (nodes.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(2))
-        out = tmp_path / "d"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        line = [part if part != "--ray" else f"--ray={nodes.address}" for part in command(archive, out)]
-        driver = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment)
-        until = time.monotonic() + PATIENCE
-        while not list((out / "tmp").glob("*")) and driver.poll() is None and time.monotonic() < until:
-            time.sleep(0.2)
-        nodes.remove_node(first, allow_graceful=False)
-        text, _ = driver.communicate(timeout=PATIENCE)
-        assert driver.returncode == 0, text
-    finally:
-        nodes.shutdown()
-    assert rows_of(out) == rows_of(expected) and re.search(r"110 faces", text)
