@@ -10,6 +10,7 @@ import itertools
 import re
 import threading
 import time
+import weakref
 
 import numpy as np
 from rclpy.parameter import Parameter
@@ -113,7 +114,16 @@ def test_what_a_running_frame_uses_is_destroyed_after_it(monkeypatch):
     monkeypatch.setattr(ofer_node, "_STOP_PATIENCE", 0.2)
     monkeypatch.setattr(ofer_node, "_PATIENCE", 0.2)
     behaviour, busy, go_on = held_up()
-    with NodeHarness(FakePipeline(behaviour=behaviour), max_frame_age=10.0) as harness:
+    made: list[weakref.ref] = []
+    calls: list[tuple] = []
+
+    def make(settings) -> FakePipeline:
+        pipeline = FakePipeline(behaviour=behaviour)
+        pipeline.calls = calls
+        made.append(weakref.ref(pipeline))
+        return pipeline
+
+    with NodeHarness(make_pipeline=make) as harness:
         harness.send(image_message(stamp=1.0))
         assert busy.wait(60)
         assert harness.change("deactivate")
@@ -124,8 +134,9 @@ def test_what_a_running_frame_uses_is_destroyed_after_it(monkeypatch):
         assert harness.call(Trigger, "/ofer_node/forget", Trigger.Request()).success
         go_on.set()
         harness.wait_for(lambda: harness.client.count_publishers("/ofer_node/faces") == 0)
-        assert harness.pipeline.calls == [("forget", "ofer-worker")]
         assert harness.faces_at(1.0) is None, "nobody waits for it any more"
+        assert calls == [("forget", "ofer-worker")]
+        harness.wait_for(lambda: made[0]() is None)  # each real one is 60 MB
         assert not harness.escaped
 
 

@@ -72,7 +72,7 @@ class OferNode(ManagedNode):
         self._outputs: FaceOutputs | None = None
         self._stream: FaceStream | None = None
         self._unfinished: FaceStream | None = None
-        self._outlived: list[tuple[FaceStream, FaceOutputs]] = []  # released while a frame still used them
+        self._outlived: list[FaceOutputs] = []  # released while a frame still used them
         self._expired: Future | None = None
         self._load_problem = ""
         self._lost_before = 0  # images that earlier streams of this node missed
@@ -206,7 +206,7 @@ class OferNode(ManagedNode):
                 pipeline.close()
         if outputs is not None:
             if self._busy() is not None:
-                self._outlived.append((self._unfinished, outputs))
+                self._outlived.append(outputs)
                 return
             outputs.destroy()
             del outputs
@@ -327,9 +327,12 @@ class OferNode(ManagedNode):
 
     def _let_go(self) -> None:
         """Destroy what was released while a frame still used it, once that frame has ended."""
-        for stream, outputs in [left for left in self._outlived if not left[0].working]:
-            self._outlived.remove((stream, outputs))
-            outputs.destroy()
+        if self._unfinished is None or self._unfinished.working:
+            return
+        self._unfinished = None  # it holds its pipeline: 60 MB
+        while self._outlived:
+            self._outlived.pop().destroy()
+        give_memory_back()
 
     def _status(self, trouble: str) -> tuple[bytes, str]:
         """Diagnostics level and reason, the worst first."""
