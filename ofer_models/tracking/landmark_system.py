@@ -106,12 +106,11 @@ class LandmarkSystem:
         chance (468,) that each of MediaPipe's points is seen, the less of what the encoder and a landmark network say;
         all are without either."""
         sure = seen.deviation[self.rows] if isinstance(seen.deviation, np.ndarray) else seen.deviation
-        weights = self._weights / np.square(sure)
+        told = np.ones(len(self._weights))
         for chance in (visible, seen.visible):
             if chance is not None:
-                clear = np.clip((chance[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1)
-                weights = np.minimum(weights, clear * self._weights / np.square(sure))
-        return weights
+                told = np.minimum(told, np.clip((chance[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1))
+        return told * self._weights / np.square(sure)
 
     def pictures(self, seen: Sequence[SeenLandmarks], weights: np.ndarray) -> Pictures:
         """Of faces seen at all of the embedding's landmarks; weights (F, n) as above."""

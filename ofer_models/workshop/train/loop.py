@@ -102,6 +102,19 @@ def save_whole(content: Any, path: Path) -> None:
     os.replace(partial, path)
 
 
+def load_whole(network: nn.Module, path: Path, what: str) -> dict[str, int]:
+    """Load a trained network's weights; returns from how many pictures and steps it learned. what: a file of its kind,
+    as the message of a DataError names it."""
+    try:
+        state = load_torch(path)
+        network.load_state_dict(state["network"])
+        return {name: int(state[name]) for name in ("pictures", "steps")}
+    except UnsafePickleError as error:
+        raise DataError(f"{path.parent}: {error}; `--again` trains it anew") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is no {what} ({one_line(error)}); `--again` trains it anew") from None
+
+
 class Batches(Iterator[Tensor]):
     """Index tensors (size,) that walk through shuffled epochs of `count` samples, without end."""
 

@@ -15,20 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofer_models.files.refusal import one_line
 from ofer_models.perception.crops import canonical_face
 from ofer_models.perception.landmark_crop import INPUT
-from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
-from ofer_models.workshop.official.pickle_machine import UnsafePickleError
-from ofer_models.workshop.official.torch_tensors import load_torch
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.accelerator import Accelerator, short_floats_pay
 from ofer_models.workshop.train.eyes.batches import augmented, crop_input
 from ofer_models.workshop.train.eyes.faces import Faces, load_faces
 from ofer_models.workshop.train.eyes.loss import landmark_loss
 from ofer_models.workshop.train.eyes.validation import on_faces, on_renderings
-from ofer_models.workshop.train.loop import History, Keeper, Schedule, save_whole, train
+from ofer_models.workshop.train.loop import History, Keeper, Schedule, load_whole, save_whole, train
 from ofer_models.workshop.train.mirror import mirrored_order
 from ofer_models.workshop.train.training_curves import TrainingCurves
 
@@ -130,15 +126,7 @@ def draw_held_out(
 
 def load_network(network: LandmarkNetwork, path: Path) -> dict[str, int]:
     """Load a trained network's weights; returns from how many pictures and steps it learned. Raises DataError."""
-    try:
-        state = load_torch(path)
-        network.load_state_dict(state["network"])
-        return {name: int(state[name]) for name in ("pictures", "steps")}
-    except UnsafePickleError as error:
-        raise DataError(f"{path.parent}: {error}; `--again` trains it anew") from None
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = f"is no network of `ofer train eyes` ({one_line(error)})"
-        raise DataError(f"{path} {reason}; `--again` trains it anew") from None
+    return load_whole(network, path, "network of `ofer train eyes`")
 
 
 class _Raw(nn.Module):

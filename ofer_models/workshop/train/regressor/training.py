@@ -12,18 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ofer_models.files.hashing import sha256_of
-from ofer_models.files.refusal import one_line
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.landmark_regressor import LandmarkRegressor, RegressorHead
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
-from ofer_models.workshop.official.pickle_machine import UnsafePickleError
-from ofer_models.workshop.official.torch_tensors import load_torch
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.eyes.training import NETWORK as LANDMARKS
 from ofer_models.workshop.train.eyes.training import load_network
-from ofer_models.workshop.train.loop import Keeper, Schedule, save_whole, train
+from ofer_models.workshop.train.loop import Keeper, Schedule, load_whole, save_whole, train
 from ofer_models.workshop.train.regressor.features import SeenHeads, seen_heads
 from ofer_models.workshop.train.regressor.loss import HeadLoss
 from ofer_models.workshop.train.regressor.people import PeopleHeads, statistics
@@ -137,15 +134,7 @@ def validation(network: nn.Module, loss_of: HeadLoss, heads: SeenHeads) -> dict[
 
 def load_regressor(network: nn.Module, path: Path) -> dict[str, int]:
     """Load a trained network's weights; returns from how many pictures and steps it learned. Raises DataError."""
-    try:
-        state = load_torch(path)
-        network.load_state_dict(state["network"])
-        return {name: int(state[name]) for name in ("pictures", "steps")}
-    except UnsafePickleError as error:
-        raise DataError(f"{path.parent}: {error}; `--again` trains it anew") from None
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = f"is no regressor of `ofer train` ({one_line(error)})"
-        raise DataError(f"{path} {reason}; `--again` trains it anew") from None
+    return load_whole(network, path, "regressor of `ofer train`")
 
 
 def _set_aside(work: Path) -> None:
