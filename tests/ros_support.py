@@ -28,8 +28,8 @@ from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base import problem_log
 from ofer_ros.base.domains import lent_domain
 from ofer_ros.base.geometry import stamp_key
+from ofer_ros.base.qos import FACES, LATCHED, NEWEST
 from ofer_ros.nodes.ofer_node import OferNode
-from ofer_ros.output.publishers import FACES, LATCHED, MARKERS
 
 N_SHAPE, N_EXPRESSION = 8, 6
 LIMIT = 60.0  # seconds for what takes one on an idle machine: tests wait for events, and fail late
@@ -311,7 +311,7 @@ class NodeHarness(RosSession):
         self.diagnostics: list = []
         subscribe = self.client.create_subscription
         subscribe(FaceArray, "/ofer_node/faces", self.faces.append, FACES)
-        subscribe(MarkerArray, "/ofer_node/markers", self.markers.append, MARKERS)
+        subscribe(MarkerArray, "/ofer_node/markers", self.markers.append, NEWEST)
         subscribe(HeadModelMessage, "/ofer_node/head_model", self.head_models.append, LATCHED)
         subscribe(DiagnosticArray, "/diagnostics", lambda message: self.diagnostics.extend(message.status), 10)
         self.images = self.client.create_publisher(Image, "/image_raw", 5)

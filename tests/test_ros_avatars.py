@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from ofer_ros.base.qos import FACES
+
 pytest.importorskip("rclpy", reason="source .venv/ofer_env.sh for ROS")
 pythonosc = pytest.importorskip("pythonosc", reason="python-osc is of the extra `avatar`")
 
@@ -24,7 +26,6 @@ from ofer_msgs.msg import FaceArray
 from ofer_ros.nodes.live_link_node import LiveLinkNode
 from ofer_ros.nodes.vmc_node import VmcNode
 from ofer_ros.output.messages import face_array_message
-from ofer_ros.output.publishers import FACES
 
 pytestmark = pytest.mark.ros
 HEAD = Bundle.load(default_bundle()).head

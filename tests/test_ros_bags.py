@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ofer_ros.base.qos import FACES, LATCHED
+
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 pytest.importorskip("rosbags", reason="pip install rosbags")
 
@@ -38,7 +40,6 @@ from ofer_ros.demo import demo
 from ofer_ros.demo.demo import DemoOptions, run_demo
 from ofer_ros.nodes.camera_node import CameraNode
 from ofer_ros.output.messages import face_array_message
-from ofer_ros.output.publishers import FACES, LATCHED
 from ofer_ros.record.bag_writer import BagWriter
 
 pytestmark = pytest.mark.ros

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ofer_ros.base.qos import LATCHED, NEWEST
+
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import json
@@ -26,7 +28,6 @@ from ofer_ros.input.images import compressed_to_rgb, image_to_rgb
 from ofer_ros.nodes.camera_node import CameraNode, camera_info
 from ofer_ros.nodes.mesh_node import MeshNode
 from ofer_ros.nodes.recorder import Recorder
-from ofer_ros.output.publishers import LATCHED, MARKERS
 from ofer_ros.record.run_sheet import COLUMNS, TILE
 from ofer_ros.record.video import TimedVideo
 from ofer_ros.work.diagnostics import OK, diagnostics_message
@@ -196,8 +197,8 @@ def test_mesh_node_publishes_the_same_markers_as_ofer_node():
         ])  # fmt: skip
         harness.add(node)
         near, far = [], []
-        harness.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, MARKERS)
-        harness.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
+        harness.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, NEWEST)
+        harness.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, NEWEST)
         harness.wait_for(
             lambda: node.count_publishers("/ofer_node/faces") and node.count_subscribers("/mesh_node/markers")
         )
@@ -216,7 +217,7 @@ def test_mesh_node_refuses_faces_of_another_head(capfd):
         )
         harness.add(node)
         far: list[MarkerArray] = []
-        harness.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
+        harness.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, NEWEST)
         other = harness.client.create_publisher(HeadModelMessage, "/head_info", LATCHED)
         other.publish(HeadModelMessage(bundle="other", head_sha256="f" * 64))
         harness.wait_for(lambda: node._mismatch)

@@ -53,7 +53,7 @@ def reset_identity(harness, track: str = ""):
 
 def test_forget_is_done_between_two_frames_by_the_thread_that_owns_the_pipeline(harness):
     harness.send_and_wait(image_message(stamp=1.0))
-    decoder = harness.node._outputs._markers_of.layers.decoder
+    decoder = harness.node._outputs.drawings._markers_of.layers.decoder
     harness.wait_for(lambda: decoder._identities)
     assert forget(harness).success
     assert harness.pipeline.calls == [("forget", WORKER)]

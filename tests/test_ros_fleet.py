@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ofer_ros.base.qos import FACES
+
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import os
@@ -19,7 +21,6 @@ from sensor_msgs.msg import Image
 
 from ofer_msgs.msg import FaceArray
 from ofer_ros.nodes.fleet_node import camera_namespaces
-from ofer_ros.output.publishers import FACES
 from ofer_ros.work.diagnostics import values_of
 
 pytestmark = pytest.mark.ros

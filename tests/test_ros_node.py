@@ -82,7 +82,7 @@ def test_the_overlay_is_drawn_only_when_somebody_watches(harness):
     grey = np.full((480, 640, 3), 40, np.uint8)
     harness.send_and_wait(image_message(grey, stamp=1.0))
     status = harness.status(lambda s: values(s)["frames_processed"] == "1")
-    assert "stage/publish/overlay_ms" not in values(status)
+    assert "stage/draw/overlay_ms" not in values(status)
     harness.watch_overlay()
     harness.wait_for(lambda: harness.send(image_message(grey, stamp=time.time())) or harness.overlays)
     drawn = image_to_rgb(harness.overlays[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ofer_ros.base.qos import FACES, NEWEST
+
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import json
@@ -32,7 +34,6 @@ from ofer_models.bundle import default_bundle
 from ofer_msgs.msg import FaceArray
 from ofer_ros.base.geometry import stamp_key
 from ofer_ros.nodes.camera_node import camera_info
-from ofer_ros.output.publishers import FACES, MARKERS
 
 pytestmark = pytest.mark.ros
 ALARMS = (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
@@ -265,8 +266,8 @@ def test_mesh_node_makes_identical_markers_in_a_third_process_from_1_kb_a_face(r
     running.client.create_subscription(
         FaceArray, "/ofer_node/faces_selected", lambda data: sizes.append(len(data)), FACES, raw=True
     )
-    running.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, MARKERS)
-    running.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, MARKERS)
+    running.client.create_subscription(MarkerArray, "/ofer_node/markers", near.append, NEWEST)
+    running.client.create_subscription(MarkerArray, "/mesh_node/markers", far.append, NEWEST)
 
     def pairs() -> list[tuple[MarkerArray, MarkerArray]]:
         """What arrived from both of the same frame."""
@@ -432,7 +433,7 @@ def test_every_node_ends_on_a_signal_without_a_traceback(open_bundle, tmp_path, 
 def test_the_last_markers_leave_before_the_process_does(open_bundle, tmp_path, photo):
     with NodeProcess(tmp_path / "log", autostart="true", max_frame_age=10.0) as node:
         markers: list[MarkerArray] = []
-        node.client.create_subscription(MarkerArray, "/ofer_node/markers", markers.append, MARKERS)
+        node.client.create_subscription(MarkerArray, "/ofer_node/markers", markers.append, NEWEST)
         node.active()
         node.wait_for(lambda: node.answer(photo).faces and markers)  # connected in both directions
         assert node.end() == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ofer_ros.base.qos import LATCHED
+
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 pytest.importorskip("aiohttp", reason="pip install aiohttp")
 
@@ -41,7 +43,6 @@ from ofer_ros.nodes import view_node as view_node_module
 from ofer_ros.nodes.view_node import ViewNode
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.messages import face_array_message
-from ofer_ros.output.publishers import LATCHED
 from ofer_ros.web import server as server_module
 from ofer_ros.web.packets import STEP, FacePackets, pack
 from ofer_ros.web.server import ViewServer

@@ -143,8 +143,14 @@ class OferSettings(LayerSettings):
         "frames that waited longer for their turn are dropped", 0.01, 10.0, unit="s", live=True
     )
     silence_warning: float = setting("warn when no image arrived for this long", 0.5, 3600.0, unit="s", live=True)
-    marker_rate: float = setting("most MarkerArrays a second; 0: one a frame", 0.0, 1000.0, unit="Hz", live=True)
-    overlay_rate: float = setting("most overlay images a second; 0: one a frame", 0.0, 1000.0, unit="Hz", live=True)
+    marker_rate: float = setting(
+        "most MarkerArrays a second, drawn beside the frames; 0: one a frame, for which the next frame waits",
+        0.0, 1000.0, unit="Hz", live=True,
+    )  # fmt: skip
+    overlay_rate: float = setting(
+        "most overlay images a second, drawn beside the frames; 0: one a frame, for which the next frame waits",
+        0.0, 1000.0, unit="Hz", live=True,
+    )  # fmt: skip
     deterministic_ids: bool = setting(
         "ids of faces follow from `seed` and the node's full name; false: random, and no two nodes or runs share one"
     )

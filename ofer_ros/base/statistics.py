@@ -16,7 +16,8 @@ _WINDOW = 300  # frames that rates and percentiles look back on
 
 
 class FrameStatistics:
-    """Counters of the stream and a sliding window of times. Written by the worker, read by the diagnostics timer."""
+    """Counters of the stream and a sliding window of times. Written by the worker and by the thread that draws, read by
+    the diagnostics timer."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,6 +29,7 @@ class FrameStatistics:
         self.failures = 0
         self.late = 0
         self.faces = 0
+        self.undrawn = 0  # frames whose markers and overlay were left out, as the ones before were still being drawn
         self._finished: deque[float] = deque(maxlen=_WINDOW)
         self._latency: deque[float] = deque(maxlen=_WINDOW)
         self._stages: dict[str, deque[float]] = {}
@@ -39,7 +41,12 @@ class FrameStatistics:
             self.faces = faces
             self._finished.append(time.monotonic())
             self._latency.append(1000 * latency)
-            for name, value in stages.items():
+        self.stages(stages)
+
+    def stages(self, times: dict[str, float]) -> None:
+        """Times of stages, ms by name."""
+        with self._lock:
+            for name, value in times.items():
                 self._stages.setdefault(name, deque(maxlen=_WINDOW)).append(value)
 
     def rate(self) -> float:

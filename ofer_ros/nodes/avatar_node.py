@@ -15,7 +15,7 @@ from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import seconds
 from ofer_ros.base.parameters import AvatarSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
-from ofer_ros.output.publishers import FACES
+from ofer_ros.base.qos import FACES
 from ofer_ros.output.seen_faces import seen_faces
 
 

@@ -24,11 +24,11 @@ from ofer_msgs.msg import FaceArray
 from ofer_ros.base.geometry import stamp_key
 from ofer_ros.base.parameters import CameraSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.qos import FACES
 from ofer_ros.camera.source_frame import SourceError, SourceFrame
 from ofer_ros.camera.sources import open_source, own_pace
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
-from ofer_ros.output.publishers import FACES
 
 NAME = "camera_node"
 _JPEG_QUALITY = 90

@@ -14,9 +14,9 @@ from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.parameters import MeshSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.qos import LATCHED, NEWEST
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.marker_array import FaceMarkers
-from ofer_ros.output.publishers import LATCHED, MARKERS
 
 NAME = "mesh_node"
 
@@ -36,10 +36,10 @@ class MeshNode(Node):
         self._meshes = FaceMarkers(self._head, settings.mesh_region)
         self._problems = ProblemLog(self.get_logger().error)
         self._mismatch = ""
-        self._markers = self.create_publisher(MarkerArray, "~/markers", MARKERS)
+        self._markers = self.create_publisher(MarkerArray, "~/markers", NEWEST)
         self.create_timer(1.0, self._read_settings, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_subscription(HeadModelMessage, "head_info", self._on_head_info, LATCHED)
-        self.create_subscription(FaceArray, "faces", self._on_faces, MARKERS)
+        self.create_subscription(FaceArray, "faces", self._on_faces, NEWEST)
 
     def _read_settings(self) -> None:
         self._settings = read(self, MeshSettings)

@@ -241,7 +241,7 @@ class OferNode(ManagedNode):
             return response
         if self._stream is not None:
             self._stream.drop_waiting()
-        problem = self._between_frames(forget)
+        problem = self._between_frames(forget, still=True)
         response.success, response.message = not problem, problem or "every person is forgotten"
         return response
 
@@ -259,11 +259,14 @@ class OferNode(ManagedNode):
         response.success, response.message = not problem, problem or "the identity is drawn anew"
         return response
 
-    def _between_frames(self, action: Callable[[], str]) -> str:
-        """Do it on the worker's thread, or here where there is none; '' or why it was not done."""
+    def _between_frames(self, action: Callable[[], str], still: bool = False) -> str:
+        """Do it on the worker's thread, or here where there is none; '' or why it was not done. still: while nothing is
+        drawn."""
         try:
             busy = self._busy()
-            return busy.between_frames(action).result(_PATIENCE) if busy else action()
+            if busy is None:
+                return action()
+            return (busy.while_still if still else busy.between_frames)(action).result(_PATIENCE)
         except NotYet:
             return "the frame at work takes long; it will be done right after it"
         except Exception as error:

@@ -31,11 +31,11 @@ from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import seconds, stamp_key
 from ofer_ros.base.parameters import RecorderSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.qos import FACES, LATCHED
 from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.input.images import ImageError, image_to_rgb, to_rgb
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
-from ofer_ros.output.publishers import FACES, LATCHED
 from ofer_ros.record.bag_writer import BagWriter
 from ofer_ros.record.observations import Observations, marker_difference
 from ofer_ros.record.run_sheet import Moment, choose_moments, draw_run_sheet

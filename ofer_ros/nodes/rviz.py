@@ -17,9 +17,9 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from ofer_msgs.msg import FaceArray
+from ofer_ros.base.qos import FACES
 from ofer_ros.base.signals import restore
 from ofer_ros.nodes.lifecycle import run
-from ofer_ros.output.publishers import FACES
 
 NAME = "rviz_starter"
 _RVIZ = "rviz2"

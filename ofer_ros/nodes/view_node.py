@@ -25,11 +25,11 @@ from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import stamp_key
 from ofer_ros.base.parameters import ViewSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.qos import LATCHED
 from ofer_ros.base.statistics import RateCap
 from ofer_ros.input.images import ImageError, image_to_rgb
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
-from ofer_ros.output.publishers import LATCHED
 from ofer_ros.web.packets import FacePackets, pack
 from ofer_ros.work.diagnostics import values_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -17,6 +18,7 @@ from ofer_ros.input.cv_bridge_converter import image_converter
 from ofer_ros.input.subscriptions import CameraInputs
 from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.camera_loop import CameraLoop, LoopWorker
+from ofer_ros.work.drawer import Drawer
 from ofer_ros.work.mailbox import Mailbox
 from ofer_ros.work.worker import Answer, FrameWorker
 
@@ -42,6 +44,7 @@ class FaceStream:
         of this camera's frames together with other cameras'; without it they have a thread of their own."""
         begun = settings()
         self._outputs = outputs
+        self._drawer = Drawer(outputs.drawings, statistics, problems)
         self._statistics = statistics
         self._mailbox: Mailbox[Frame] = Mailbox(loop.look) if loop else Mailbox()
         self._paused = False
@@ -64,12 +67,13 @@ class FaceStream:
             camera_pose=lambda header: self.inputs.camera_pose(header),
         )
         self.inputs = CameraInputs(node, begun, calibration, problems, self._accept)
+        self._drawer.start()
         self._worker.start()
 
     @property
     def working(self) -> bool:
-        """Whether the thread still runs; after `stop` only for a frame that does not end."""
-        return self._worker.alive
+        """Whether a thread still runs; after `stop` only for a frame that does not end."""
+        return self._worker.alive or self._drawer.alive
 
     def pause(self, paused: bool) -> None:
         """Ignore images from now on, or no longer."""
@@ -77,7 +81,7 @@ class FaceStream:
         if paused:
             self.drop_waiting()
             # After the frame at work, whose markers would come back otherwise.
-            self.between_frames(self._outputs.clear)
+            self.while_still(self._outputs.clear)
 
     def drop_waiting(self) -> None:
         """Forget the frame that waits for its turn."""
@@ -87,11 +91,22 @@ class FaceStream:
         """Have `action` done by the worker's thread, after the frame at work."""
         return self._worker.between_frames(action)
 
+    def while_still(self, action: Callable[[], Answer]) -> Future[Answer]:
+        """The same while nothing is drawn either; what waited to be drawn is dropped."""
+
+        def still() -> Answer:
+            with self._drawer.still():
+                return action()
+
+        return self.between_frames(still)
+
     def stop(self, patience: float) -> bool:
-        """Stop listening and wait for the frame at work; False when it did not end within `patience` seconds."""
+        """Stop listening and wait for the frames at work; False when they did not end within `patience` seconds."""
+        until = time.monotonic() + patience
         self._mailbox.close()
         self.inputs.destroy()
-        return self._worker.stop(patience)
+        ended = [one.stop(max(0.0, until - time.monotonic())) for one in (self._worker, self._drawer)]
+        return all(ended)
 
     def _accept(self, frame: Frame) -> None:
         if not self._paused:
@@ -108,4 +123,8 @@ class FaceStream:
             )
         self.tracks = [face.id for face in result.faces]
         # A frame that ends after `stop` gave up on it must not bring the markers back.
-        return {} if self._paused or self._mailbox.closed else self._outputs.publish(result)
+        if self._paused or self._mailbox.closed:
+            return {}
+        drawing, times = self._outputs.publish(result)
+        self._drawer.put(drawing)
+        return times

@@ -24,6 +24,7 @@ def frame_values(statistics: FrameStatistics) -> dict[str, object]:
         "bad_images": statistics.bad_images,
         "failures": statistics.failures,
         "faces": statistics.faces,
+        "frames_undrawn": statistics.undrawn,
         "fps": f"{statistics.rate():.1f}",
         "memory_mb": f"{resident_megabytes():.1f}",
     }

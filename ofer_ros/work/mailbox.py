@@ -39,6 +39,12 @@ class Mailbox(Generic[Item]):
             item, self._item = self._item, None
             return None if self._closed else item
 
+    def wait(self) -> bool:
+        """Wait for an item and leave it there; False when closed."""
+        with self._ready:
+            self._ready.wait_for(lambda: self._item is not None or self._closed)
+            return not self._closed
+
     def wake(self) -> None:
         """Let a waiting `take`, or the next one, return at once."""
         with self._ready:

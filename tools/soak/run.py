@@ -25,8 +25,8 @@ from visualization_msgs.msg import MarkerArray
 from ofer_models.runtime.memory import resident_megabytes
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.srv import ResetIdentity
+from ofer_ros.base.qos import FACES, NEWEST
 from ofer_ros.demo.processes import Processes, own_domain
-from ofer_ros.output.publishers import FACES, MARKERS
 from ofer_ros.work.diagnostics import values_of
 from tools.soak.camera import RoughCamera
 from tools.soak.checks import Memory, Scene3D, marker_heads
@@ -105,7 +105,7 @@ class Soak(Node):
         self.create_subscription(FaceArray, f"{NODE}/faces", self._on_faces, FACES)
         self.ids: dict[str, set[str]] = {NODE: set(), SECOND: set()}
         self.create_subscription(FaceArray, f"{SECOND}/faces", self._on_second, FACES)
-        self.create_subscription(MarkerArray, f"{NODE}/markers", self._on_markers, MARKERS, raw=True)
+        self.create_subscription(MarkerArray, f"{NODE}/markers", self._on_markers, NEWEST, raw=True)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, QoSProfile(depth=10))
         self._change = self.create_client(ChangeState, f"{NODE}/change_state")
         self._get = self.create_client(GetState, f"{NODE}/get_state")
