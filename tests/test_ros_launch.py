@@ -45,8 +45,8 @@ sys.exit(service.run())
 
 OFER_ARGUMENTS = " ".join(
     [
-        "autostart bundle camera camera_info fixed_frame image log_level name namespace params_file rviz source",
-        "use_sim_time hypotheses show_text rate loop",  # and every other parameter
+        "autostart bundle camera camera_info cameras fixed_frame image log_level name namespace params_file rviz",
+        "source use_sim_time hypotheses show_text rate loop",  # and every other parameter
         *sorted({item.name for kind in (OferSettings, CameraSettings) for item in fields(kind)}),
     ]
 )

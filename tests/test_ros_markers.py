@@ -19,7 +19,7 @@ from ofer_models.drawing.shading import spread_colors
 from ofer_models.tracking.spread import spread_mm
 from ofer_ros.base.parameters import LayerSettings
 from ofer_ros.output import marker_cdr
-from ofer_ros.output.face_meshes import MeshDecoder
+from ofer_ros.output.face_meshes import FaceLandmarks, MeshDecoder
 from ofer_ros.output.marker_array import Deletions, FaceMarkers, Lifetime, TrackNumbers, delete_all
 from ofer_ros.output.marker_cdr import BulkMarker, MarkerEncoder, Style, marker_array, plain_marker
 from ofer_ros.output.marker_layers import FULL_SPREAD, LANDMARKS, MESH, NAMESPACES, TEXT
@@ -140,19 +140,21 @@ def test_numbers_are_the_smallest_free_and_stay():
 def test_what_is_gone_is_deleted_repeatedly_until_it_comes_back():
     deletions = Deletions()
     one, two = ("mesh", 0), ("mesh", 1)
-    assert deletions.update({one, two}, 0.0) == []
-    assert deletions.update({two}, 0.1) == [one]
-    assert deletions.update({two}, 0.9) == [one], "said again for a reader that missed it"
-    assert deletions.update({one, two}, 0.95) == [], "shown again: nothing to delete"
-    assert deletions.update(set(), 1.0) == [one, two]
-    assert deletions.update(set(), 2.1) == []
+    assert deletions.update({one, two}) == []
+    assert deletions.update({two}) == [one]
+    assert deletions.update({two}) == [one], "said again for a reader that missed it"
+    assert deletions.update({one, two}) == [], "shown again: nothing to delete"
+    assert deletions.update(set()) == [one, two]
+    assert 5 < next(count for count in range(1000) if not deletions.update(set())) < 50
 
 
-def test_a_clock_that_jumps_back_ends_the_deletions():
-    deletions = Deletions()
-    deletions.update({("mesh", 0)}, 100.0)
-    assert deletions.update(set(), 100.1)
-    assert deletions.update(set(), 5.0) == []
+@pytest.mark.parametrize("step", [0.03, 0.0, -0.001, -0.3, -1000.0])
+def test_deletions_do_not_depend_on_stamps(step):
+    markers = FaceMarkers(HEAD)
+    markers.encode(faces_message("f1", stamp=50_000.0), MESH_ONLY)
+    messages = [faces_message(stamp=50_000.0 + step * i) for i in range(1, 41)]
+    gone = [len(deserialize_message(markers.encode(one, MESH_ONLY), MarkerArray).markers) for one in messages]
+    assert gone[:5] == [1] * 5 and gone[-1] == 0
 
 
 def test_an_empty_frame_deletes_the_lost_face():
@@ -191,7 +193,8 @@ def test_sizes_are_those_that_rviz_asks_of_each_type():
 
 
 def test_markers_outlive_the_pause_until_the_next_ones():
-    now, lifetime = [1e9], Lifetime()
+    now, arrived = [1e9], [7.0]
+    lifetime = Lifetime(lambda: arrived[0])
 
     def after(seconds: float, period: float = 0.0) -> float:
         now[0] += seconds
@@ -202,6 +205,8 @@ def test_markers_outlive_the_pause_until_the_next_ones():
     assert after(5.0) > 15.0, "a slow camera"
     assert after(1000.0) < 100.0, "a camera that was away is no slow one"
     assert after(0.03) == after(-1000.0) == 2.0, "also when a bag begins anew"
+    arrived[0] += 5.0
+    assert after(0.0) > 15.0, "a slow camera whose stamps stand still"
 
 
 def test_every_marker_of_a_message_has_the_longer_lifetime():
@@ -282,6 +287,22 @@ def test_the_uncertainty_layer_is_coloured_by_the_spread_and_has_a_legend():
     np.testing.assert_allclose(colors[points[:, 1].argmax()], spread_colors(0.0, FULL_SPREAD), atol=1e-6)
     np.testing.assert_allclose(colors[points[:, 1].argmin()], spread_colors(FULL_SPREAD, FULL_SPREAD), atol=1e-6)
     assert points[:, 0].min() > points_of(surface)[:, 0].max(), "beside the face"
+    for text in texts:
+        left = text.pose.position.x - 0.5 * text.scale.z * len(text.text) / 2
+        assert points[:, 0].max() < left < points[:, 0].max() + 0.03, "RViz centres texts: none over the bar"
+
+
+def test_what_lies_on_the_mesh_is_drawn_a_little_before_it():
+    message = faces_message("f1")
+    mesh, surface, *_ = received(message, layers("mesh", "uncertainty"))
+    points = points_of(received(message, layers("landmarks"))[0])
+    below = points_of(mesh)
+    before = np.linalg.norm(below, axis=1) - np.linalg.norm(points_of(surface), axis=1)
+    np.testing.assert_allclose(before, 0.001, atol=1e-6)
+    rays = np.cross(below, points_of(surface))
+    np.testing.assert_allclose(rays, 0.0, atol=1e-6, err_msg="in the image they stay where they were")
+    on_mesh = FaceLandmarks(HEAD)(message.faces[0])
+    np.testing.assert_allclose(np.linalg.norm(on_mesh - points, axis=1), 0.002, atol=1e-6)
 
 
 def test_landmarks_are_points_on_the_shown_mesh_and_text_is_above_it():
@@ -290,7 +311,7 @@ def test_landmarks_are_points_on_the_shown_mesh_and_text_is_above_it():
     vertices = HEAD.decode(face.shape, face.expressions[face.selected], face.jaws[face.selected])
     expected = HEAD.landmarks(vertices, "landmarks68") @ face.rotation.T + face.translation
     assert points.type == Marker.POINTS and 0 < points.scale.x < 0.01
-    np.testing.assert_allclose(points_of(points), expected, atol=1e-6)
+    np.testing.assert_allclose(points_of(points), expected, atol=2.1e-3)
     assert text.type == Marker.TEXT_VIEW_FACING
     assert text.text.startswith("f1  20 % hidden\nidentity 1 locked\n15 hypotheses, mouth 3.0 mm apart")
     assert text.pose.position.y < (vertices @ face.rotation.T + face.translation)[:, 1].min()

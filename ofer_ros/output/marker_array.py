@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
 
 from ofer_models.head import HeadModel
+from ofer_models.tracking.stream_clock import StreamClock
 from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.base.geometry import seconds
 from ofer_ros.base.parameters import LayerSettings
 from ofer_ros.output.marker_cdr import BulkMarker, LayoutError, MarkerEncoder, Style, living, marker_array, plain_marker
 from ofer_ros.output.marker_layers import FaceLayers
 
-# A depth-1 reader can miss the message that says DELETE: say it again for this long.
-_DELETE_REPEATED = 1.0
+# A depth-1 reader can miss the message that says DELETE: say it in so many.
+_DELETE_REPEATED = 30
 _PERIODS = 3  # of a stream that its markers outlive
 _LONGEST_PAUSE = 20.0  # seconds between two messages that still are a stream
 
@@ -38,37 +42,36 @@ class TrackNumbers:
 
 
 class Deletions:
-    """Which markers are to be taken away: those that were shown and are no more, each for a while."""
+    """Which markers are to be taken away: those that were shown and are no more, each in several messages."""
 
     def __init__(self) -> None:
         self._shown: set[Key] = set()
-        self._leaving: dict[Key, float] = {}  # since when
+        self._leaving: dict[Key, int] = {}  # in how many messages still
 
-    def update(self, shown: set[Key], now: float) -> list[Key]:
-        """Markers to delete at time `now` (seconds of the images' clock), when `shown` are there."""
-        self._leaving |= dict.fromkeys(self._shown - shown, now)
-        # A clock that jumped back (a bag played again) must not keep deletions forever.
-        self._leaving = {
-            key: since
-            for key, since in self._leaving.items()
-            if key not in shown and since <= now < since + _DELETE_REPEATED
-        }
+    def update(self, shown: set[Key]) -> list[Key]:
+        """Markers to delete in a message that shows `shown`."""
+        left = self._leaving | dict.fromkeys(self._shown, _DELETE_REPEATED)
+        leaving = {key: count for key, count in left.items() if key not in shown}
+        self._leaving = {key: count - 1 for key, count in leaving.items() if count > 1}
         self._shown = shown
-        return sorted(self._leaving)
+        return sorted(leaving)
 
 
 class Lifetime:
     """How long markers live without being said again: the backstop for a node that dies, never for a slow stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrival: Callable[[], float] = time.monotonic) -> None:
+        """arrival(): seconds, which count where stamps stand still."""
+        self._clock = StreamClock(0.0, arrival)
         self._last = float("inf")
 
-    def next(self, now: float, period: float = 0.0) -> float:
-        """Seconds, for markers of an image stamped `now`; period: the least time until the next, as far as it is known.
+    def next(self, stamp: float, period: float = 0.0) -> float:
+        """Seconds, for markers of an image's stamp; period: the least time until the next, as far as it is known.
 
         By the images' clock, so that whoever makes markers of the same messages makes the same. In steps of a factor
         of two, since each makes a template of every layer.
         """
+        now = self._clock(stamp)
         passed, self._last = min(now - self._last, _LONGEST_PAUSE), now
         lifetime = Style.lifetime
         while lifetime < _PERIODS * max(period, passed):
@@ -103,7 +106,7 @@ class FaceMarkers:
         if lifetime != Style.lifetime:
             items = [living(item, lifetime) for item in items]
         shown = {(item.style.namespace if isinstance(item, BulkMarker) else item.ns, item.id) for item in items}
-        for namespace, number in self._deletions.update(shown, seconds(stamp)):
+        for namespace, number in self._deletions.update(shown):
             items.append(plain_marker(Style(namespace), frame_id, stamp, number, Marker.DELETE))
         if self._fast:
             try:

@@ -7,6 +7,8 @@ Points are in the camera optical frame: x right, y down, z forward.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from builtin_interfaces.msg import Time
 from visualization_msgs.msg import Marker
@@ -35,7 +37,11 @@ _IDENTITY_COLOR = np.array([0.55, 0.85, 0.6], np.float32)
 _LANDMARK_COLOR = np.array([0.3, 0.9, 0.3, 1.0], np.float32)
 _COLUMNS = 5  # of hypotheses side by side
 _GAP = 0.02  # metres between neighbours
+# Metres by which layers lie before the shown mesh, along the rays of sight: of two surfaces in one place each shows in
+# patches, of a point on one the half.
+_COLORS_BEFORE, _POINTS_BEFORE = 0.001, 0.002
 _BAR_WIDTH, _BAR_HEIGHT, _BAR_STEPS = 0.012, 0.12, 16  # metres, and colours of the legend's bar
+_CHARACTER = 0.55  # mean width of a character in RViz, which centres a text, as a share of the text's size
 
 
 class FaceLayers:
@@ -90,15 +96,16 @@ class FaceLayers:
         for row, spread in enumerate((0.0, FULL_SPREAD / 2, FULL_SPREAD)):
             text = plain_marker(LEGEND, frame_id, stamp, first + 2 + row)
             text.text = f"{spread:g} mm" + (" and more" if spread == FULL_SPREAD else "")
-            text.pose.position.x = float(right + 4 * _BAR_WIDTH)
+            text.pose.position.x = float(right + 2 * _BAR_WIDTH + _CHARACTER * LEGEND.size * len(text.text) / 2)
             text.pose.position.y = float(middle[1] + _BAR_HEIGHT * (0.5 - spread / FULL_SPREAD))
             text.pose.position.z = float(middle[2])
             texts.append(text)
-        return [self._surface(UNCERTAINTY, first, vertices, colors), bar, *texts]
+        surface = self._surface(UNCERTAINTY, first, vertices, colors)
+        return [replace(surface, points=_nearer(surface.points, _COLORS_BEFORE)), bar, *texts]
 
     def landmarks(self, face: Face, number: int) -> list[BulkMarker]:
-        """The 68 landmarks on the shown mesh."""
-        points = self._landmarks(face)
+        """The 68 landmarks, just before the shown mesh."""
+        points = _nearer(self._landmarks(face), _POINTS_BEFORE)
         return [BulkMarker(LANDMARKS, number, points, np.tile(_LANDMARK_COLOR, (len(points), 1)))]
 
     def text(self, face: Face, vertices: np.ndarray, number: int, frame_id: str, stamp: Time) -> list[Marker]:
@@ -133,3 +140,8 @@ class FaceLayers:
             points += [a, b, c, a, c, d, a, c, b, a, d, c]
             colors += [[*spread_colors(FULL_SPREAD * step / (_BAR_STEPS - 1), FULL_SPREAD), 1.0]] * 12
         return BulkMarker(UNCERTAINTY, number, np.array(points), np.array(colors, np.float32))
+
+
+def _nearer(points: np.ndarray, distance: float) -> np.ndarray:
+    """Points (N, 3) in the camera's frame, metres nearer to it: where they were in the image."""
+    return points * (1 - distance / np.linalg.norm(points, axis=1, keepdims=True))

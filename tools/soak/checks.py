@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 ADD, DELETE, DELETE_ALL = 0, 2, 3  # visualization_msgs/Marker
-# A marker that messages no longer mention for so long (s) and that nobody deleted is stale. Deletions are repeated for
-# a second, for readers that miss one.
+# A marker that messages no longer mention for so long (s) and that nobody deleted is stale. Deletions are repeated in
+# thirty messages, for readers that miss one.
 STALE_AFTER = 1.5
 # A reader that hears nothing for so long (s) may have missed every repetition; what it shows runs out of its lifetime.
 MISSED_AFTER = 0.9
