@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)")
 
 from conftest import OPEN
+from people_support import small_library
 
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.open545 import pictures as open545
-from ofer_models.workshop.measure.open545 import pooling, protocol, regressor, report
+from ofer_models.workshop.measure.open545 import pooling, protocol, regressor, report, scenes
 from ofer_models.workshop.measure.open545.expression import METHODS, SHARES, ExpressionResult
 from ofer_models.workshop.measure.open545.identity import IdentityResult, LandmarkAgreement
 from ofer_models.workshop.measure.open545.regressor import SHIPPED, Regressor
@@ -26,14 +27,12 @@ from ofer_models.workshop.pictures.dataset import PictureSet
 @pytest.fixture(scope="module")
 def part(open_head, tmp_path_factory) -> tuple[dict, open545.Open545]:
     """Rows 0, 11 and 22: one person before a hand, an object and a random shape."""
-    from ofer_models.workshop.pictures.pictures import PictureSource
-
-    source = PictureSource(open_head, open545.SEED)
-    rows = {index: open545._draw(source, index) for index in (0, 11, 22)}
-    again = open545._draw(PictureSource(open_head, open545.SEED), 11)
+    drawing = scenes.PlainScenes(open_head)
+    rows = {index: scenes.draw(drawing, index) for index in (0, 11, 22)}
+    again = scenes.draw(scenes.PlainScenes(open_head), 11)
     assert all(np.array_equal(again[name], rows[11][name]) for name in again)
     folder = tmp_path_factory.mktemp("open545")
-    open545.generate(OPEN / "head.npz", folder, count=0)  # nothing to do
+    open545.generate(OPEN / "head.npz", folder, assets=None, count=0)  # nothing to do
     arrays = {name: np.stack([row[name] for row in rows.values()]) for name in rows[0]}
     for which in ("clean", "occluded"):
         for name in ("visible", "covered"):
@@ -59,32 +58,32 @@ def test_both_halves_show_the_same_person_and_face(part):
 def test_hashes_tell_truth_from_pictures(part, monkeypatch, tmp_path):
     _, pictures = part
     found = open545.hashes(pictures, OPEN / "head.npz")
-    expected = tmp_path / "hashes.json"
-    monkeypatch.setattr(open545, "_HASHES", expected)
+    expected = tmp_path / "open545_plain.json"
+    monkeypatch.setattr(open545, "_FOLDER", tmp_path)
     expected.write_text(json.dumps(found))
-    assert "equal to the bit" in open545.check(found)
+    assert "equal to the bit" in open545.check(found, "open545-plain")
     pictures.clean.crop[0, 0, 0, 0] ^= 1
     changed = open545.hashes(pictures, OPEN / "head.npz")
     pictures.clean.crop[0, 0, 0, 0] ^= 1
-    assert changed["truth"] == found["truth"] and "differ in some bits" in open545.check(changed)
+    assert changed["truth"] == found["truth"] and "differ in some bits" in open545.check(changed, "open545-plain")
     expected.write_text(json.dumps(found | {"truth": "0"}))
     with pytest.raises(EvaluationError, match="the truth's hash"):
-        open545.check(found)
+        open545.check(found, "open545-plain")
 
 
 def test_the_repositorys_hashes_are_of_its_head():
-    expected = json.loads(open545._HASHES.read_text())
-    assert expected["head"] == open545.sha256_of(OPEN / "head.npz")
+    expected = open545.expected_hashes("open545-plain")
+    assert expected["head"] == open545.expected_hashes("open545")["head"] == open545.sha256_of(OPEN / "head.npz")
     before = expected["before 0.2.2"]  # its lip points lay elsewhere on the head; the scenes are the same
     assert before["truth"] == expected["truth"] and before["head"] != expected["head"]
     assert len(expected["truth"]) == len(expected["pictures"]) == len(before["pictures"]) == 64
 
 
 def test_another_head_is_refused_before_anything_is_drawn(tmp_path):
-    open545.require_head(OPEN / "head.npz")
+    open545.require_head(OPEN / "head.npz", "open545")
     (tmp_path / "head.npz").write_bytes(b"another")
     with pytest.raises(EvaluationError, match="shows the open head"):
-        open545.require_head(tmp_path / "head.npz")
+        open545.require_head(tmp_path / "head.npz", "open545")
 
 
 def test_an_empty_folder_says_what_to_run(tmp_path):
@@ -248,7 +247,9 @@ def test_headline_figures_by_hand(results):
 
 def test_the_report_holds_figures_goals_and_tables(results, tmp_path):
     bundle = SimpleNamespace(name="open", version="9", hypotheses=15)
-    files = report.write_report(results, bundle, tmp_path, "ofer evaluate --report docs", "Open-545, a test")
+    files = report.write_report(
+        results, bundle, "open545", tmp_path, "ofer evaluate --report docs", "Open-545, a test"
+    )
     text = files[0].read_text()
     assert "ofer evaluate --report docs" in text and "bundle open 9".lower() in text.lower()
     assert "| `rank_gap_closed` |" in text and "| 0.5 | at least 0.5 | yes |" in text
@@ -261,3 +262,24 @@ def test_the_report_holds_figures_goals_and_tables(results, tmp_path):
     assert figures["rank_gap_closed"] == pytest.approx(0.5) and figures["tables"]["coverage"]["0.5"] == 0.5
     assert files[1].stat().st_size > 10_000
     assert set(report.GOALS) <= set(figures)
+
+
+def test_people_are_drawn_both_ways_with_a_truth_to_the_vertex(open_head):
+    """Without MakeHuman's textures: painted ones stand in for them."""
+    drawing = scenes.PeopleScenes(open_head, small_library(open_head))
+    stream = [np.random.default_rng([5, number]) for number in range(5)]
+    seen = next(found for _ in range(10) if (found := drawing(3, "object", stream.__getitem__)) is not None)
+    images, samples = seen
+    assert all(image.shape == (256, 256, 3) and image.dtype == np.uint8 for image in images)
+    bare, covered = samples
+    for sample in samples:
+        if sample is None:  # MediaPipe need not find a face in flat colours
+            continue
+        projected = (open_head.decode(sample.betas, sample.expression, sample.jaw) @ sample.rotation.T
+                     + sample.translation) @ sample.camera.T  # fmt: skip
+        at = projected[sample.visible, :2] / projected[sample.visible, 2:]
+        assert ((at > -1) & (at < 257)).all()
+        facing = open_head.masks["face"]
+        assert sample.visible[facing].mean() > 0.3
+    if bare and covered:
+        assert covered.occlusion > 0.05 > bare.occlusion and not (covered.visible & ~bare.visible).any()

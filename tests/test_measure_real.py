@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ofer_models.workshop.errors import DataError, EvaluationError
-from ofer_models.workshop.measure.real.measures import MEASURES, between_eyes, measures, point_errors, slope
 from ofer_models.workshop.measure.real.paired import draw_occluder
 from ofer_models.workshop.measure.real.protocol import common_variance
 from ofer_models.workshop.measure.real.readings import find_photographs
+from ofer_models.workshop.pictures.measures import MEASURES, between_eyes, measures, point_errors, slope
 from ofer_models.workshop.pictures.occluders import GROUPS
 
 

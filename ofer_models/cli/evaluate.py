@@ -23,14 +23,14 @@ from ofer_models.cli.console import (
     write_json,
 )
 
-OPEN, HELD_OUT, EYES = "open545", "held_out", "eyes"
+OPEN, PLAIN, HELD_OUT, EYES = "open545", "open545-plain", "held_out", "eyes"
 LICENSED = ("now", "now-metrical", "co545", "aflw2000")
 
 
 def evaluate(
     bundle: BundleOption = None,
     which: Annotated[
-        str, typer.Option("--set", help=f"{OPEN}, {HELD_OUT}, {EYES}, {', '.join(LICENSED)}.", metavar="SET")
+        str, typer.Option("--set", help=f"{OPEN}, {PLAIN}, {HELD_OUT}, {EYES}, {', '.join(LICENSED)}.", metavar="SET")
     ] = OPEN,
     pictures: Annotated[
         int | None, typer.Option(min=20, help="Fewer pictures than the set has; figures are then not comparable.")
@@ -38,7 +38,9 @@ def evaluate(
     work: Annotated[Path, typer.Option(help="Where renderings and predictions are kept.")] = Path("out"),
     report: Annotated[
         Path | None,
-        typer.Option(help=f"Folder for the report of {OPEN} or {EYES}: plots, JSON and Markdown, such as docs."),
+        typer.Option(
+            help=f"Folder for the report of {OPEN}, {PLAIN} or {EYES}: plots, JSON and Markdown, such as docs."
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a licensed set.")] = None,
     photographs: Annotated[
@@ -63,6 +65,9 @@ def evaluate(
 ) -> None:
     """Measure a bundle: by default on Open-545, 545 renderings with and without occluders. Needs `make train-env`.
 
+    Open-545 shows people with skin, hair and shadows (the first run fetches 89 MB of textures and meshes with npm);
+    open545-plain is the set of before 0.3, in flat paint.
+
     --real FOLDER measures on photographs, without 3D truth and without those packages: how much of each movement comes
     through, errors against annotated points, spread where a drawn occluder hides the face. Pictures named mask* show
     covered mouths; people/NAME/ in the folder holds pictures of one person.
@@ -71,7 +76,7 @@ def evaluate(
     expression_ratio, spread_ratio, ode, coverage90, steps_error_loss, steps_spread_loss and more; the report says
     what each is.
     """
-    check_choice("--set", which, (OPEN, HELD_OUT, EYES, *LICENSED))
+    check_choice("--set", which, (OPEN, PLAIN, HELD_OUT, EYES, *LICENSED))
     if (beside or peer) and not real:
         raise typer.BadParameter("goes with --real", param_hint="--beside" if beside else "--peer")
     if which in LICENSED and data is None and not real:
@@ -86,8 +91,8 @@ def evaluate(
         return
     if predictions is None:
         loaded = Bundle.load(bundle or default_bundle())
-    if which == OPEN:
-        figures = _open545(loaded, pictures, work, report)
+    if which in (OPEN, PLAIN):
+        figures = _open545(loaded, which, pictures, work, report)
     elif which == HELD_OUT:
         figures = _held_out(loaded, pictures or 300, work)
     else:
@@ -123,31 +128,31 @@ def _real(
     return {name: result.figures for name, result in results.items()}
 
 
-def _open545(bundle: Any, limit: int | None, work: Path, report: Path | None) -> dict[str, Any]:
+def _open545(bundle: Any, which: str, limit: int | None, work: Path, report: Path | None) -> dict[str, Any]:
     from ofer_models.bundle.manifest import HEAD
     from ofer_models.workshop.measure.open545 import pictures as open545
     from ofer_models.workshop.measure.open545 import protocol, regressor
     from ofer_models.workshop.measure.open545.report import GOALS, content, write_report
 
-    threads, folder, head = len(os.sched_getaffinity(0)), work / "open545", bundle.path / HEAD
-    open545.require_head(head)
-    open545.generate(head, folder, workers=threads, progress=progress)
+    threads, folder, head = len(os.sched_getaffinity(0)), work / which, bundle.path / HEAD
+    open545.require_head(head, which)
+    open545.generate(head, folder, assets=None if which == PLAIN else work, workers=threads, progress=progress)
     pictures = open545.load(folder)
-    which = open545.check(open545.hashes(pictures, head))
+    compared = open545.check(open545.hashes(pictures, head), which)
     if limit and limit < len(pictures):
-        pictures, which = pictures.first(limit), f"Only {limit} pictures of {which}"
+        pictures, compared = pictures.first(limit), f"Only {limit} pictures of {compared}"
     rival = regressor.get(bundle, work, workers=threads, progress=progress, log=say)
     results = protocol.measure(bundle, pictures, rival, threads=threads, progress=progress)
-    table = Table("figure", "value", "goal", title=f"bundle {bundle.name} {bundle.version}. {which}", box=None)
+    table = Table("figure", "value", "goal", title=f"bundle {bundle.name} {bundle.version}. {compared}", box=None)
     for key, value in results.figures.items():
         _, goal, met = GOALS.get(key, ("", "", None))
         table.add_row(key, f"{value:.3g}", goal if met is None else f"{goal}: {'yes' if met(value) else 'no'}")
     console.print(table)
     command = " ".join(["ofer", *sys.argv[1:]])
     if report:
-        for path in write_report(results, bundle, report, command, which):
+        for path in write_report(results, bundle, which, report, command, compared):
             say(f"wrote {path}")
-    return content(results, bundle, command, which)
+    return content(results, bundle, command, compared)
 
 
 def _held_out(bundle: Any, count: int, work: Path) -> dict[str, Any]:

@@ -122,9 +122,9 @@ class PictureSource:
         paint: int | None = None,
     ) -> Scene:
         """Someone making a face, in random light before something random; paint chooses one of the source's skins."""
-        vertices, camera, rotation, translation = self._place(
-            self.head.decode(betas, expression, jaw), rng, view or View()
-        )
+        vertices = self.head.decode(betas, expression, jaw)
+        eyes = vertices[self.head.masks["eyes"]].mean(0)
+        vertices, camera, rotation, translation = place(vertices, eyes, rng, view or View())
         background = _background(rng)
         _shoulders(background, project(vertices, camera), rng)
         skin = self._paint(int(rng.integers(_PAINTS)) if paint is None else paint)
@@ -159,15 +159,16 @@ class PictureSource:
         return self.observe(picture, truth, *(np.random.default_rng([self.seed, index, n]) for n in (1, 3)))
 
     def observe(
-        self, picture: np.ndarray, truth: dict, looking: np.random.Generator, teeth: np.random.Generator
+        self, picture: np.ndarray, truth: dict, looking: np.random.Generator, teeth: np.random.Generator | None
     ) -> Sample | None:
-        """The sample of a picture and its truth, or None where MediaPipe finds no face."""
+        """The sample of a picture and its truth, or None where MediaPipe finds no face. teeth: to paint some with,
+        where the picture shows none."""
         result = self._landmarker(picture, _rough_region(truth["true_points"], looking))
         if result is None or result.presence < 0.5:
             return None
         crop, to_crop = aligned_crop(picture, result.points)
         landmarks = landmark_features(result.points)
-        if not truth["covered"][self.head.masks["lips"]].any():
+        if teeth is not None and not truth["covered"][self.head.masks["lips"]].any():
             crop = show_teeth(crop, landmarks.astype(np.float16), teeth)
         truly = in_crop_unit(truth["true_points"], to_crop)
         return Sample(**truth, landmarks=landmarks, true_landmarks=truly, crop=crop, points=result.points)
@@ -178,28 +179,28 @@ class PictureSource:
             self._paints[number] = np.clip(paint * 255, 0, 255).astype(np.uint8)
         return self._paints[number].astype(np.float32) * np.float32(1 / 255)
 
-    def _place(
-        self, vertices: np.ndarray, rng: np.random.Generator, view: View
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Turn the head before a random camera: vertices (V, 3) in the optical frame, the camera matrix (3, 3), and the
-        rotation and translation that put them there.
-        """
-        yaw = np.clip(rng.normal(0, view.yaw), -view.most_yaw, view.most_yaw)
-        pitch = np.clip(rng.normal(0, view.pitch), -view.most_pitch, view.most_pitch)
-        roll = rng.normal(0, view.roll)
-        turn = np.eye(3, dtype=np.float32)
-        for axis, angle in enumerate((pitch, yaw, roll)):
-            turn = rotation_matrices((np.eye(3)[axis] * angle).astype(np.float32)) @ turn
-        eyes = vertices[self.head.masks["eyes"]].mean(0)
-        middle = eyes - [0, 0.035, 0.02]
-        distance = rng.uniform(0.35, 1.6)
-        eye_pixels = np.exp(rng.uniform(np.log(26), np.log(84)))  # between the eyeballs, about 62 mm apart
-        focal = eye_pixels * distance / 0.062
-        shift = rng.normal(0, 0.06, 2) * SIZE * (1 - eye_pixels / 110)
-        placed = (vertices - middle) @ turn.T * _TO_CAMERA + [0, 0, distance]
-        camera = np.array([[focal, 0, SIZE / 2 + shift[0]], [0, focal, SIZE / 2 + shift[1]], [0, 0, 1]])
-        rotation = _TO_CAMERA[:, None] * turn
-        return placed.astype(np.float32), camera, rotation, np.array([0, 0, distance]) - rotation @ middle
+
+def place(
+    vertices: np.ndarray, eyes: np.ndarray, rng: np.random.Generator, view: View
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Turn a head, whose eyes' centre is (3,), before a random camera: vertices (V, 3) in the optical frame, the camera
+    matrix (3, 3), and the rotation (3, 3) and translation (3,) m that put them there.
+    """
+    yaw = np.clip(rng.normal(0, view.yaw), -view.most_yaw, view.most_yaw)
+    pitch = np.clip(rng.normal(0, view.pitch), -view.most_pitch, view.most_pitch)
+    roll = rng.normal(0, view.roll)
+    turn = np.eye(3, dtype=np.float32)
+    for axis, angle in enumerate((pitch, yaw, roll)):
+        turn = rotation_matrices((np.eye(3)[axis] * angle).astype(np.float32)) @ turn
+    middle = eyes - [0, 0.035, 0.02]
+    distance = rng.uniform(0.35, 1.6)
+    eye_pixels = np.exp(rng.uniform(np.log(26), np.log(84)))  # between the eyeballs, about 62 mm apart
+    focal = eye_pixels * distance / 0.062
+    shift = rng.normal(0, 0.06, 2) * SIZE * (1 - eye_pixels / 110)
+    placed = (vertices - middle) @ turn.T * _TO_CAMERA + [0, 0, distance]
+    camera = np.array([[focal, 0, SIZE / 2 + shift[0]], [0, focal, SIZE / 2 + shift[1]], [0, 0, 1]])
+    rotation = _TO_CAMERA[:, None] * turn
+    return placed.astype(np.float32), camera, rotation, np.array([0, 0, distance]) - rotation @ middle
 
 
 def _rough_region(points: np.ndarray, rng: np.random.Generator) -> Roi:

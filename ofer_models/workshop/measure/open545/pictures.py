@@ -1,8 +1,9 @@
 """Open-545, the occlusion test anyone can make: 545 renderings of 11 held-out people, without and with an occluder.
 
 It follows CO-545 (545 frontal pictures of 11 people, covered by hands, objects and random shapes) with renderings of
-the open head, where the truth is known to the vertex. All is drawn from one seed; `open545.json` holds the hashes that
-the result must have.
+the open head, where the truth is known to the vertex. All is drawn from one seed; a JSON file beside this one holds the
+hashes that the result must have. There are two sets: of people with skin, hair and shadows, and the plainly painted one
+that came first, so that its figures can still be compared.
 """
 
 from __future__ import annotations
@@ -19,19 +20,16 @@ import numpy as np
 from ofer_models.files.arrays import read_npz
 from ofer_models.files.hashing import sha256_of
 from ofer_models.files.refusal import FileRefused
-from ofer_models.perception.landmark_crop import landmark_crop
 from ofer_models.workshop.errors import EvaluationError
+from ofer_models.workshop.measure.open545.scenes import BOTH, PeopleScenes, PlainScenes, Scenes, draw
 from ofer_models.workshop.pictures.dataset import PictureSet
+from ofer_models.workshop.pictures.people.assets import load_library
 from ofer_models.workshop.progress import Progress, silent
 
-SEED, PEOPLE, PICTURES = 545, 11, 545
-GROUPS = ("hand", "object", "random")
+PICTURES = 545
+SETS = {"open545": "Open-545", "open545-plain": "Open-545-plain"}
 _PART = 55  # pictures a file, the step in which a stopped run goes on
-_LEAST = 0.05  # share of the visible face that an occluder covers at least
-_ATTEMPTS = 40
-_HASHES = Path(__file__).with_name("open545.json")
-_VIEW = {"yaw": np.radians(8), "pitch": np.radians(6), "roll": np.radians(5)}  # CO-545's pictures are frontal
-_BOTH = ("clean", "occluded")
+_FOLDER = Path(__file__).parent  # of the hashes
 
 
 @dataclass(frozen=True)
@@ -59,29 +57,36 @@ class Open545:
         return Open545(**{name: getattr(self, name)[:count] for name in self.__dataclass_fields__})
 
 
-def require_head(head_path: Path) -> None:
+def expected_hashes(which: str) -> dict[str, str]:
+    """The hashes of a set of SETS, by part: head, truth and pictures."""
+    return json.loads((_FOLDER / f"{which.replace('-', '_')}.json").read_text())
+
+
+def require_head(head_path: Path, which: str) -> None:
     """Raise EvaluationError unless this is the head that the repository's set shows."""
-    if sha256_of(head_path) != json.loads(_HASHES.read_text())["head"]:
+    if sha256_of(head_path) != expected_hashes(which)["head"]:
         raise EvaluationError(
             f"Open-545 shows the open head, and {head_path} is another; measure this bundle on a licensed set (--set)"
         )
 
 
 def generate(
-    head_path: Path,
-    folder: Path,
-    *,
-    count: int = PICTURES,
-    workers: int = 2,
+    head_path: Path, folder: Path, *, assets: Path | None, count: int = PICTURES, workers: int = 2,
     progress: Progress = silent,
-) -> None:
-    """Draw the parts of the set that are not in `folder` yet."""
+) -> None:  # fmt: skip
+    """Draw the parts of a set that are not in `folder` yet. assets: where what people wear lies, or is fetched to; None
+    draws Open-545-plain.
+
+    Raises DataError where the assets can neither be found nor fetched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(head_path, folder / f"{start:03d}.npz", start, min(_PART, count - start))
+    jobs = [(head_path, assets, folder / f"{start:03d}.npz", start, min(_PART, count - start))
             for start in range(0, count, _PART)]  # fmt: skip
-    jobs = [job for job in jobs if not job[1].exists()]
+    jobs = [job for job in jobs if not job[2].exists()]
     if not jobs:
         return
+    if assets is not None:
+        load_library(assets)  # fetched once, not by every process
     with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:  # MediaPipe survives no fork
         for _ in progress(pool.imap_unordered(_draw_part, jobs), "drawing Open-545", len(jobs)):
             pass
@@ -105,9 +110,9 @@ def load(folder: Path) -> Open545:
         which: PictureSet(
             **{name: arrays[key] for name in PictureSet.__dataclass_fields__ if (key := f"{which}_{name}") in arrays}
         )
-        for which in _BOTH
+        for which in BOTH
     }
-    own = [name for name in Open545.__dataclass_fields__ if name not in _BOTH]
+    own = [name for name in Open545.__dataclass_fields__ if name not in BOTH]
     if missing := [name for name in own if name not in arrays]:
         raise EvaluationError(f"{folder} was drawn without {missing[0]}, by an older version; remove it")
     return Open545(**sets, **{name: arrays[name] for name in own})
@@ -127,42 +132,42 @@ def hashes(pictures: Open545, head_path: Path) -> dict[str, str]:
     return {"head": sha256_of(head_path), "truth": truth.hexdigest(), "pictures": seen.hexdigest()}
 
 
-def check(found: dict[str, str]) -> str:
-    """One line on how the set compares with the repository's hashes.
+def check(found: dict[str, str], which: str) -> str:
+    """One line on how a set compares with the repository's hashes.
 
     Raises EvaluationError when it is of another head or truth: figures would not be comparable.
     """
-    expected = json.loads(_HASHES.read_text())
+    expected, name = expected_hashes(which), SETS[which]
     for part in ("head", "truth"):
         if found[part] != expected[part]:
             raise EvaluationError(
-                f"Open-545: the {part}'s hash is {found[part][:12]}, the repository's is {expected[part][:12]}; "
+                f"{name}: the {part}'s hash is {found[part][:12]}, the repository's is {expected[part][:12]}; "
                 "delete its folder to draw the set again"
             )
     if found["pictures"] == expected["pictures"]:
-        return f"Open-545, pictures {found['pictures'][:12]}: equal to the bit to the repository's hash"
+        return f"{name}, pictures {found['pictures'][:12]}: equal to the bit to the repository's hash"
     return (
-        f"Open-545: the truth is the repository's; the pictures ({found['pictures'][:12]}) differ in some bits from "
+        f"{name}: the truth is the repository's; the pictures ({found['pictures'][:12]}) differ in some bits from "
         f"its {expected['pictures'][:12]}, as other processors and library versions make them"
     )
 
 
-_sources: dict[Path, object] = {}
+_scenes: dict[tuple, Scenes] = {}
 
 
-def _draw_part(job: tuple[Path, Path, int, int]) -> int:
-    head_path, path, start, size = job
+def _draw_part(job: tuple[Path, Path | None, Path, int, int]) -> int:
+    head_path, assets, path, start, size = job
     import cv2
 
     from ofer_models.head.model import HeadModel
-    from ofer_models.workshop.pictures.pictures import PictureSource
 
     cv2.setNumThreads(1)
-    if head_path not in _sources:
-        _sources[head_path] = PictureSource(HeadModel.load(head_path), SEED)
-    rows = [_draw(_sources[head_path], index) for index in range(start, start + size)]
+    if (key := (head_path, assets)) not in _scenes:
+        head = HeadModel.load(head_path)
+        _scenes[key] = PlainScenes(head) if assets is None else PeopleScenes(head, load_library(assets))
+    rows = [draw(_scenes[key], index) for index in range(start, start + size)]
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    for which in _BOTH:
+    for which in BOTH:
         arrays[f"{which}_landmarks"] = arrays[f"{which}_landmarks"].astype(np.float16)
         for name in ("visible", "covered"):
             arrays[f"{which}_{name}"] = np.packbits(arrays[f"{which}_{name}"], axis=1)
@@ -170,41 +175,3 @@ def _draw_part(job: tuple[Path, Path, int, int]) -> int:
     np.savez(partial, **arrays)
     os.replace(partial, path)
     return size
-
-
-def _draw(source, index: int) -> dict[str, np.ndarray]:
-    """Picture `index` both ways: the first attempt at which MediaPipe finds the face and the occluder covers some."""
-    from ofer_models.workshop.pictures.camera_effects import camera_effects
-    from ofer_models.workshop.pictures.occluders import add_occluder
-    from ofer_models.workshop.pictures.pictures import View
-
-    person, group = index % PEOPLE, index // PEOPLE % len(GROUPS)
-    betas = source.population.betas(np.random.default_rng([SEED, 1, person]))
-    for attempt in range(_ATTEMPTS):
-
-        def stream(number: int, attempt: int = attempt) -> np.random.Generator:
-            return np.random.default_rng([SEED, 2, index, attempt, number])
-
-        rng = stream(0)
-        scene = source.scene(betas, *source.population.expression(rng), rng, View(**_VIEW), paint=person)
-        covered, cover = add_occluder(scene.image, scene.points68, stream(1), GROUPS[group])
-        truths = source.truth(scene, np.zeros_like(cover)), source.truth(scene, cover)
-        if truths[1]["occlusion"] < _LEAST:
-            continue
-        images = [camera_effects(image, stream(2)) for image in (scene.image, covered)]
-        samples = [
-            source.observe(image, truth, stream(3), stream(4)) for image, truth in zip(images, truths, strict=True)
-        ]
-        if None in samples:
-            continue
-        row = {"person": np.int64(person), "group": np.int64(group), "camera": scene.camera}
-        for which, image, sample in zip(_BOTH, images, samples, strict=True):
-            row[f"{which}_index"], row[f"{which}_points"] = np.int64(index), sample.points.astype(np.float32)
-            row[f"{which}_crop128"] = landmark_crop(image, sample.points)[0]
-            for name in ("landmarks", "crop", "betas", "expression", "jaw", "visible", "covered"):
-                row[f"{which}_{name}"] = getattr(sample, name)
-            row[f"{which}_occlusion"] = np.float32(sample.occlusion)
-        return row
-    raise EvaluationError(
-        f"Open-545: no face was found in picture {index} at {_ATTEMPTS} attempts; is MediaPipe whole?"
-    )

@@ -18,10 +18,11 @@ from ofer_models.workshop.measure.open545.expression import (
 )
 from ofer_models.workshop.measure.open545.held_out import unpack
 from ofer_models.workshop.measure.open545.identity import FrontalErrors, IdentityResult, measure_identity
-from ofer_models.workshop.measure.open545.pictures import GROUPS, Open545
+from ofer_models.workshop.measure.open545.pictures import Open545
 from ofer_models.workshop.measure.open545.pooling import by_count, by_frames
 from ofer_models.workshop.measure.open545.ranking import RankFigures, summary
 from ofer_models.workshop.measure.open545.regressor import Regressor
+from ofer_models.workshop.measure.open545.scenes import GROUPS
 from ofer_models.workshop.measure.open545.steps import StepLoss, step_loss
 from ofer_models.workshop.progress import Progress, silent
 

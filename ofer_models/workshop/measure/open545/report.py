@@ -12,9 +12,9 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.workshop.measure.open545 import protocol
 from ofer_models.workshop.measure.open545.expression import MANY, METHODS, SHARES
+from ofer_models.workshop.measure.open545.pictures import SETS
 from ofer_models.workshop.measure.open545.protocol import Results
 
-NAME = "open545"
 # Figure -> (what it is, goal in words, whether a value meets it); definitions: `protocol.headline`.
 GOALS: dict[str, tuple[str, str, Callable[[float], bool]]] = {
     "identity_ratio": ("ranked candidate's error / random heads' average", "at most 0.40", lambda v: v <= 0.40),
@@ -36,18 +36,21 @@ GOALS: dict[str, tuple[str, str, Callable[[float], bool]]] = {
 }  # fmt: skip
 
 
-def write_report(results: Results, bundle: Bundle, folder: Path, command: str, which: str) -> list[Path]:
-    """Write open545.md with its plot and figures as JSON into a folder; which: the line on the set's hash."""
+def write_report(
+    results: Results, bundle: Bundle, which: str, folder: Path, command: str, compared: str
+) -> list[Path]:
+    """Write open545.md (or open545_plain.md) with its plot and figures as JSON into a folder. which: of SETS; compared:
+    the line on the set's hash."""
     folder.mkdir(parents=True, exist_ok=True)
-    text, plot, figures = (folder / f"{NAME}.{ending}" for ending in ("md", "png", "json"))
+    text, plot, figures = (folder / f"{which.replace('-', '_')}.{ending}" for ending in ("md", "png", "json"))
     _plot(results, plot)
     n = results.pictures
     lines = [
-        "# The open bundle on Open-545",
+        f"# The open bundle on {SETS[which]}",
         "",
         f"    {command}",
         "",
-        f"Bundle {bundle.name} {bundle.version}. {which}.",
+        f"Bundle {bundle.name} {bundle.version}. {compared}.",
         f"{n} renderings of 11 people that no training has seen, frontal, each without and with an occluder: a hand,"
         " an object (mask, glasses, cup) or a random shape (hair, blocks) in turn. The shipped graphs at their default"
         f" steps, {len(results.identity['clean'].candidates[0])} candidates, {bundle.hypotheses} hypotheses"
@@ -114,11 +117,11 @@ def write_report(results: Results, bundle: Bundle, folder: Path, command: str, w
         f"![errors, spread and coverage]({plot.name})",
     ]  # fmt: skip
     text.write_text("\n".join(lines) + "\n")
-    figures.write_text(json.dumps(content(results, bundle, command, which), indent=1) + "\n")
+    figures.write_text(json.dumps(content(results, bundle, command, compared), indent=1) + "\n")
     return [text, plot, figures]
 
 
-def content(results: Results, bundle: Bundle, command: str, which: str) -> dict:
+def content(results: Results, bundle: Bundle, command: str, compared: str) -> dict:
     """Figures for a JSON file: the acceptance keys at the top, the tables below them."""
     hypotheses = [{"method": name, "pictures": half, **row} for name, half, row in protocol.hypothesis_table(results)]
     groups = [{"method": name, "occluder": group, **row} for name, group, row in protocol.group_table(results)]
@@ -131,7 +134,7 @@ def content(results: Results, bundle: Bundle, command: str, which: str) -> dict:
         "coverage": dict(zip(map(str, SHARES), _shares_inside(results), strict=True)),
     }  # fmt: skip
     return {
-        **results.figures, "bundle": f"{bundle.name} {bundle.version}", "set": which, "pictures": results.pictures,
+        **results.figures, "bundle": f"{bundle.name} {bundle.version}", "set": compared, "pictures": results.pictures,
         "command": command, "tables": tables,
     }  # fmt: skip
 

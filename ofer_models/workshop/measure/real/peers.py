@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.perception.mediapipe_graph import quiet_stderr
-from ofer_models.workshop.measure.real.measures import slope
+from ofer_models.workshop.pictures.measures import slope
 
 # Measure -> blendshapes whose mean should go with it, by ARKit's names.
 _SHAPES = {

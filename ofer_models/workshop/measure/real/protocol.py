@@ -15,11 +15,11 @@ from ofer_models.tracking.spread import REGIONS
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.head.frontal import frontal_basis
 from ofer_models.workshop.measure.metrics.hypotheses import spread
-from ofer_models.workshop.measure.real.measures import INNER, MEASURES, measures, point_errors, slope
 from ofer_models.workshop.measure.real.paired import Pair, pair_figures, read_pairs
 from ofer_models.workshop.measure.real.peers import MediaPipeBlendshapes, blendshape_correlations
 from ofer_models.workshop.measure.real.people import people_figures, people_in
 from ofer_models.workshop.measure.real.readings import MAX_FACES, Photograph, Reader, Reading
+from ofer_models.workshop.pictures.measures import INNER, MEASURES, measures, point_errors, slope
 from ofer_models.workshop.progress import Progress, silent
 
 MASKED = "mask"  # names of pictures whose mouths are covered begin with it: they are in no slope

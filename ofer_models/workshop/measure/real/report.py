@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.workshop.measure.real.measures import MEASURES
 from ofer_models.workshop.measure.real.protocol import RealResults
+from ofer_models.workshop.pictures.measures import MEASURES
 
 NAME = "photographs"
 

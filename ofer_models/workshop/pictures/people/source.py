@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -20,7 +21,7 @@ from ofer_models.workshop.pictures.people.raster import LINEAR, brightness, draw
 from ofer_models.workshop.pictures.population import Population
 from ofer_models.workshop.pictures.raster import vertex_normals
 
-SIZE = 160  # px of a picture's side: the network's crop with room to move it by
+SIZE = 160  # px of a training picture's side: the network's crop with room to move it by
 MARGIN = (SIZE - INPUT) / 2
 _SUPERSAMPLING = 2
 _SHADOW = 192  # px of the shadow map's side
@@ -46,11 +47,38 @@ class Picture:
     pose: np.ndarray
 
 
-class PeopleSource:
-    """Draws pictures of one head model. Picture n of a seed is always the same, whoever draws it and in what order."""
+# Where a head stands: its landmarks (478, 3) and vertices (V, 3) in its own frame to a camera (3, 3) and a pose (3, 4).
+View = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-    def __init__(self, head: HeadModel, library: Library, seed: int, occluded_share: float = 0.5) -> None:
+
+@dataclass(frozen=True)
+class Scene:
+    """Someone before anything covers the face: light (S, S, 3) linear; depth (2 S, 2 S) metres; points (V, 2) px of the
+    head's vertices, and seen (V,) bool which of them the camera sees; far (478,) metres and place (478, 2) px of
+    MediaPipe's points; camera (3, 3) and pose (3, 4) m from the head's frame to the camera's.
+    """
+
+    light: np.ndarray
+    depth: np.ndarray
+    points: np.ndarray
+    seen: np.ndarray
+    far: np.ndarray
+    place: np.ndarray
+    camera: np.ndarray
+    pose: np.ndarray
+
+
+class PeopleSource:
+    """Draws pictures of one head model. Picture n of a seed is always the same, whoever draws it and in what order.
+
+    size: px of a picture's side.
+    """
+
+    def __init__(
+        self, head: HeadModel, library: Library, seed: int, occluded_share: float = 0.5, size: int = SIZE
+    ) -> None:
         self.head, self.library, self.seed, self.occluded_share = head, library, seed, occluded_share
+        self._size = size
         self._population = Population(head.expression_names, head.n_shape, head.jaw_open_angle)
         self._body = Body(head, library)
         self._textures = library.textures.copy()
@@ -65,31 +93,44 @@ class PeopleSource:
     def picture(self, index: int) -> Picture:
         """Picture `index` and its truth."""
         rng = np.random.default_rng([self.seed, index])
-        head = self.head
         betas = self._population.betas(rng)
         expression, jaw = self._expression(rng)
-        neutral = head.shaped(betas)
-        vertices = head.decode(betas, expression, jaw)
-        look = random_look(self.library, rng)
+
+        def view(landmarks: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            middle = self.head.shaped(betas)[self.head.masks["eyes"]].mean(0) - [0, 0.035, 0.02]
+            return _camera(landmarks, middle, _turn(rng), float(rng.uniform(0.3, 1.5)))
+
+        scene = self.scene(betas, expression, jaw, random_look(self.library, rng), view, rng)
+        image, cover = self._covered(scene.light, scene.place, rng)
+        place = scene.place
+        near = _nearest_depth(scene.depth, place)
+        inside = ((place > -0.5) & (place < self._size - 0.5)).all(1)
+        x, y = np.clip(np.round(place), 0, self._size - 1).astype(int).T
+        visible = (near > scene.far - _HIDDEN_BEHIND) & (cover[y, x] < 0.5) & inside
+        visible[N_MEDIAPIPE:] &= between_lids(place)
+        return Picture(photograph(image, rng), place, visible, betas, expression, jaw, scene.camera, scene.pose)
+
+    def scene(
+        self, betas: np.ndarray, expression: np.ndarray, jaw: np.ndarray, look: Look, view: View,
+        rng: np.random.Generator,
+    ) -> Scene:  # fmt: skip
+        """Someone with that look making a face, in random light before something random."""
+        head = self.head
+        neutral, vertices = head.shaped(betas), head.decode(betas, expression, jaw)
         parts = [(vertices, head.faces, self._body.uv)]
         for worn in look.worn:
             mesh = self.library.meshes[worn.mesh]
             parts.append((self._body.worn(worn.mesh, neutral, vertices, jaw), mesh.faces, mesh.uv))
-        turn = _turn(rng)
-        middle = neutral[head.masks["eyes"]].mean(0) - [0, 0.035, 0.02]
         irises = self._body.irises(neutral, vertices)
         landmarks = np.concatenate([head.landmarks(vertices, "mediapipe"), irises])
-        camera, pose = _camera(landmarks, middle, turn, float(rng.uniform(0.3, 1.5)))
+        camera, pose = view(landmarks, vertices)
         far, place = _project(_placed(landmarks, pose), camera)
         drawn = [_placed(part[0], pose) for part in parts]
-        light, depth = self._render(drawn, parts, look, camera, rng)
-        image, cover = self._covered(light, place, rng)
-        near = _nearest_depth(depth, place)
-        inside = ((place > -0.5) & (place < SIZE - 0.5)).all(1)
-        x, y = np.clip(np.round(place), 0, SIZE - 1).astype(int).T
-        visible = (near > far - _HIDDEN_BEHIND) & (cover[y, x] < 0.5) & inside
-        visible[N_MEDIAPIPE:] &= between_lids(place)
-        return Picture(photograph(image, rng), place, visible, betas, expression, jaw, camera, pose)
+        light, depth, triangle = self._render(drawn, parts, look, camera, rng)
+        own = triangle[(triangle >= 0) & (triangle < len(head.faces))]
+        seen = np.zeros(head.n_vertices, bool)
+        seen[head.faces[own]] = True
+        return Scene(light, depth, _project(drawn[0], camera)[1], seen, far, place, camera, pose)
 
     def _expression(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """As people make them; one in five a strong mixture of anything, and more closed eyes and winks."""
@@ -107,8 +148,8 @@ class PeopleSource:
 
     def _render(
         self, drawn: list[np.ndarray], parts: list[tuple], look: Look, camera: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Linear light (SIZE, SIZE, 3) and the depth map of the supersampled picture."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Linear light (S, S, 3), and of the supersampled picture the depth map and which triangle is where."""
         vertices = np.concatenate(drawn)
         starts = np.cumsum([0, *(len(part) for part in drawn)])
         faces = np.concatenate([part[1] + start for part, start in zip(parts, starts[:-1], strict=True)])
@@ -129,9 +170,9 @@ class PeopleSource:
         tint[: self.head.n_vertices] = self._tint(look)
         lighting, softness = random_lighting(rng)
         shadow, to_shadow = self._shadow(vertices, faces, uv, texture, cutoff, lighting.directions[0])
-        side = SIZE * _SUPERSAMPLING
+        side = self._size * _SUPERSAMPLING
         far, pixels = _project(vertices, camera)
-        background = random_background(SIZE, self._fabrics, rng)
+        background = random_background(self._size, self._fabrics, rng)
         add_shoulders(background, pixels[: self.head.n_vertices], self._fabrics, rng)
         screen = np.concatenate([(pixels + 0.5) * _SUPERSAMPLING - 0.5, far[:, None]], axis=1).astype(np.float32)
         triangle, bary, depth = draw(screen, faces, uv, texture, cutoff, self._textures, side, side)
@@ -141,7 +182,7 @@ class PeopleSource:
             LINEAR, self._noise, lighting.directions, lighting.colours, lighting.ambient, shadow, to_shadow, softness,
             behind,
         )  # fmt: skip
-        return cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA), depth
+        return cv2.resize(picture, (self._size, self._size), interpolation=cv2.INTER_AREA), depth, triangle
 
     def _materials(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `shade`'s look (M, 8) and colours (M, 3): skin, eye, then what is worn."""
@@ -193,10 +234,17 @@ class PeopleSource:
         """Things in front of the face: the picture (SIZE, SIZE, 3) and the covered part (SIZE, SIZE) 0..1."""
         if rng.uniform() >= self.occluded_share:
             return light, np.zeros(light.shape[:2], np.float32)
-        level = float(np.clip(light[40:120, 40:120].mean() * 2, 0.05, 2))
-        shown = np.clip(light / level, 0, 4) ** 0.5
-        image, cover = add_occluders(shown, place[list(LANDMARKS68)], rng, 1.0, hats=True)
-        return np.where(cover[..., None] > 0, image**2 * level, light).astype(np.float32), cover
+        return covered(light, lambda shown: add_occluders(shown, place[list(LANDMARKS68)], rng, 1.0, hats=True))
+
+
+def covered(
+    light: np.ndarray, add: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Linear light (S, S, 3) with occluders, which know pictures as screens show them, and the covered part (S, S)."""
+    middle = slice(len(light) // 4, 3 * len(light) // 4)
+    level = float(np.clip(light[middle, middle].mean() * 2, 0.05, 2))
+    image, cover = add(np.clip(light / level, 0, 4) ** 0.5)
+    return np.where(cover[..., None] > 0, image**2 * level, light).astype(np.float32), cover
 
 
 def _turn(rng: np.random.Generator) -> np.ndarray:
