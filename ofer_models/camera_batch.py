@@ -83,16 +83,16 @@ def process_together(frames: Sequence[CameraFrame], pool: Executor | None = None
     the others.
     """
     answers: list[list[Face] | Exception] = [[] for _ in frames]
+    looked = _each(lambda one: one.pipeline.look(one.rgb, one.stamp, one.intrinsics, one.camera_pose), frames, pool)
     with ExitStack() as locks:
-        for frame in frames:
-            locks.enter_context(frame.pipeline.lock)
-        looked = _each(lambda one: one.pipeline.look(one.rgb, one.stamp, one.intrinsics, one.camera_pose), frames, pool)
         groups: dict[tuple, list[tuple[int, Look]]] = {}
-        for number, look in enumerate(looked):
+        for number, (frame, look) in enumerate(zip(frames, looked, strict=True)):
             if isinstance(look, Exception):
                 answers[number] = look
-            else:
-                groups.setdefault(look.batch_key, []).append((number, look))
+                continue
+            locks.enter_context(frame.pipeline.lock)
+            frame.pipeline.recall(look)
+            groups.setdefault(look.batch_key, []).append((number, look))
         for group in groups.values():
             for number, answer in _batch(group):
                 answers[number] = answer

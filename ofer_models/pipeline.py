@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,11 +16,11 @@ from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle, BundleError
 from ofer_models.head.decoders import HypothesisDecoder, LandmarkDecoder
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModelError, Identity
-from ofer_models.perception import point_fusion
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import KEEP_LOST, Track
 from ofer_models.pipeline_look import Look
+from ofer_models.pipeline_perception import FramePerception
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
 from ofer_models.runtime.stages import StageSet
@@ -31,7 +30,6 @@ from ofer_models.tracking.face_poser import FacePoser, TrackMemory
 from ofer_models.tracking.load_plan import TIERS, LoadPlan
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.regressed_faces import RegressedFaces
-from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.sampled_faces import SampledFaces
 from ofer_models.tracking.spread import spread_mm
 from ofer_models.tracking.stream_clock import StreamClock
@@ -43,6 +41,9 @@ _IDLE = 1.0  # s without a frame that end nothing yet
 class FacePipeline:
     """pipeline(frame, stamp, intrinsics) -> faces, by OFER or by the bundle's regressor (`method`). One instance per
     camera; one thread at a time gives it frames.
+
+    The same in two halves is `pipeline.faces(pipeline.look(frame, stamp, intrinsics))`: while one thread is at the
+    second of a frame, another one may be at the first of the next.
 
     plan: the `LoadPlan` that is to be told measured latencies, where these are bounded.
     """
@@ -66,20 +67,16 @@ class FacePipeline:
         self.head = self.bundle.head
         self.hypotheses = self.bundle.hypotheses if settings.hypotheses is None else settings.hypotheses
         self.candidates = self.bundle.candidates if settings.candidates is None else settings.candidates
-        self.timings: dict[str, float] = {}
+        self.timings: dict[str, float] = {}  # of the last frame's steps, ms
         self.plan = LoadPlan(settings.latency_bound)
         self.drift = settings.drift
         regressed = settings.method == "regressor"
         names = (REGRESSOR,) if regressed else STAGES
         self._shares_stages = stages is not None
         self._stages = stages or StageSet(self.bundle, settings.threads, settings.steps, settings.backend, names)
-        self._frontend = FaceFrontend(
-            settings.max_faces, settings.camera_rotation, settings.small_faces, settings.ids
-        )
         self._arrival = arrival
-        self._clock = StreamClock(KEEP_LOST, arrival)
         try:
-            embedding, self._landmark_points = tracked_landmarks(self.head)
+            embedding, points = tracked_landmarks(self.head)
         except HeadModelError as error:
             raise BundleError(f"{self.bundle.path}: {error}") from None
         landmarks = LandmarkDecoder(self.head, embedding)
@@ -94,7 +91,11 @@ class FacePipeline:
         self.hypotheses = self._method.hypotheses(self.hypotheses)
         self._identities = self._method.identities
         evidence = None if regressed else LandmarkEvidence.of(self.bundle)
-        self._pose_faces = FacePoser(self.head, embedding, self._landmark_points, evidence)
+        self._pose_faces = FacePoser(self.head, embedding, points, evidence)
+        self._perception = FramePerception(
+            FaceFrontend(settings.max_faces, settings.camera_rotation, settings.small_faces, settings.ids),
+            StreamClock(KEEP_LOST, arrival), self._method.inputs, self._stages.landmarks, points,
+        )  # fmt: skip
         self._decode_all = HypothesisDecoder(self.head)
         self._seed = settings.seed
         self._max_faces = settings.max_faces
@@ -131,14 +132,14 @@ class FacePipeline:
 
     def close(self) -> None:
         """Let go of everything, also on a GPU; returns when a draw at work has come to its end."""
-        with self.lock:
+        with self._perception.lock, self.lock:
             self._identities.close()
             if not self._shares_stages:
                 self._stages.close()
 
     def reset(self, seed: int | None = None) -> None:
         """Forget every track and identity, and start the random numbers anew, from another seed where one is given."""
-        with self.lock:
+        with self._perception.lock, self.lock:
             if seed is not None:
                 self._seed = seed
                 self._identities.seed = (seed, _IDENTITY)
@@ -147,8 +148,9 @@ class FacePipeline:
             self._rng = np.random.default_rng(self._seed)
 
     def forget(self) -> None:
-        """Drop everything that describes anybody, at once; may be called from any thread. Faces get new ids."""
-        with self.lock:
+        """Drop everything that describes anybody, at once; may be called from any thread. Faces get new ids; a frame
+        that was looked at before shows nobody."""
+        with self._perception.lock, self.lock:
             self._clear()
 
     def reset_identity(self, id: str | None = None) -> bool:
@@ -161,7 +163,7 @@ class FacePipeline:
         """Forget everybody when no frame has come for as long as lost faces are remembered. To be called now and then,
         from any thread: frames that do not come cannot clear anything."""
         if self._idle():  # without waiting for a frame at work
-            with self.lock:
+            with self._perception.lock, self.lock:
                 if self._idle():
                     self._clear()
 
@@ -211,13 +213,17 @@ class FacePipeline:
         return {"tier": self.plan.tier.name, "tier_level": self.plan.level, **memory, **self._identity_status}
 
     def _clear(self) -> None:
-        self._frontend.reset()
+        self._perception.begin_anew()
+        self._begin_anew(self._perception.beginning)
+        self._last_frame = self._arrival()
+
+    def _begin_anew(self, beginning: int) -> None:
+        """Forget what is known beside the tracks, as perception has begun anew so often."""
+        self._beginning = beginning
         self._identities.forget()
         self._memory: dict[str, TrackMemory] = {}
         self._note_identities()
-        self._clock.reset()
         self._frames = 0
-        self._last_frame = self._arrival()
 
     def __call__(
         self,
@@ -235,11 +241,7 @@ class FacePipeline:
 
         Raises ValueError for another kind of array or a stamp that is not finite.
         """
-        with self.lock:
-            look = self.look(frame, stamp, intrinsics, camera_pose)
-            self.draw([look])
-            self.identify(look)
-            return self.pose([look])[0]
+        return self.faces(self.look(frame, stamp, intrinsics, camera_pose))
 
     def vertices(self, face: Face, which: int | None = None) -> np.ndarray:
         """Vertices (V, 3) of one hypothesis, the selected one by default: head frame, metres."""
@@ -262,32 +264,36 @@ class FacePipeline:
         return self.head.identity(face.shape)
 
     def look(
-        self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None, camera_pose: CameraPose | None = None
-    ) -> Look:
-        """The first of the four steps of a frame, each of them once and in this order while `lock` is held: perception,
-        and the crops of the faces that are seen. Arguments and errors as of a call."""
-        started = time.perf_counter()
-        self.timings = {}
-        if self._clock.starts_anew(stamp):
-            self._clear()
-        now = self._clock(stamp)
-        with self._timed("perception"):
-            tracks = self._frontend(frame, now)
-        self._last_frame = self._arrival()
+        self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None = None,
+        camera_pose: CameraPose | None = None,
+    ) -> Look:  # fmt: skip
+        """The first half of a call: find and follow the faces, and cut what the encoders see. Arguments and errors as
+        of a call; frames in their order, one thread at a time."""
+        with self._perception.lock:
+            look = self._perception(self, frame, stamp, intrinsics, camera_pose)
+            self._last_frame = self._arrival()
+            return look
+
+    def faces(self, look: Look) -> list[Face]:
+        """The second half: what a call gives. Looks in their order, each once; one may be left out."""
+        with self.lock:
+            self.recall(look)
+            self.draw([look])
+            self.identify(look)
+            return self.pose([look])[0]
+
+    def recall(self, look: Look) -> None:
+        """The first of the four steps of `faces`, each of them once and in this order while `lock` is held: what is
+        remembered of the tracks, and whose hypotheses are due."""
+        if look.beginning > self._beginning:
+            self._begin_anew(look.beginning)
+        if look.beginning < self._beginning:  # everybody has been forgotten since
+            look.tracked, look.tracks = [], []
         self._frames += 1
-        self._memory = {track.id: self._memory.get(track.id) or self._remember() for track in tracks}
-        height, width = frame.shape[:2]
-        camera = intrinsics.scaled_to(width, height) if intrinsics else Intrinsics.from_field_of_view(width, height)
-        look = Look(self, started, now, camera, camera_pose, [track for track in tracks if track.visible])
-        if look.tracks:
-            look.memories = [self._memory[track.id] for track in look.tracks]
-            points = np.stack([track.points for track in look.tracks])
-            look.seen = self._see(frame, points, camera)
-            with self._timed("crops"):
-                look.inputs = self._method.inputs(frame, points)
-            look.tier, look.count = self.plan.tier, self.plan.tier.count(self.hypotheses)
-            look.due = self._due(look.tracks, look.memories, look.count)
-        return look
+        self._memory = {id: self._memory.get(id) or self._remember() for id in look.tracked}
+        look.memories = [self._memory[track.id] for track in look.tracks]
+        look.tier, look.count = self.plan.tier, self.plan.tier.count(self.hypotheses)
+        look.due = self._due(look.tracks, look.memories, look.count)
 
     def draw(self, looks: Sequence[Look]) -> None:
         """Hypotheses of the faces in one or several frames, in one batch. The other frames are of pipelines with the
@@ -302,15 +308,15 @@ class FacePipeline:
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }  # fmt: skip
         self._method.draw(
-            memories, inputs, stamps, drawn[0].tier, drawn[0].count, self.drift, self._rng, self._timed
+            memories, inputs, stamps, drawn[0].tier, drawn[0].count, self.drift, self._rng, drawn[0].timed
         )
-        self._tell_all(drawn, ("context", "expression"))
+        _tell_all(drawn, ("context", "expression"))
 
     def identify(self, look: Look) -> None:
         """Bring the identities up to date, and tell which head each face of the frame shows."""
-        with self._timed("identity"):
+        with look.timed("identity"):
             self._method.identify(
-                list(self._memory), look.tracks, look.memories, look.seen, look.inputs, look.now
+                look.tracked, look.tracks, look.memories, look.seen, look.inputs, look.now
             )
             look.heads = [self._identities.shown(track.id, look.now) for track in look.tracks]
         self._note_identities()
@@ -320,7 +326,7 @@ class FacePipeline:
         posed = [look for look in looks if look.tracks]
         found: list[Face | None] = []
         if posed:
-            with self._timed("pose"):
+            with posed[0].timed("pose"):
                 found = self._pose_faces(
                     *([one for look in posed for one in getattr(look, name)] for name in (
                         "tracks", "memories", "seen", "heads"
@@ -329,17 +335,12 @@ class FacePipeline:
                     [look.now for look in posed for _ in look.tracks],
                     [look.camera_pose for look in posed for _ in look.tracks],
                 )  # fmt: skip
-            self._tell_all(posed, ("pose",))
+            _tell_all(posed, ("pose",))
         faces, ended = iter(found), time.perf_counter()
         for look in looks:
-            look.pipeline.timings["total"] = 1000 * (ended - look.started)
+            look.timings["total"] = 1000 * (ended - look.started)
+            look.pipeline.timings = look.timings
         return [[face for face in islice(faces, len(look.tracks)) if face is not None] for look in looks]
-
-    def _tell_all(self, looks: Sequence[Look], names: Sequence[str]) -> None:
-        """What a batch took, to all whose frames were in it."""
-        told = {name: self.timings[name] for name in names if name in self.timings}
-        for look in looks:
-            look.pipeline.timings |= told
 
     def _note_identities(self) -> None:
         states = {f"identity/{id}": state.value for id, state in self._identities.states().items()}
@@ -350,15 +351,6 @@ class FacePipeline:
         self._tracks_seen += 1
         rng = np.random.default_rng((self._seed, _NOISE, self._tracks_seen))
         return self._method.remember(self.hypotheses, rng)
-
-    def _see(self, frame: np.ndarray, points: np.ndarray, intrinsics: Intrinsics) -> list[SeenLandmarks]:
-        """What is seen of each face with MediaPipe's points (F, 478, 3) px: these, and where the bundle has a landmark
-        network, what both say together."""
-        if self._stages.landmarks is None:
-            return [SeenLandmarks.of(face, self._landmark_points, intrinsics) for face in points]
-        with self._timed("landmarks"):
-            pairs = zip(points, point_fusion.look(self._stages.landmarks, frame, points), strict=True)
-            return [SeenLandmarks.of_both(*pair, self._landmark_points, intrinsics) for pair in pairs]
 
     def _due(self, tracks: Sequence[Track], memories: Sequence[TrackMemory], count: int) -> list[int]:
         """Rows of the tracks whose hypotheses are drawn in this frame: all, unless the load plan says otherwise."""
@@ -371,11 +363,12 @@ class FacePipeline:
         held = {i for i in least if memories[i].drawn is not None and len(memories[i].drawn) == count}
         return [row for row in rows if row not in held]
 
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.timings[name] = 1000 * (time.perf_counter() - started)
+
+def _tell_all(looks: Sequence[Look], names: Sequence[str]) -> None:
+    """What a batch took, to all whose frames were in it."""
+    told = {name: looks[0].timings[name] for name in names if name in looks[0].timings}
+    for look in looks:
+        look.timings |= told
 
 
 def _rows(inputs: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:

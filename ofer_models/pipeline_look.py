@@ -1,7 +1,11 @@
-"""What is known of a frame between the steps of a pipeline, so that steps can be done for several frames at once."""
+"""What is known of a frame between the steps of a pipeline, so that steps can be done on several threads, and for
+several frames at once."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,25 +22,39 @@ from ofer_models.tracking.reprojection import SeenLandmarks
 
 @dataclass
 class Look:
-    """A frame on its way through a pipeline: when its work began (time.perf_counter), its time on the stream's clock,
-    the camera and where it is, if known, and of each face that it shows: track, memory, landmarks, crops; rows `due`
-    get new hypotheses, `count` of them, at this tier; heads: which it shows."""
+    """A frame on its way through a pipeline: after how many new beginnings and when its work began (time.perf_counter),
+    its time on the stream's clock, the camera and where it is, if known; the ids of all tracks, and of each face that
+    it shows: track, landmarks, crops, memory; rows `due` get new hypotheses, `count` of them, at this tier; heads:
+    which it shows. timings: what each step took, ms.
+
+    Perception gives it up to the crops; the rest is filled in by who takes it over.
+    """
 
     pipeline: Any  # a FacePipeline, which makes it
+    beginning: int
     started: float
     now: float
     camera: Intrinsics
     camera_pose: CameraPose | None
-    tracks: list[Track]
-    memories: list[TrackMemory] = field(default_factory=list)
+    tracked: list[str] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
     seen: list[SeenLandmarks] = field(default_factory=list)
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    memories: list[TrackMemory] = field(default_factory=list)
     due: list[int] = field(default_factory=list)
     count: int = 0
     tier: Tier = TIERS[0]
     heads: list[ShownHead] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
 
     @property
     def batch_key(self) -> tuple:
         """Frames with the same can be drawn and posed together."""
-        return self.pipeline.stages_key, self.pipeline.drift, self.pipeline.hypotheses, self.pipeline.plan.tier
+        return self.pipeline.stages_key, self.pipeline.drift, self.pipeline.hypotheses, self.tier
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Note what the block takes."""
+        started = time.perf_counter()
+        yield
+        self.timings[name] = 1000 * (time.perf_counter() - started)

@@ -140,9 +140,15 @@ class FakePipeline:
         self.hypotheses = 15
         self.latencies: list[float] = []
         self.expiries = self.warm_ups = self.closed = 0
+        self.looked: list[float] = []
 
-    def __call__(self, rgb: np.ndarray, stamp: float, intrinsics=None, camera_pose=None) -> list[Face]:
+    def look(self, rgb: np.ndarray, stamp: float, intrinsics=None, camera_pose=None) -> tuple:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
+        self.looked.append(stamp)
+        return rgb, stamp, intrinsics, camera_pose
+
+    def faces(self, look: tuple) -> list[Face]:
+        rgb, stamp, intrinsics, camera_pose = look
         self.camera_pose = camera_pose
         self.frames.append((rgb.shape, stamp, intrinsics))
         if self.behaviour is not None:

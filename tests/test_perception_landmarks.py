@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import resource
+import subprocess
+import sys
 from dataclasses import replace
+from importlib import metadata
 
 import cv2
 import numpy as np
@@ -136,3 +139,15 @@ def test_a_refused_region_is_tried_again_and_the_eyes_must_be_there(picture, lan
     found = landmarker.locate(picture, FACE, eyes)
     assert np.linalg.norm(found.points[:, :2] - mesh[:, :2], axis=1).mean() < 0.05 * np.linalg.norm(eyes[1] - eyes[0])
     assert landmarker.locate(picture, FACE, eyes + [0, 0.6 * np.linalg.norm(eyes[1] - eyes[0])]) is None
+
+
+def test_mediapipe_is_whole_for_who_asks_for_more_than_faces():
+    """Its packages are imported without what they import beside faces, until somebody wants that."""
+    code = (
+        "import sys, ofer_models.perception.mediapipe_graph, mediapipe;"
+        "before = {'mediapipe.tasks', 'mediapipe.python.solutions.hands'} & sys.modules.keys();"
+        "print(before, mediapipe.__version__, mediapipe.solutions.hands.Hands.__name__,"
+        "mediapipe.tasks.vision.FaceLandmarker.__name__, mediapipe.solutions.face_mesh.FaceMesh.__name__)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert told == ["set()", metadata.version("mediapipe"), "Hands", "FaceLandmarker", "FaceMesh"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from dataclasses import replace
 
@@ -191,7 +192,7 @@ def test_two_people_cross_and_keep_their_heads(pipeline, people):
 
 
 def test_heads_go_with_the_faces_when_the_tracker_swaps_them(pipeline, people, monkeypatch):
-    frontend = pipeline._frontend
+    frontend = pipeline._perception.frontend
     swapped = False
 
     def mistaken(frame: np.ndarray, stamp: float) -> list:
@@ -199,7 +200,7 @@ def test_heads_go_with_the_faces_when_the_tracker_swaps_them(pipeline, people, m
         ids = [track.id for track in tracks]
         return [replace(track, id=id) for track, id in zip(tracks, ids[::-1] if swapped else ids, strict=True)]
 
-    monkeypatch.setattr(pipeline, "_frontend", mistaken)
+    monkeypatch.setattr(pipeline._perception, "frontend", mistaken)
     frame = together(people, (60, 620))
     for n in range(50):
         swapped = n >= 20
@@ -252,6 +253,52 @@ def test_forget_and_expire_drop_everybody(pipeline, one, monkeypatch):
     monkeypatch.setattr(pipeline, "_last_frame", pipeline._last_frame - 31)
     pipeline.expire()
     assert not pipeline._memory and not pipeline._identities.states()
+
+
+def test_a_frame_that_was_looked_at_before_a_forget_shows_nobody(pipeline, one):
+    (face,) = pipeline(one, 0.0)
+    look = pipeline.look(one, 1 / RATE)
+    pipeline.forget()
+    assert pipeline.faces(look) == [] and not pipeline._memory and not pipeline._identities.states()
+    (again,) = pipeline(one, 2 / RATE)
+    assert again.id != face.id and again.identity_revision == 1
+
+
+def test_a_look_that_is_left_out_changes_nothing(pipeline, one):
+    before = stream(pipeline, one, 2)[-1][0]
+    pipeline.look(np.roll(one, 3, axis=1), 2 / RATE)
+    (after,) = pipeline(one, 3 / RATE)
+    assert (after.id, after.identity_revision) == (before.id, before.identity_revision)
+    np.testing.assert_array_equal(after.shape, before.shape)
+
+
+def test_what_begins_anew_in_a_look_that_is_left_out_begins_anew(pipeline, one):
+    before = stream(pipeline, one, 45, start=300)[-1][0]
+    assert before.identity_state == "locked"
+    pipeline.look(one, 0.0)
+    (after,) = pipeline(one, 1 / RATE)
+    assert after.id != before.id and after.identity_state == "gathering"
+    assert pipeline.status()["identities_lost"] == 0
+
+
+def test_two_threads_give_what_one_gives(open_bundle, two):
+    """Each half of the frames on a thread of its own."""
+    frames = [np.roll(two, 2 * n, axis=1) for n in range(12)]
+    one_thread, two_threads = (FacePipeline(open_bundle, candidates=8, drift=0.5) for _ in range(2))
+    looks: queue.Queue = queue.Queue(1)
+
+    def look() -> None:
+        for n, frame in enumerate(frames):
+            looks.put(two_threads.look(frame, n / RATE))
+
+    threading.Thread(target=look, daemon=True).start()
+    for n, frame in enumerate(frames):
+        expected, found = one_thread(frame, n / RATE), two_threads.faces(looks.get(timeout=60))
+        assert [face.id for face in found] == [face.id for face in expected] and len(found) == 2
+        for face, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(face.expressions, other.expressions)
+            np.testing.assert_array_equal(face.translation, other.translation)
+            np.testing.assert_array_equal(face.shape, other.shape)
 
 
 def test_reset_identity_draws_one_face_anew(pipeline, two):

@@ -21,25 +21,21 @@ from ofer_ros.base.statistics import FrameStatistics, RateCap
 from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.nodes.camera_node import camera_info
 from ofer_ros.work.mailbox import Mailbox
+from ofer_ros.work.relay import Relay
 from ofer_ros.work.worker import FrameWorker
 
 pytestmark = pytest.mark.ros
-
-
-def waiting(mailbox: Mailbox) -> object:
-    """What the mailbox holds: its item, or None from a `take` that is woken instead."""
-    mailbox.wake()
-    return mailbox.take()
 
 
 def test_the_mailbox_keeps_the_newest_only():
     mailbox = Mailbox()
     assert [mailbox.put(item) for item in "abc"] == [False, True, True]
     assert mailbox.take() == "c"
-    assert waiting(mailbox) is None
+    assert mailbox.poll() is None
     mailbox.put("d")
+    assert mailbox.wait() and mailbox.full, "it is left there"
     mailbox.clear()
-    assert waiting(mailbox) is None
+    assert mailbox.poll() is None
 
 
 def test_take_wakes_for_an_item_and_for_close():
@@ -55,22 +51,6 @@ def test_take_wakes_for_an_item_and_for_close():
     assert taken == ["a", None]
     assert mailbox.put("b") is False
     assert mailbox.take() is None
-
-
-def test_a_woken_take_comes_back_empty_and_the_next_waits_again():
-    mailbox = Mailbox()
-    mailbox.wake()
-    assert mailbox.take() is None
-    thread = threading.Thread(target=mailbox.take, daemon=True)
-    thread.start()
-    thread.join(0.05)
-    assert thread.is_alive(), "woken once, it came back once"
-    mailbox.close()
-    thread.join(60)
-    mailbox = Mailbox()
-    mailbox.wake()
-    mailbox.put("a")
-    assert mailbox.take() == "a", "nothing is lost by being woken"
 
 
 class Bench:
@@ -93,18 +73,24 @@ class Bench:
             lambda: max_age,
         )
 
+    def process(self, frame: Frame) -> None:
+        """Both halves of a frame's work."""
+        seen = self.worker.look(frame)
+        if seen is not None:
+            self.worker.show(seen)
+
 
 def test_a_frame_goes_through_with_its_header_and_times():
     bench = Bench()
     message = image_message(stamp=3.25)
-    bench.worker.process(Frame(message))
+    bench.process(Frame(message))
     (result,) = bench.results
     assert result.header == message.header
     assert result.intrinsics.width == 64
     assert [face.id for face in result.faces] == ["f1"]
     assert bench.pipeline.frames[0][:2] == ((48, 64, 3), 3.25)
     assert set(bench.statistics.stages_ms()) == {
-        "convert", "pipeline", "pipeline/detect", "pipeline/expression", "publish", "publish/faces",
+        "convert", "handover", "pipeline", "pipeline/detect", "pipeline/expression", "publish", "publish/faces",
     }  # fmt: skip
     assert bench.statistics.processed == 1
     assert 0 < bench.statistics.latency_ms()["p50"] <= bench.statistics.latency_ms()["p95"]
@@ -115,8 +101,8 @@ def test_bad_images_are_counted_and_told_once():
     bad = image_message()
     bad.step = 1
     for _ in range(30):
-        bench.worker.process(Frame(bad))
-    bench.worker.process(Frame(image_message()))
+        bench.process(Frame(bad))
+    bench.process(Frame(image_message()))
     assert (bench.statistics.bad_images, bench.statistics.processed, len(bench.results)) == (30, 1, 1)
     assert len(bench.logged) == 1
     assert bench.logged[0].startswith("image not used: step 1 disagrees")
@@ -128,11 +114,11 @@ def test_a_pipeline_that_raises_is_told_and_reset_after_three_in_a_row():
 
     bench = Bench(FakePipeline(behaviour=behaviour))
     for _ in range(3):
-        bench.worker.process(Frame(image_message()))
+        bench.process(Frame(image_message()))
     assert bench.logged == ["frame failed: RuntimeError: no tensor for you"]
     assert (bench.statistics.failures, bench.pipeline.resets) == (3, 1)
     bench.pipeline.behaviour = None
-    bench.worker.process(Frame(image_message()))
+    bench.process(Frame(image_message()))
     assert bench.statistics.processed == 1
 
 
@@ -141,14 +127,14 @@ def test_a_publisher_that_raises_does_not_end_the_stream():
         raise OSError("gone")
 
     bench = Bench(deliver=deliver)
-    bench.worker.process(Frame(image_message()))
+    bench.process(Frame(image_message()))
     assert bench.logged == ["frame failed: OSError: gone"]
 
 
 def test_frames_that_waited_too_long_are_dropped():
     bench = Bench(max_age=2000.0)  # so long that no pause of the machine matters
-    bench.worker.process(Frame(image_message(), arrived=time.monotonic() - 3000))
-    bench.worker.process(Frame(image_message(), arrived=time.monotonic() - 1000))
+    bench.process(Frame(image_message(), arrived=time.monotonic() - 3000))
+    bench.process(Frame(image_message(), arrived=time.monotonic() - 1000))
     assert (bench.statistics.late, bench.statistics.processed) == (1, 1)
 
 
@@ -169,6 +155,114 @@ def test_stop_waits_for_the_frame_at_work_and_no_other_is_begun():
     go_on.set()
     assert bench.worker.stop(timeout=60) is True
     assert bench.statistics.processed == 1
+
+
+def test_one_frame_is_looked_at_while_another_is_at_work_and_no_third():
+    """The third waits in the mailbox, where a newer one takes its place."""
+    go_on, shown = threading.Semaphore(0), threading.Semaphore(0)
+
+    def behaviour(rgb):
+        shown.release()
+        assert go_on.acquire(timeout=60)
+        return []
+
+    pipeline = FakePipeline(behaviour=behaviour)
+    bench = Bench(pipeline)
+    bench.worker.start()
+    for stamp in (1.0, 2.0):
+        bench.mailbox.put(Frame(image_message(stamp=stamp)))
+        while pipeline.looked[-1:] != [stamp]:
+            time.sleep(0.001)
+    assert shown.acquire(timeout=60)
+    for stamp in (3.0, 4.0):
+        bench.mailbox.put(Frame(image_message(stamp=stamp)))
+    assert (pipeline.looked, len(pipeline.frames)) == ([1.0, 2.0], 1)
+    for _ in range(3):
+        go_on.release()
+    while len(bench.results) < 3:
+        time.sleep(0.001)
+    assert bench.worker.stop(60)
+    assert pipeline.looked == [1.0, 2.0, 4.0] == [stamp for _, stamp, _ in pipeline.frames]
+    assert bench.statistics.processed == 3
+
+
+def test_a_look_that_raises_is_told_like_any_other_half():
+    bench = Bench()
+    look, bench.pipeline.look = bench.pipeline.look, lambda *arguments: 1 / 0
+    for _ in range(3):
+        bench.process(Frame(image_message()))
+    assert bench.logged == ["frame failed: ZeroDivisionError: division by zero"]
+    assert (bench.statistics.failures, bench.pipeline.resets) == (3, 1)
+    bench.pipeline.look = look
+    bench.process(Frame(image_message()))
+    assert bench.statistics.processed == 1
+
+
+def test_a_look_that_does_not_end_is_waited_for_and_what_is_asked_meanwhile_is_answered():
+    busy, go_on = threading.Event(), threading.Event()
+    bench = Bench()
+
+    def look(*arguments):
+        busy.set()
+        assert go_on.wait(60)
+
+    bench.pipeline.look = look
+    bench.worker.start()
+    bench.mailbox.put(Frame(image_message()))
+    assert busy.wait(60)
+    assert bench.worker.between_frames(lambda: "now").result(60) == "now", "the other thread is free"
+    assert bench.worker.stop(0.05) is False and bench.worker.alive
+    answer = bench.worker.between_frames(lambda: threading.current_thread().name)
+    assert not answer.done()
+    go_on.set()
+    assert answer.result(60) == "ofer-worker"
+    assert bench.worker.stop(60) and not bench.worker.alive
+    assert not bench.results, "nobody waits for it any more"
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_relay_begins_an_item_when_it_will_be_wanted():
+    clock = Clock()
+    relay = Relay(clock)
+    assert relay.early() == 0
+    relay.put("a", took=0.01)
+    assert relay.early() == np.inf and relay.take() == "a"
+    assert relay.early() == 0, "nothing is known of how long that takes"
+    clock.now += 0.05
+    relay.put("b", took=0.02)
+    assert relay.take() == "b"
+    assert relay.early() == pytest.approx(0.03), "done in 0.05, ready after 0.02"
+    clock.now += 0.04
+    assert relay.early() == 0
+    relay.wake()
+    assert relay.take() is None and relay.early() == 0, "idle"
+
+
+def test_the_relay_wakes_both_ends():
+    relay = Relay()
+    relay.put("a", took=0.0)
+    turns: list[bool] = []
+    thread = threading.Thread(target=lambda: turns.extend([relay.wait_for_turn(), relay.wait_for_turn()]), daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive(), "one waits"
+    assert relay.take() == "a"
+    while not turns:
+        time.sleep(0.001)
+    relay.put("b", took=0.0)
+    relay.close()
+    thread.join(60)
+    assert turns[0] is True and relay.take() is None
+    relay.put("c", took=0.0)
+    assert relay.take() is None and not relay.wait_for_turn()
 
 
 def test_problems_are_repeated_rarely_with_a_count(monkeypatch):
@@ -300,12 +394,12 @@ def test_a_bad_camera_info_is_said_once_not_used_and_forgotten_with_the_next_goo
     bench = Bench()
     bad = info_of(**changes)
     for _ in range(3):
-        bench.worker.process(Frame(image_message(np.zeros((480, 640, 3), np.uint8)), bad))
+        bench.process(Frame(image_message(np.zeros((480, 640, 3), np.uint8)), bad))
         assert not bench.results[-1].intrinsics.metric
     assert bench.statistics.failures == 0 and len(bench.results) == 3
     assert len(bench.logged) == 1 and bench.logged[0].startswith("camera_info is not used: ")
     assert bench.problems.latest(within=5) == bench.logged[0]
-    bench.worker.process(Frame(image_message(np.zeros((480, 640, 3), np.uint8)), info_of()))
+    bench.process(Frame(image_message(np.zeros((480, 640, 3), np.uint8)), info_of()))
     assert bench.results[-1].intrinsics.metric
 
 
@@ -324,7 +418,7 @@ def test_what_is_asked_between_frames_is_done_by_the_worker_s_thread(busy):
 
 def test_the_pipeline_is_told_each_frame_s_latency():
     bench = Bench(max_age=2000.0)
-    bench.worker.process(Frame(image_message(), arrived=time.monotonic() - 1000))
+    bench.process(Frame(image_message(), arrived=time.monotonic() - 1000))
     (latency,) = bench.pipeline.latencies
     assert 1e6 <= latency < 2e6
 
@@ -332,7 +426,7 @@ def test_the_pipeline_is_told_each_frame_s_latency():
 def test_a_pair_s_own_camera_info_is_used():
     bench = Bench()
     for degrees in (90.0, 40.0):
-        bench.worker.process(Frame(image_message(), camera_info(image_message().header, 64, 48, degrees)))
+        bench.process(Frame(image_message(), camera_info(image_message().header, 64, 48, degrees)))
         intrinsics = bench.results[-1].intrinsics
         assert intrinsics.metric
         assert intrinsics.K[0, 0] == pytest.approx(32 / np.tan(np.radians(degrees) / 2))

@@ -92,7 +92,7 @@ def test_a_device_gives_what_the_cpu_gives(opened, open_bundle):
     backend = opened()
     ours, reference = (FacePipeline(open_bundle, settings, backend=one) for one in (backend, "onnxruntime"))
     for pipeline in (ours, reference):
-        pipeline._frontend = ComingAndGoing()
+        pipeline._perception.frontend = ComingAndGoing()
     ours.warm_up()
     for i in range(30):
         found, expected = ours(FRAME, i / 30), reference(FRAME, i / 30)
@@ -107,7 +107,7 @@ def test_two_threads_share_a_device(opened, open_bundle):
     """Frames that need no capture any more, and identities that are drawn all the time."""
     backend = opened()
     pipeline = FacePipeline(open_bundle, SMALL, backend=backend)
-    pipeline._frontend = ComingAndGoing(1)
+    pipeline._perception.frontend = ComingAndGoing(1)
     pipeline.warm_up()
     held = backend.memory
     for i in range(100):
@@ -127,7 +127,7 @@ def make(open_bundle, tmp_path, driver):
     def pipeline(settings: PipelineSettings = SMALL) -> FacePipeline:
         backend = strict_backend(open_bundle, tmp_path, driver, trt)
         made = FacePipeline(open_bundle, settings, backend=backend)
-        made._frontend = ComingAndGoing()
+        made._perception.frontend = ComingAndGoing()
         return made
 
     pipeline.trt = trt

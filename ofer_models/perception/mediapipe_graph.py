@@ -5,6 +5,7 @@ Everything here runs on models inside the MediaPipe wheel; nothing is downloaded
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -21,8 +22,36 @@ import numpy as np
 os.environ.setdefault("GLOG_minloglevel", "3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+
+
+def _bare_package(name: str) -> None:
+    """Make the package's modules importable without what its `__init__` imports beside them: of MediaPipe that is
+    matplotlib, sound and every task, most of the time and memory that a robot would spend on imports. Whoever asks the
+    package itself for something gets it all the same; then the `__init__` runs.
+    """
+    if name in sys.modules:
+        return
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ImportError(f"No module named '{name}'")
+    package = importlib.util.module_from_spec(spec)
+
+    def run_init(attribute: str) -> Any:
+        del package.__getattr__
+        spec.loader.exec_module(package)
+        return getattr(package, attribute)
+
+    package.__getattr__ = run_init
+    sys.modules[name] = package
+
+
 try:
-    # Importing the solutions registers the option messages of the calculators inside their graphs.
+    for package in ("mediapipe", "mediapipe.python.solutions"):
+        _bare_package(package)
+    # Importing the solutions registers the option messages of the calculators inside their graphs; these two they take
+    # for granted, and without them options are dropped in silence.
+    import mediapipe.calculators.tensor.tensors_to_floats_calculator_pb2
+    import mediapipe.framework.tool.switch_container_pb2
     import mediapipe.python.solutions.face_detection
     import mediapipe.python.solutions.face_mesh  # noqa: F401
     from google.protobuf import text_format

@@ -108,6 +108,9 @@ class LoopWorker(FrameWorker):
     def start(self) -> None:
         self._loop.join(self)
 
+    def wake(self) -> None:
+        self._loop.look()
+
     def stop(self, timeout: float) -> bool:
         self.mailbox.close()
         self._stopped = self._loop.leave(self, timeout)

@@ -13,12 +13,11 @@ class Mailbox(Generic[Item]):
     """One slot between a callback and a worker thread. `put` never blocks; an item not yet taken is overwritten."""
 
     def __init__(self, listener: Callable[[], object] = lambda: None) -> None:
-        """listener() is called, from any thread, when there is something to `take`, or to be woken for."""
+        """listener() is called, from any thread, when there is something to `take`, and at the end."""
         self._listener = listener
         self._ready = threading.Condition()
         self._item: Item | None = None
         self._closed = False
-        self._woken = False
 
     def put(self, item: Item) -> bool:
         """Store `item`; True when it replaced one that nobody took. After `close`, items are ignored."""
@@ -32,25 +31,14 @@ class Mailbox(Generic[Item]):
         return replaced
 
     def take(self) -> Item | None:
-        """Wait for an item; the newest one, None when woken or when closed."""
-        with self._ready:
-            self._ready.wait_for(lambda: self._item is not None or self._closed or self._woken)
-            self._woken = False
-            item, self._item = self._item, None
-            return None if self._closed else item
+        """Wait for an item; the newest one, None when closed."""
+        return self.poll() if self.wait() else None
 
     def wait(self) -> bool:
         """Wait for an item and leave it there; False when closed."""
         with self._ready:
             self._ready.wait_for(lambda: self._item is not None or self._closed)
             return not self._closed
-
-    def wake(self) -> None:
-        """Let a waiting `take`, or the next one, return at once."""
-        with self._ready:
-            self._woken = True
-            self._ready.notify_all()
-        self._listener()
 
     def poll(self) -> Item | None:
         """The newest item, None where there is none, at once."""

@@ -1,4 +1,5 @@
-"""The thread that does the work of a frame: convert, run the pipeline, hand over. Knows no publishers and no node."""
+"""The two threads that do the work of a frame: one converts it and looks for faces, the other makes
+them and hands over. They know no publishers and no node."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.pipeline_look import Look
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_ros.base.frames import Frame, Result
 from ofer_ros.base.geometry import seconds
@@ -23,6 +25,7 @@ from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.images import ImageError, to_rgb
 from ofer_ros.work.mailbox import Mailbox
+from ofer_ros.work.relay import Relay
 
 _FAILURES_BEFORE_RESET = 3
 
@@ -42,13 +45,23 @@ class Begun:
     converted: float
 
 
-class FrameWorker:
-    """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends the thread.
+@dataclass(frozen=True)
+class Seen:
+    """A frame and what the first half of its work gave, or raised, at `ended` (time.perf_counter)."""
 
-    pipeline(rgb, stamp, intrinsics, camera_pose) -> faces, with `timings`, `reset()` and `report_latency(ms)`;
-    calibration knows the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the
-    oldest age in seconds at which a frame is still worth its work; convert takes an image message to RGB;
-    camera_pose(header) is where its camera was, None where that is not known.
+    begun: Begun
+    look: Look | Exception
+    ended: float
+
+
+class FrameWorker:
+    """Takes the newest frame from a mailbox until it is closed. Nothing that a frame does ends its threads.
+
+    While one thread is at a frame's `pipeline.faces(look)`, the other is at the next one's `pipeline.look(rgb, stamp,
+    intrinsics, camera_pose)`; of the pipeline they also know `timings`, `reset()` and `report_latency(ms)`. calibration
+    knows the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in
+    seconds at which a frame is still worth its work; convert takes an image message to RGB; camera_pose(header) is
+    where its camera was, None where that is not known.
     """
 
     def __init__(
@@ -74,35 +87,54 @@ class FrameWorker:
         self._camera_pose = camera_pose
         self._requests: SimpleQueue[tuple[Callable, Future]] = SimpleQueue()
         self._failures_in_a_row = 0
-        self._thread = threading.Thread(target=self._run, name="ofer-worker", daemon=True)
+        self._failing = threading.Lock()
+        self._relay: Relay[Seen] = Relay()
+        self._looking = threading.Thread(target=self._look_at_frames, name="ofer-perception", daemon=True)
+        self._thread = threading.Thread(target=self._show_frames, name="ofer-worker", daemon=True)
 
     def start(self) -> None:
+        self._looking.start()
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """Close the mailbox and wait for the frame at work; False when it did not finish in time."""
+        """Close the mailbox and wait for the frames at work; False when they did not finish in time."""
         self.mailbox.close()
+        self._relay.close()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still runs, after `stop` because of a frame that takes too long."""
+        """Whether a thread still runs, after `stop` because of a frame that takes too long."""
         return self._thread.is_alive()
 
     def between_frames(self, action: Callable[[], Answer]) -> Future[Answer]:
-        """Have `action` done by the worker thread, after the frame at work: the pipeline belongs to that thread."""
+        """Have `action` done by the worker thread, after its frame at work; the next may be looked at meanwhile."""
         answer: Future[Answer] = Future()
         self._requests.put((action, answer))
-        self.mailbox.wake()
+        self.wake()
         return answer
 
-    def _run(self) -> None:
-        while not self.mailbox.closed:
+    def wake(self) -> None:
+        """There is something to `answer`."""
+        self._relay.wake()
+
+    def _look_at_frames(self) -> None:
+        while self._relay.wait_for_turn():
             frame = self.mailbox.take()
+            if frame is None:
+                return
+            seen = self.look(frame)
+            if seen is not None:
+                self._relay.put(seen, seen.ended - seen.begun.started)
+
+    def _show_frames(self) -> None:
+        while not self._relay.closed:
+            seen = self._relay.take()
             self.answer()
-            if frame is not None:
-                self.process(frame)
+            if seen is not None:
+                self.show(seen)
+        self._looking.join()  # what is asked for while it does not end has an answer too
         self.answer()
 
     def answer(self) -> None:
@@ -114,16 +146,25 @@ class FrameWorker:
             except Exception as error:
                 answer.set_exception(error)
 
-    def process(self, frame: Frame) -> None:
-        """All that happens to one frame; never raises."""
+    def look(self, frame: Frame) -> Seen | None:
+        """The first half of a frame; None as of `begin`. Never raises."""
         begun = self.begin(frame)
         if begun is None:
-            return
+            return None
         try:
-            faces = self.pipeline(begun.rgb, begun.stamp, begun.intrinsics, begun.camera_pose)
+            look = self.pipeline.look(begun.rgb, begun.stamp, begun.intrinsics, begun.camera_pose)
         except Exception as error:  # one frame must never end the stream
+            look = error
+        return Seen(begun, look, time.perf_counter())
+
+    def show(self, seen: Seen) -> None:
+        """The second half; never raises."""
+        waited = time.perf_counter() - seen.ended
+        try:
+            faces = seen.look if isinstance(seen.look, Exception) else self.pipeline.faces(seen.look)
+        except Exception as error:
             faces = error
-        self.finish(begun, faces)
+        self.finish(seen.begun, faces, waited)
 
     def begin(self, frame: Frame) -> Begun | None:
         """What the pipeline is to be given of a frame; None where it is too old or cannot be used, which is counted."""
@@ -148,8 +189,9 @@ class FrameWorker:
             return None
         return Begun(frame, rgb, stamp, intrinsics, place, started, time.perf_counter())
 
-    def finish(self, begun: Begun, faces: list | Exception) -> None:
-        """Hand over what the pipeline gave for a frame, or tell why it gave nothing; never raises."""
+    def finish(self, begun: Begun, faces: list | Exception, waited: float = 0.0) -> None:
+        """Hand over what the pipeline gave for a frame, or tell why it gave nothing; never raises. waited: seconds,
+        from one thread to the other."""
         inferred = time.perf_counter()
         try:
             if isinstance(faces, Exception):
@@ -158,11 +200,13 @@ class FrameWorker:
         except Exception as error:
             self._failed(error)
             return
-        self._failures_in_a_row = 0
+        with self._failing:
+            self._failures_in_a_row = 0
         stages = {
             "convert": 1000 * (begun.converted - begun.started),
             **{f"pipeline/{name}": value for name, value in self.pipeline.timings.items()},
-            "pipeline": 1000 * (inferred - begun.converted),
+            "pipeline": 1000 * (inferred - begun.converted - waited),
+            "handover": 1000 * waited,
             **{f"publish/{name}": value for name, value in deliveries.items()},
             "publish": 1000 * (time.perf_counter() - inferred),
         }
@@ -171,15 +215,16 @@ class FrameWorker:
         self._statistics.frame(latency, stages, len(faces))
 
     def _failed(self, error: Exception) -> None:
-        self._statistics.failures += 1
         self._problems.report(f"frame failed: {type(error).__name__}: {error}")
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row == _FAILURES_BEFORE_RESET:
+        with self._failing:
+            self._statistics.failures += 1
+            self._failures_in_a_row = (self._failures_in_a_row + 1) % _FAILURES_BEFORE_RESET
+            too_many = self._failures_in_a_row == 0
+        if too_many:
             self._reset()
 
     def _reset(self) -> None:
         """Start the tracks anew: what fails again and again may be their state."""
-        self._failures_in_a_row = 0
         try:
             self.pipeline.reset()
         except Exception as error:

@@ -235,7 +235,7 @@ def frames(bundle: Bundle, backend: str, repeats: int) -> dict[str, Any]:
     frame_ms, frame_cpu_ms, parts, used = {}, {}, {}, ""
     for faces in FACES:
         pipeline = FacePipeline(bundle, max_faces=faces, backend=backend)
-        pipeline._frontend = StillFaces(faces)  # the camera's part: finding faces is not what is timed here
+        pipeline._perception.frontend = StillFaces(faces)  # the camera's part: finding faces is not what is timed here
         frame = np.random.default_rng(0).integers(0, 255, (*FRAME, 3), dtype=np.uint8)
         stamp = 0.0
 

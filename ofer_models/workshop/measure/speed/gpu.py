@@ -128,7 +128,7 @@ def _frame_ms(pipeline: FacePipeline, faces: int, repeats: int, drawing: bool) -
     """Median ms of a frame after detection. drawing: identities are gathered anew before every frame, so that they are
     drawn on the other thread all the time."""
     pipeline.reset()
-    pipeline._frontend = bench.StillFaces(faces)
+    pipeline._perception.frontend = bench.StillFaces(faces)
     frame = np.random.default_rng(0).integers(0, 255, (*bench.FRAME, 3), dtype=np.uint8)
     stamp = 0.0
 
