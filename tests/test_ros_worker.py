@@ -136,6 +136,10 @@ def test_frames_that_waited_too_long_are_dropped():
     bench.process(Frame(image_message(), arrived=time.monotonic() - 3000))
     bench.process(Frame(image_message(), arrived=time.monotonic() - 1000))
     assert (bench.statistics.late, bench.statistics.processed) == (1, 1)
+    seen = bench.worker.look(Frame(image_message(), arrived=time.monotonic() - 1000))
+    bench.worker._max_age = lambda: 500.0
+    bench.worker.show(seen)
+    assert (bench.statistics.late, bench.statistics.processed) == (2, 1), "it was looked at, and waited for the other"
 
 
 def test_stop_waits_for_the_frame_at_work_and_no_other_is_begun():

@@ -87,7 +87,7 @@ class FrameWorker:
         self._camera_pose = camera_pose
         self._requests: SimpleQueue[tuple[Callable, Future]] = SimpleQueue()
         self._failures_in_a_row = 0
-        self._failing = threading.Lock()
+        self._counting = threading.Lock()
         self._relay: Relay[Seen] = Relay()
         self._looking = threading.Thread(target=self._look_at_frames, name="ofer-perception", daemon=True)
         self._thread = threading.Thread(target=self._show_frames, name="ofer-worker", daemon=True)
@@ -158,7 +158,9 @@ class FrameWorker:
         return Seen(begun, look, time.perf_counter())
 
     def show(self, seen: Seen) -> None:
-        """The second half; never raises."""
+        """The second half, unless the frame has become too old by now; never raises."""
+        if self._is_late(seen.begun.frame):
+            return
         waited = time.perf_counter() - seen.ended
         try:
             faces = seen.look if isinstance(seen.look, Exception) else self.pipeline.faces(seen.look)
@@ -168,8 +170,7 @@ class FrameWorker:
 
     def begin(self, frame: Frame) -> Begun | None:
         """What the pipeline is to be given of a frame; None where it is too old or cannot be used, which is counted."""
-        if time.monotonic() - frame.arrived > self._max_age():
-            self._statistics.late += 1
+        if self._is_late(frame):
             return None
         started = time.perf_counter()
         try:
@@ -189,6 +190,12 @@ class FrameWorker:
             return None
         return Begun(frame, rgb, stamp, intrinsics, place, started, time.perf_counter())
 
+    def _is_late(self, frame: Frame) -> bool:
+        late = time.monotonic() - frame.arrived > self._max_age()
+        with self._counting:
+            self._statistics.late += late
+        return late
+
     def finish(self, begun: Begun, faces: list | Exception, waited: float = 0.0) -> None:
         """Hand over what the pipeline gave for a frame, or tell why it gave nothing; never raises. waited: seconds,
         from one thread to the other."""
@@ -200,7 +207,7 @@ class FrameWorker:
         except Exception as error:
             self._failed(error)
             return
-        with self._failing:
+        with self._counting:
             self._failures_in_a_row = 0
         stages = {
             "convert": 1000 * (begun.converted - begun.started),
@@ -216,7 +223,7 @@ class FrameWorker:
 
     def _failed(self, error: Exception) -> None:
         self._problems.report(f"frame failed: {type(error).__name__}: {error}")
-        with self._failing:
+        with self._counting:
             self._statistics.failures += 1
             self._failures_in_a_row = (self._failures_in_a_row + 1) % _FAILURES_BEFORE_RESET
             too_many = self._failures_in_a_row == 0
