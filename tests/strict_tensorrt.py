@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 from strict_device import ALIGNED, Work
 
-from ofer_models.bundle.graphs import graph_specs
+from ofer_models.bundle.graphs import all_graphs
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.engine_cache import Runtime
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
@@ -225,7 +225,7 @@ def strict_backend(bundle, folder, driver, trt, faces=(1, 8)):
     order, here = Order(bundle, faces=faces), Runtime("tensorrt_rtx", trt.__version__, ("sm86",))
     profiles, paths = {}, {}
     for stage, spec in bundle.stages.items():
-        for graph in graph_specs(spec).values():
+        for graph in all_graphs(spec).values():
             key = key_of(order, graph, stage, here.flavour, here.version, here.gpus)
             path = engine_cache.write(folder, key, b"plan of " + graph.path.name.encode(), {}, 1.0)
             profiles[path], paths[path] = profiles_of(key.profile), graph.path

@@ -27,6 +27,9 @@ def need_evaluation() -> None:
         (("train", "--objective", "huber"), "is none of weighted, mse, l1"),
         (("train", "--rank", "best"), "is none of posterior, listnet"),
         (("train", "--layout", "own"), "is none of ofer, mica, famos"),
+        (("train", "cfr", "--stage", "3"), "is none of 1, 2"),
+        (("train", "distil", "--stage", "2"), "is none of expgen, idgen"),
+        (("train", "distil", "--steps", "9"), "less than or equal to 8"),
         (("evaluate", "--set", "faces"), "is none of open545, held_out"),
     ],
 )

@@ -161,7 +161,8 @@ def pictures(open_head):
 def test_a_measurement_and_its_report(open_bundle, pictures, stage, tmp_path):
     found = step_curve.measure(open_bundle, stage, pictures, 4, steps=(3, 6), reference_steps=12)
     kinds = {(p.solver, p.spacing, p.steps) for p in found.points}
-    assert kinds == {(s, p, k) for s in ("ddim", "dpmpp_2m") for p in ("uniform", "log_snr") for k in (3, 6)}
+    own = {(s, p, k) for s in ("ddim", "dpmpp_2m") for p in ("uniform", "log_snr") for k in (3, 6)}
+    assert {kind for kind in kinds if kind[0] != "distilled"} == own
     for point in (found.reference, found.repeat, found.limit, *found.points):
         assert 0 < point.closest < point.error and point.spread > 0
     assert found.reference != found.repeat and all(point.ms > 0 for point in found.points)
@@ -174,6 +175,20 @@ def test_a_measurement_and_its_report(open_bundle, pictures, stage, tmp_path):
     text = files[0].read_text()
     assert text.count("| ddim |") >= 4 and "12-step DDPM" in text and "The bundle's default" in text
     assert json.loads(files[2].read_text())["curves"][0]["stage"] == stage
+
+
+def test_a_distilled_variant_is_measured_beside_its_own_networks(open_bundle, pictures, tmp_path):
+    spec = open_bundle.stages["expgen"]
+    replace = dataclasses.replace
+    variant = replace(spec, distilled=None, solver="distilled", steps=2, timesteps=(999, 499))
+    bundle = replace(open_bundle, stages=open_bundle.stages | {"expgen": replace(spec, distilled=variant)})
+    found = step_curve.measure(bundle, "expgen", pictures, 4, steps=(3,), reference_steps=12)
+    one = [p for p in found.points if p.solver == "distilled"]
+    assert [(p.spacing, p.steps) for p in one] == [("999 499", 2)] and one[0].ms > 0
+    # These are ExpGen's own networks: two steps of plain DDIM, which draw too near to the middle.
+    assert found.losses(one[0])[2] < found.losses(next(p for p in found.points if p.solver == "ddim"))[2] < 0
+    text = write_report([found], bundle, tmp_path, "ofer sampling")[0].read_text()
+    assert "| distilled | 999 499 | 2 |" in text and "The bundle's default: `distilled`, 2 steps" in text
 
 
 ROOT = Path(frame_pipeline.__file__).parents[4]

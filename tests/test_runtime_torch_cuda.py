@@ -296,9 +296,9 @@ def test_flattening_leaves_only_arithmetic_on_tensors(open_bundle):
 def on_one_gpu(stage, sizes):
     """Run a stage with tensors that have a device and no content, weights and inputs on a GPU."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        stage._constants = {
+        stage._graph.constants = {
             name: torch.empty(value.shape, dtype=value.dtype, device="cuda") if value.is_floating_point() else value
-            for name, value in stage._constants.items()
+            for name, value in stage._graph.constants.items()
         }
         given = {n: torch.empty([sizes.get(d, d) for d in dims], device="cuda") for n, dims in stage.inputs.items()}
     return stage.run(given)  # outside: sizes and axes have content

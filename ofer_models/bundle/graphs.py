@@ -6,6 +6,13 @@ from ofer_models.bundle.manifest import StageSpec
 from ofer_models.bundle.tensors import ANY, GraphSpec, StageError
 
 
+def all_graphs(stage: StageSpec) -> dict[str, GraphSpec]:
+    """Every graph of a stage by file name, those of its distilled variant too."""
+    return {
+        graph.path.name: graph for one in (stage, stage.usual) for graph in graph_specs(one).values()
+    }
+
+
 def graph_specs(stage: StageSpec) -> dict[str, GraphSpec]:
     """The graphs of a stage by part (`graph`, or `cond` and `step`) with the tensors that the manifest promises.
 

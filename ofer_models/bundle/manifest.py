@@ -10,8 +10,9 @@ import logging
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ FORMAT = 1
 STAGES = ("identity_context", "idgen", "idrank", "expression_context", "expgen")  # of the method `ofer`
 LANDMARKS = "landmarks"  # a stage that the method `ofer` can do without
 REGRESSOR = "regressor"  # the stage of the method of that name
+DISTILLED = "distilled"  # the solver of a stage's variant of that name
 # For contexts of the open encoder. Ten photographs of ten people, each turned, scaled, brightened and blurred: of one
 # person 90 % are above the first and all above the second, of two people 0.7 % are above the first.
 SAME_FACE = (0.99, 0.96)
@@ -68,6 +70,9 @@ class StageSpec:
     Sampler stages draw coefficients normalised by mean and deviation (D,): raw = normal * deviation + mean.
     temperature scales the starting noise, from the first sample's to the last's in even steps: 1 draws from the learned
     distribution, less stays nearer to its middle. The manifest gives one number for all samples or a pair.
+
+    distilled: the same stage with networks that learned to do at a few `timesteps` what its own do in many steps; its
+    solver is `distilled`, and a graph that it does not bring is the stage's own.
     """
 
     name: str
@@ -82,6 +87,13 @@ class StageSpec:
     mean: np.ndarray | None = None
     deviation: np.ndarray | None = None
     regression: RegressorSpec | None = None
+    timesteps: tuple[int, ...] = ()
+    distilled: StageSpec | None = None
+
+    @property
+    def usual(self) -> StageSpec:
+        """What is drawn with unless somebody asks for a number of steps."""
+        return self.distilled or self
 
     def raw(self, normal: np.ndarray) -> np.ndarray:
         """Coefficients (..., D) in the head model's units from a sampler's normalised output."""
@@ -184,7 +196,7 @@ class Bundle:
                 raise BundleError(f"{self.path / name} changed while the bundle was being loaded; start again")
 
     def _check_files(self) -> None:
-        parts = [part for stage in self.stages.values() for part in stage.files.items()]
+        parts = {part for stage in self.stages.values() for one in (stage, stage.usual) for part in one.files.items()}
         wanted = {HEAD} | {path.name for _, path in parts}
         for path in (path for part, path in parts if part != "noise" and path.is_file()):
             with suppress(FileRefused):  # no graph at all: whatever loads it says so
@@ -291,8 +303,22 @@ def _stage(name: str, entry: dict[str, Any], folder: Path) -> StageSpec:
         }  # fmt: skip
     if kind == REGRESSOR:
         sampler = {"regression": read_regressor(entry, field)}
-    return StageSpec(
+    stage = StageSpec(
         name, kind, {part: folder / file for part, file in entry["files"].items()},
         {key: tuple(value) for key, value in entry["inputs"].items()},
         {key: tuple(value) for key, value in entry["outputs"].items()}, **sampler,
     )  # fmt: skip
+    return replace(stage, distilled=_distilled(stage, entry["distilled"])) if "distilled" in entry else stage
+
+
+def _distilled(stage: StageSpec, entry: dict[str, Any]) -> StageSpec:
+    """The stage as its distilled networks draw it."""
+    field, timesteps = f"stages.{stage.name}.distilled", entry["timesteps"]
+    if stage.kind != "sampler":
+        raise FileRefused(f"says {field} of a stage of kind {stage.kind}")
+    if "noise" in stage.files:
+        raise FileRefused(f"says {field} of a stage that brings its own noise, which is for its own steps")
+    if any(a <= b for a, b in pairwise(timesteps)):
+        raise FileRefused(f"says {field}.timesteps: {timesteps}, which do not fall")
+    files = stage.files | {part: stage.files["step"].with_name(file) for part, file in entry["files"].items()}
+    return replace(stage, files=files, solver=DISTILLED, steps=len(timesteps), timesteps=tuple(timesteps))

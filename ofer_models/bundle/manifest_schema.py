@@ -26,6 +26,9 @@ _STAGE = record(
         "coefficients": record(
             {"mean": sequence(number(-1e6, 1e6), 1, 4096), "deviation": sequence(number(0, 1e6), 1, 4096)}
         ),
+        "distilled": record(
+            {"files": mapping(choice("cond", "step"), _FILE_NAME, 2), "timesteps": sequence(integer(0, 999), 1, 64)}
+        ),
         **regression.FIELDS,
     },
 )

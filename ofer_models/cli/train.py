@@ -12,7 +12,7 @@ from ofer_models.cli.console import check_choice, progress, require, say
 if TYPE_CHECKING:
     from ofer_models.workshop.train.cfr.stages import Sources
 
-PARTS = ("all", "context", "idgen", "idrank", "expgen", "visibility", "eyes", "cfr", "regressor", "learner")
+PARTS = ("all", "context", "idgen", "idrank", "expgen", "visibility", "eyes", "cfr", "regressor", "learner", "distil")
 RANKS = ("posterior", "listnet", "listmle", "pairwise", "error")
 OBJECTIVES = ("weighted", "mse", "l1")
 LAYOUTS = ("ofer", "mica", "famos")
@@ -32,7 +32,7 @@ def train(
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Photographs to train on instead of renderings, with FLAME parameters; of `cfr` "
-                                       "with landmarks (docs/regressors.md); of `learner` any.")
+                                       "with landmarks (docs/regressors.md); of `learner` and `distil` any.")
     ] = None,
     layout: Annotated[str, typer.Option(help=f"Of --data: {', '.join(LAYOUTS)}.")] = "ofer",
     objective: Annotated[
@@ -47,7 +47,9 @@ def train(
     photographs: Annotated[
         list[Path] | None, typer.Option(help="Of `eyes`: folders of annotated faces to watch the training on.")
     ] = None,
-    stage: Annotated[int, typer.Option(min=1, max=2, help="Of `cfr`: 1, or 2 with stage 1 as its teacher.")] = 1,
+    stage: Annotated[
+        str | None, typer.Option(help="Of `cfr`: 1, or 2 with stage 1 as its teacher. Of `distil`: expgen or idgen.")
+    ] = None,
     people: Annotated[
         Path | None, typer.Option(help="Of `cfr`: where `ofer train eyes` drew people, --work by default.")
     ] = None,
@@ -70,6 +72,10 @@ def train(
     teacher: Annotated[
         Path, typer.Option(help="Of `learner`: the bundle whose regressor is the teacher.")
     ] = Path("engines/open"),
+    bundle: Annotated[
+        Path | None, typer.Option(help="Of `distil`: the bundle whose stage gets the variant `distilled`.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, max=8, help="Of `distil`: how many steps the student takes.")] = 2,
     backbone: Annotated[
         str, typer.Option(help="Of `learner`: resnet50, or small, upon the landmark network of `eyes`.")
     ] = "resnet50",
@@ -84,7 +90,7 @@ def train(
 
     `eyes` trains the dense landmark network on pictures of people, which a bundle may have beside the rest
     (docs/eyes.md), `regressor` one answer a face upon it; `cfr` a regressor for hidden faces in two stages, `learner` a
-    student that bears them (docs/regressors.md).
+    student that bears them (docs/regressors.md); `distil` a sampler that takes two steps (docs/sampling.md).
 
     The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
     """
@@ -94,6 +100,16 @@ def train(
     check_choice("--layout", layout, LAYOUTS)
     require("run `make train-env`", "torch", "accelerate")
     check_choice("--backbone", backbone, BACKBONES)
+    stages = {"cfr": ("1", "2"), "distil": ("expgen", "idgen")}.get(part, ())
+    if stages:
+        check_choice("--stage", stage or stages[0], stages)
+    if part == "distil":
+        from ofer_models.cli.train_distil import train_distil
+
+        return train_distil(
+            bundle, stage or stages[0], steps, data, work, pictures, seed=seed, workers=workers, again=again,
+            smoke=smoke,
+        )  # fmt: skip
     if part == "regressor":
         from ofer_models.cli.train_regressors import train_open_regressor
 
@@ -128,7 +144,7 @@ def train(
         sources = Sources(
             head, people or work, pictures, basel=bfm, start=start, data=data, parsing=parsing, recognition=recognition
         )
-        return _cfr(stage, sources, work, epochs, rate, seed, again, smoke)
+        return _cfr(int(stage or 1), sources, work, epochs, rate, seed, again, smoke)
     from ofer_models.head.model import HeadModel
     from ofer_models.workshop.train.open_bundle import OpenTraining, Plan
     from ofer_models.workshop.train.photographs import Photographs

@@ -9,11 +9,13 @@ where x0_prev is the previous step's x0 (zero before the first). The last step r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
+from ofer_models.bundle.manifest import StageSpec
 from ofer_models.runtime.schedule import NoiseSchedule, Spacing
 
 Solver = Literal["ddim", "dpmpp_2m", "ddpm", "released_ddim"]
@@ -42,7 +44,8 @@ def solver_table(
     ddim: Song et al. 2021, eta = 0.   dpmpp_2m: DPM-Solver++(2M), Lu et al. 2022, data prediction, midpoint form.
     ddpm: ancestral sampling with the small variance, Ho et al. 2020, generalised to skipped steps.
     released_ddim: what OFER's release calls ddim, its index slip included (see `_released_ddim`); fixed steps, so
-    `steps` may be left out. Raises ValueError for an unknown solver or spacing and for a step count out of range.
+    `steps` may be left out. What a distilled network draws with is a `distilled_table`.
+    Raises ValueError for an unknown solver or spacing and for a step count out of range.
     """
     schedule = schedule or NoiseSchedule()
     if solver == "released_ddim":
@@ -51,8 +54,29 @@ def solver_table(
         raise ValueError(f"unknown solver {solver!r}, use one of {', '.join(get_args(Solver))}")
     if steps is None:
         raise ValueError(f"the solver {solver!r} needs a number of steps")
-    t = schedule.timesteps(steps, spacing)
-    alpha, sigma = schedule.alpha[t], schedule.sigma[t]
+    return _table(solver, schedule.timesteps(steps, spacing), schedule)
+
+
+def distilled_table(timesteps: Sequence[int], schedule: NoiseSchedule | None = None) -> SolverTable:
+    """Plain DDIM over the falling steps that a distilled network was made for."""
+    return _table("ddim", np.asarray(timesteps, np.int64), schedule or NoiseSchedule())
+
+
+def stage_table(stage: StageSpec, steps: int | None = None) -> SolverTable:
+    """The table that a bundle's stage of kind `sampler` draws with, at its own number of steps or another.
+
+    Raises ValueError as `solver_table`, and for another number of steps than a distilled variant's.
+    """
+    if not stage.timesteps:
+        return solver_table(stage.solver, stage.steps if steps is None else steps, stage.spacing)
+    if steps not in (None, stage.steps):
+        raise ValueError(f"the distilled networks of {stage.name} take {stage.steps} steps, got {steps}")
+    return distilled_table(stage.timesteps)
+
+
+def _table(solver: Solver, t: np.ndarray, schedule: NoiseSchedule) -> SolverTable:
+    """A solver over falling steps t."""
+    steps, alpha, sigma = len(t), schedule.alpha[t], schedule.sigma[t]
     alpha_next, sigma_next = np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0)
     noise_std = np.zeros(steps)
     if solver == "ddpm":

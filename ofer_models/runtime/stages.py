@@ -3,7 +3,8 @@ units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from ofer_models.bundle.tensors import StageError, refuse_other_names, text
 from ofer_models.runtime.backend import open_backend
 from ofer_models.runtime.interface import Backend
 from ofer_models.runtime.recorded_noise import RecordedNoise
-from ofer_models.runtime.sampler import Stage
-from ofer_models.runtime.solvers import SolverTable, solver_table
+from ofer_models.runtime.sampler import Sampler, Stage
+from ofer_models.runtime.solvers import SolverTable, stage_table
 
 _FEWEST_STEPS = 3
 _LACKING = {
@@ -31,31 +32,54 @@ _LANDMARKS = (
 _BESIDE = ("idrank",)  # with idgen, what identities are drawn with, beside the frames
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    """Networks and the steps they take; shorter: tables of fewer, by number, unless the steps are fixed."""
+
+    sampler: Sampler
+    table: SolverTable
+    fixed: bool
+    shorter: dict[int, SolverTable] = field(default_factory=dict)
+
+
 class CoefficientSampler:
     """Draws coefficients (F, N, D), in the head model's units, from contexts and starting noise."""
 
-    def __init__(self, spec: StageSpec, backend: Backend, steps: int | None = None, urgent: bool = True) -> None:
-        """steps overrides the manifest's; urgent: see `Backend`. Raises StageError naming what does not fit."""
+    def __init__(
+        self, spec: StageSpec, backend: Backend, steps: int | None = None, urgent: bool = True,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """steps: see `set_steps`; urgent: see `Backend`; check: called whenever graphs were loaded, may refuse them.
+
+        Raises StageError naming what does not fit.
+        """
         self.spec = spec
-        self.set_steps(steps)
-        graphs = graph_specs(spec)
-        self._sampler = backend.sampler(graphs["cond"], graphs["step"], urgent)
+        self._backend, self._urgent, self._check = backend, urgent, check
+        self._samplers: dict[bool, Sampler] = {}
         self._recorded = RecordedNoise(spec.files["noise"]) if "noise" in spec.files else None
-        if self._sampler.n_coefficients != len(spec.mean):
-            raise StageError(
-                f"{spec.files['step'].name} draws {self._sampler.n_coefficients} coefficients, "
-                f"the manifest scales {len(spec.mean)}"
-            )
+        self.set_steps(steps)
 
     def set_steps(self, steps: int | None) -> None:
-        """Sampling steps from now on; None: the manifest's. Raises ValueError for a count that the solver refuses."""
-        spec = self.spec
-        self.table: SolverTable = solver_table(spec.solver, spec.steps if steps is None else steps, spec.spacing)
-        self._shorter: dict[int, SolverTable] = {}
+        """Sampling steps from now on; None: the bundle's, which are those of the distilled networks where it has some.
+        A number is of the stage's own networks, which are loaded when they are first asked for. Raises ValueError for a
+        count that the solver refuses, or for graphs that are.
+        """
+        spec = self.spec.usual if steps is None else self.spec
+        table = stage_table(spec, steps)
+        distilled = bool(spec.timesteps)
+        if distilled not in self._samplers:
+            self._samplers[distilled] = self._load(spec)
+        # At once: identities are drawn on a thread of their own.
+        self._drawing = _Drawing(self._samplers[distilled], table, distilled or self._recorded is not None)
+
+    @property
+    def table(self) -> SolverTable:
+        """The steps that are taken when there is time for all of them."""
+        return self._drawing.table
 
     @property
     def n_coefficients(self) -> int:
-        return self._sampler.n_coefficients
+        return self._drawing.sampler.n_coefficients
 
     def __call__(
         self, context: np.ndarray, noise: np.ndarray, rng: np.random.Generator | None = None, share: float = 1.0
@@ -63,22 +87,35 @@ class CoefficientSampler:
         """context (F, C), noise (F, N, D), both float32; rng only for solvers that add noise on the way.
 
         share 0..1: of the steps, when there is no time for all of them; three are taken at least. A bundle that brings
-        its own noise (made with --released-quirks) uses that, and its own number of steps.
+        its own noise (made with --released-quirks) uses that, and its own number of steps; distilled networks are made
+        for theirs.
         """
         if self._recorded:
             noise, rng = self._recorded.start(noise.shape), self._recorded.stream()
         if self.spec.temperature != (1, 1):
             noise = noise * self.spec.scales(noise.shape[1])
-        return self.spec.raw(self._sampler.sample(context, noise, self._table(share), rng))
+        drawing = self._drawing
+        return self.spec.raw(drawing.sampler.sample(context, noise, self._table(drawing, share), rng))
 
-    def _table(self, share: float) -> SolverTable:
-        steps = max(_FEWEST_STEPS, round(share * len(self.table.timesteps)))
-        # Released samplers and recorded noise have their own number of steps, which cannot be changed.
-        if steps >= len(self.table.timesteps) or self._recorded or self.spec.solver == "released_ddim":
-            return self.table
-        if steps not in self._shorter:
-            self._shorter[steps] = solver_table(self.spec.solver, steps, self.spec.spacing)
-        return self._shorter[steps]
+    def _load(self, spec: StageSpec) -> Sampler:
+        graphs = graph_specs(spec)
+        sampler = self._backend.sampler(graphs["cond"], graphs["step"], self._urgent)
+        if sampler.n_coefficients != len(spec.mean):
+            raise StageError(
+                f"{spec.files['step'].name} draws {sampler.n_coefficients} coefficients, "
+                f"the manifest scales {len(spec.mean)}"
+            )
+        self._check()
+        return sampler
+
+    def _table(self, drawing: _Drawing, share: float) -> SolverTable:
+        full = drawing.table
+        steps = max(_FEWEST_STEPS, round(share * len(full.timesteps)))
+        if steps >= len(full.timesteps) or drawing.fixed or self.spec.solver == "released_ddim":
+            return full
+        if steps not in drawing.shorter:
+            drawing.shorter[steps] = stage_table(self.spec, steps)
+        return drawing.shorter[steps]
 
 
 class Regressor:
@@ -132,8 +169,9 @@ class StageSet:
                 name: runtime.load(graph_specs(spec)["graph"], name not in _BESIDE) for name, spec in graphs.items()
             }
             if "idgen" in names:
-                self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps, urgent=False)
-                self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps)
+                check = bundle.check_unchanged
+                self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps, urgent=False, check=check)
+                self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps, check=check)
             if REGRESSOR in names:
                 self.regressor = Regressor(bundle.stages[REGRESSOR], runtime, bundle.n_shape, bundle.n_expression)
             bundle.check_unchanged()

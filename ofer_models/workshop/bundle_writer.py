@@ -14,7 +14,17 @@ import numpy as np
 import onnx
 import yaml
 
-from ofer_models.bundle.manifest import ALBEDO, FORMAT, HEAD, MANIFEST, REGRESSOR, STAGES, FileRecord, read_manifest
+from ofer_models.bundle.manifest import (
+    ALBEDO,
+    DISTILLED,
+    FORMAT,
+    HEAD,
+    MANIFEST,
+    REGRESSOR,
+    STAGES,
+    FileRecord,
+    read_manifest,
+)
 from ofer_models.bundle.regression import RegressorSpec
 from ofer_models.files.hashing import sha256_of
 from ofer_models.workshop.networks.denoiser import Denoiser
@@ -109,6 +119,24 @@ def set_stage(folder: Path, name: str, entry: dict[str, Any], provenance: Proven
     for file in entry["files"].values():
         manifest["files"][file] = asdict(FileRecord(sha256_of(folder / file), **asdict(provenance)))
     manifest["stages"][name] = entry
+    _write(folder, manifest)
+
+
+def set_distilled(
+    folder: Path, name: str, files: dict[str, str], timesteps: list[int], provenance: Provenance
+) -> None:  # fmt: skip
+    """Give a sampler of a bundle, whose folder holds these files (by part) already, its variant `distilled`, in place
+    of one that it had.
+
+    Raises BundleError where the folder is no bundle.
+    """
+    manifest = read_manifest(folder)
+    stage = manifest["stages"][name]
+    for file in stage.pop(DISTILLED, {"files": {}})["files"].values():
+        manifest["files"].pop(file, None)
+    for file in files.values():
+        manifest["files"][file] = asdict(FileRecord(sha256_of(folder / file), **asdict(provenance)))
+    stage[DISTILLED] = {"files": files, "timesteps": timesteps}
     _write(folder, manifest)
 
 

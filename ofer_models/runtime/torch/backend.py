@@ -8,7 +8,6 @@ graph (`cuda_graphs`). Needs torch and onnx, which the run time otherwise does w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -22,12 +21,11 @@ from ofer_models.runtime.solvers import SolverTable
 try:
     import onnx
     import torch
-    from onnx import numpy_helper
     from torch import Tensor
 
     from ofer_models.runtime.torch import cuda_graphs as torch_cuda
     from ofer_models.runtime.torch.cuda_graphs import CudaGpu, Function, Gpu, TorchLane
-    from ofer_models.runtime.torch.operators import OPERATORS
+    from ofer_models.runtime.torch.graph import TorchGraph
 except ImportError as error:
     what = f"the torch backend needs {error.name}"
     raise StageError(f"{what}: run `make train-env`, or use backend onnxruntime") from None
@@ -53,23 +51,11 @@ class TorchStage:
             {value.name: self._dims(value) for value in values} for values in (model.graph.input, model.graph.output)
         )
         graph.compare(self.path.name, self.inputs, self.outputs)
-        unknown = sorted({node.op_type for node in model.graph.node} - OPERATORS.keys() - {"Constant"})
-        if unknown:
-            raise StageError(f"{self.path.name}: the torch backend does not know the operator {', '.join(unknown)}")
         if half:
             from ofer_models.runtime.mixed_precision import half_products
 
             model = half_products(model)
-        self._constants = {s.name: self._constant(numpy_helper.to_array(s)) for s in model.graph.initializer}
-        self._nodes = []
-        for node in model.graph.node:
-            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            if node.op_type == "Constant":
-                self._constants[node.output[0]] = self._constant(numpy_helper.to_array(attributes["value"]))
-            elif node.op_type == "Cast" and node.input[0] in self._constants:  # weights that the file holds halved
-                self._constants[node.output[0]] = OPERATORS["Cast"](attributes, self._constants[node.input[0]])
-            else:
-                self._nodes.append((OPERATORS[node.op_type], attributes, list(node.input), list(node.output)))
+        self._graph = TorchGraph(model, self._constant, self.path.name)
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
         """Run on float32 arrays by input name. Raises StageError naming an input that does not fit."""
@@ -95,11 +81,7 @@ class TorchStage:
     @torch.inference_mode()
     def run(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The outputs for input tensors on this stage's device, left there."""
-        values: dict[str, Any] = self._constants | tensors
-        for operator, attributes, inputs, outputs in self._nodes:
-            result = operator(attributes, *(values[name] if name else None for name in inputs))
-            values.update(zip(outputs, result if isinstance(result, tuple) else (result,), strict=True))
-        return {name: values[name] for name in self.outputs}
+        return self._graph(tensors)
 
     def compiled(self, sizes: Mapping[str, int]) -> Function:
         """`run` for these sizes of the free dimensions, tensors in the file's order, fused where that works."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ofer_models.bundle.graphs import graph_specs
+from ofer_models.bundle.graphs import all_graphs
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.files.hashing import sha256_of
@@ -118,7 +118,7 @@ def profile_of(order: Order, stage: str) -> dict[str, tuple[int, int, int]]:
     bundle, (low, high) = order.bundle, order.faces
     usual = bundle.hypotheses if stage == "expgen" else bundle.candidates
     most = max(usual, _MOST_HYPOTHESES if stage == "expgen" else _MOST_CANDIDATES)
-    steps = bundle.stages[stage].steps or 1
+    steps = bundle.stages[stage].usual.steps or 1
     return {"F": (low, high, high), "N": (1, usual, most), "K": (1, steps, _MOST_STEPS)}
 
 
@@ -149,12 +149,12 @@ def filed_gpus(gpus: Iterable[str], trt: Any) -> tuple[str, ...]:
 
 def graphs_of(bundle: Bundle) -> dict[str, Path]:
     """Every graph of a bundle by file name."""
-    return {graph.path.name: graph.path for stage in bundle.stages.values() for graph in graph_specs(stage).values()}
+    return {name: graph.path for stage in bundle.stages.values() for name, graph in all_graphs(stage).items()}
 
 
 def _graphs(order: Order) -> list[tuple[str, GraphSpec]]:
     stages = order.stages or tuple(order.bundle.stages)
-    return [(stage, graph) for stage in stages for graph in graph_specs(order.bundle.stages[stage]).values()]
+    return [(stage, graph) for stage in stages for graph in all_graphs(order.bundle.stages[stage]).values()]
 
 
 def _build_one(order: Order, key: EngineKey, graph: GraphSpec, progress: Progress) -> Built:

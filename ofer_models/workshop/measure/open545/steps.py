@@ -32,7 +32,7 @@ class StepLoss:
 
 def step_loss(bundle: Bundle, stages: StageSet, pictures: PictureSet, *, steps: int = 1000, seed: int = 0) -> StepLoss:
     """ExpGen's loss over pictures, at the bundle's temperature and number of hypotheses."""
-    spec = replace(bundle.stages["expgen"], solver="ddpm", spacing="uniform", steps=steps)
+    spec = replace(bundle.stages["expgen"], solver="ddpm", spacing="uniform", steps=steps, distilled=None)
     slow = CoefficientSampler(spec, open_backend("onnxruntime", bundle, 1))
     context = stages.expression_context(**encoder_arrays(pictures, slice(None)))["context"]
     decode = FaceDecoder(bundle)

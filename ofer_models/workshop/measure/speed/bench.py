@@ -31,7 +31,7 @@ from ofer_models.pipeline import FacePipeline
 from ofer_models.runtime import engine_cache
 from ofer_models.runtime.backend import Backend, open_backend
 from ofer_models.runtime.memory import resident_megabytes
-from ofer_models.runtime.solvers import SolverTable, solver_table
+from ofer_models.runtime.solvers import SolverTable, solver_table, stage_table
 from ofer_models.runtime.stages import StageSet
 
 FACES = (1, 2, 4, 8)
@@ -94,7 +94,7 @@ def run(
     if reference and importlib.util.find_spec("torch"):
         for name, official in OFFICIAL.items():
             spec = bundle.stages[name]
-            table = solver_table(spec.solver, spec.steps, spec.spacing)
+            table = stage_table(spec.usual)
             say(f"{name} against 1000 plain steps")
             figures |= speedup(name, official, table, repeats, say)
             keep(figures)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ofer_models.bundle.manifest import Bundle
+from ofer_models.bundle.manifest import DISTILLED, Bundle
 from ofer_models.workshop.measure.speed.bench import describe_host
 from ofer_models.workshop.measure.speed.step_curve import ERROR_LIMIT, SOLVERS, SPACINGS, SPREAD_LIMIT, Point, StepCurve
 
@@ -78,8 +78,8 @@ def _section(curve: StepCurve, bundle: Bundle) -> list[str]:
     return lines
 
 
-def _changes(curve: StepCurve, point: Point) -> str:
-    error, closest, spread = curve.losses(point)
+def _changes(curve: StepCurve, point: Point, against: Point | None = None) -> str:
+    error, closest, spread = curve.losses(point, against)
     return f"error {error:+.1%}, closest {closest:+.1%}, spread {spread:+.1%}"
 
 
@@ -104,17 +104,28 @@ def _verdict(curve: StepCurve, bundle: Bundle) -> list[str]:
         warm, plain = curve.warmest(solver), curve.cheapest(solver)
         if warm and (plain is None or warm.steps < plain.steps):
             lines.append(f"- With a temperature, {what} DDPM's quality: {named(warm)}, {_changes(curve, warm)}.")
-    temperature = " to ".join(f"{t:g}" for t in dict.fromkeys(spec.temperature))
-    lines.append(
-        f"- The bundle's default: `{spec.solver}`, {spec.spacing}, {spec.steps} steps, temperature {temperature}."
-    )
+    usual, temperature = spec.usual, " to ".join(f"{t:g}" for t in dict.fromkeys(spec.temperature))
+    at = {p.solver: p for p in curve.points if (p.spacing, p.steps) == (spec.spacing, spec.steps)}
+    found = next((p for p in curve.points if p.solver == DISTILLED), None)
+    if found:
+        own = at.get(spec.solver)
+        against = f", and {found.ms / own.ms:.2f} of the time of the {own.steps} steps of `{own.solver}`" if own else ""
+        lines.append(
+            f"- The bundle's default: `{DISTILLED}`, {usual.steps} steps, temperature {temperature}: `cond` has learned"
+            f" to reach in them what many steps reach ({_changes(curve, found)} against DDPM,"
+            f" {_changes(curve, found, curve.limit)} against DDIM{against}). Who asks for a number of steps gets the"
+            f" stage's own networks, `{spec.solver}`, {spec.spacing}."
+        )
+    else:
+        lines.append(
+            f"- The bundle's default: `{spec.solver}`, {spec.spacing}, {spec.steps} steps, temperature {temperature}."
+        )
     if spec.solver != "ddim":
-        at = {p.solver: p for p in curve.points if (p.spacing, p.steps) == (spec.spacing, spec.steps)}
         compared = "; ".join(
             f"{spec.steps} steps of `{solver}`: {_changes(curve, at[solver])}" for solver in SOLVERS if solver in at
         )
         lines.append(
-            "- Why the default is not named `ddim`: with few steps plain DDIM"
+            f"- Why {'that solver' if found else 'the default'} is not named `ddim`: with few steps plain DDIM"
             f" loses spread{f' ({compared})' if compared else ''}, and needs the steps in the lines above to keep it."
             " `dpmpp_2m` is the second-order member of DDIM's family: its first step, and every step without the"
             " correction by the last one, is DDIM's."
@@ -145,6 +156,9 @@ def _plot(curves: list[StepCurve], path: Path) -> None:
                     colour = "tab:blue" if spacing == "log_snr" else "tab:orange"
                     axes.plot([p.steps for p in line], values, style, color=colour, marker=".",
                               label=f"{solver}, {spacing}")  # fmt: skip
+            if one := [p for p in curve.points if p.solver == DISTILLED]:
+                values = [p.ms if column == 3 else 100 * curve.losses(p)[column] for p in one]
+                axes.plot([p.steps for p in one], values, "*", color="tab:red", markersize=11, label=DISTILLED)
             if column < 3:
                 axes.axhline(100 * curve.losses(curve.limit)[column], color="k", linestyle=":", linewidth=1,
                              label=f"{curve.limit.steps}-step ddim")  # fmt: skip
@@ -154,7 +168,7 @@ def _plot(curves: list[StepCurve], path: Path) -> None:
             else:
                 axes.set_yscale("log")
             axes.set_xscale("log")
-            ticks = [p.steps for p in curve.points if p.steps in (3, 5, 10, 20, 50)]
+            ticks = [p.steps for p in curve.points if p.steps in (1, 2, 3, 5, 10, 20, 50)]
             axes.set_xticks(sorted(set(ticks)), [str(tick) for tick in sorted(set(ticks))])
             axes.minorticks_off()
             axes.set_xlabel("steps")

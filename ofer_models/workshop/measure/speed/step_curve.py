@@ -19,11 +19,11 @@ from functools import partial
 import numpy as np
 
 from ofer_models.bundle.graphs import graph_specs
-from ofer_models.bundle.manifest import Bundle
+from ofer_models.bundle.manifest import DISTILLED, Bundle, StageSpec
 from ofer_models.head.decoders import HypothesisDecoder
 from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ofer_models.runtime.sampler import Sampler
-from ofer_models.runtime.solvers import SolverTable, solver_table
+from ofer_models.runtime.solvers import SolverTable, solver_table, stage_table
 from ofer_models.workshop.measure.open545.held_out import encoder_arrays
 from ofer_models.workshop.measure.speed.bench import median_ms
 from ofer_models.workshop.pictures.dataset import PictureSet
@@ -44,7 +44,7 @@ Distances = Callable[[int, np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Point:
     """One sampler: errors and spread in mm, over all pictures; ms of processor time for one face on one thread;
-    temperature: factor on the starting noise.
+    temperature: factor on the starting noise. spacing of the distilled one: the steps that it visits.
     """
 
     solver: str
@@ -112,14 +112,15 @@ def measure(
     threads: int = 1,
     progress: Progress = silent,
 ) -> StepCurve:
-    """Measure `expgen` or `idgen` with so many samples a picture, at temperature 1 whatever the bundle draws with."""
-    backend = OnnxRuntimeBackend(threads)
+    """Measure `expgen` or `idgen` with so many samples a picture, at temperature 1 whatever the bundle draws with.
+
+    A stage's distilled variant is measured against the stage's own networks too.
+    """
     context_stage = "expression_context" if stage == "expgen" else "identity_context"
-    encoder = backend.load(graph_specs(bundle.stages[context_stage])["graph"])
+    encoder = OnnxRuntimeBackend(threads).load(graph_specs(bundle.stages[context_stage])["graph"])
     spec = bundle.stages[stage]
-    graphs = graph_specs(spec)
-    sampler = backend.sampler(graphs["cond"], graphs["step"])
-    alone = OnnxRuntimeBackend(1).sampler(graphs["cond"], graphs["step"])
+    own = _samplers(spec, threads)
+    student = _samplers(spec.distilled, threads) if spec.distilled else own
     arrays = encoder_arrays(pictures, slice(None))
     context = encoder(**{name: arrays[name] for name in encoder.inputs})["context"]
     vertices, truth = (_expressions if stage == "expgen" else _identities)(bundle, pictures)
@@ -128,7 +129,9 @@ def measure(
     def point(
         solver: str, spacing: str, count: int, seed: int = 0, timed: bool = True, temperature: float = 1.0
     ) -> Point:
-        table = solver_table(solver, count, spacing)
+        learned = solver == DISTILLED
+        sampler, alone = student if learned else own
+        table = stage_table(spec.distilled) if learned else solver_table(solver, count, spacing)
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((len(pictures), samples, sampler.n_coefficients), dtype=np.float32)
         drawn = spec.raw(_in_parts(sampler, context, noise * np.float32(temperature), table, rng))
@@ -139,6 +142,7 @@ def measure(
         return Point(solver, spacing, count, *figures, ms, temperature)
 
     plan = [(solver, spacing, count) for solver in SOLVERS for spacing in SPACINGS for count in steps]
+    plan += [(DISTILLED, " ".join(map(str, spec.distilled.timesteps)), spec.distilled.steps)] if spec.distilled else []
     plan += [(REFERENCE, "uniform", count) for count in (20, 50, 100) if count < reference_steps]
     plan += [("released_ddim", "uniform", 251)] * (reference_steps == 1000)
     work = [(REFERENCE, "uniform", reference_steps, 0, False), (REFERENCE, "uniform", reference_steps, 1, False),
@@ -149,6 +153,13 @@ def measure(
     kinds = dict.fromkeys((found.solver, found.spacing, found.steps) for found in usable)
     warmer = [point(*kind, 0, True, temperature) for kind in kinds for temperature in TEMPERATURES]
     return replace(curve, warmer=warmer)
+
+
+def _samplers(spec: StageSpec, threads: int) -> tuple[Sampler, Sampler]:
+    """A stage's sampler for many samples and, on one thread, for times."""
+    graphs = graph_specs(spec)
+    many, alone = (OnnxRuntimeBackend(count).sampler(graphs["cond"], graphs["step"]) for count in (threads, 1))
+    return many, alone
 
 
 def _in_parts(
