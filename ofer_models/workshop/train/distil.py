@@ -44,7 +44,7 @@ class Plan:
     """How much of everything; batch: contexts, each with eight samples."""
 
     contexts: int = 10_000
-    schedule: Schedule = field(default_factory=lambda: Schedule(1_500, 32, 2e-3, decay=0.0, average=0.998))
+    schedule: Schedule = field(default_factory=lambda: Schedule(400, 16, 2e-3, decay=0.0, average=0.998))
 
     @classmethod
     def smoke(cls) -> Plan:
@@ -122,13 +122,15 @@ def distil(
     if len(contexts) - watched < plan.schedule.batch or not watched:
         raise DataError(f"{len(contexts)} faces are too few to learn from; {plan.schedule.batch * 2} are enough")
     held_out, learned = torch.from_numpy(contexts[:watched]), torch.from_numpy(contexts[watched:])
-    width = teacher.n_coefficients
+    width, (low, high) = teacher.n_coefficients, spec.temperature
     start = torch.randn((watched, 2 * _SAMPLES, width), generator=torch.Generator().manual_seed(seed + 1))
+    start *= torch.from_numpy(spec.scales(2 * _SAMPLES))
     endpoints = teacher(held_out, start)
 
     def loss(network: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
         context = learned[index] + CONTEXT_NOISE * torch.randn((len(index), learned.shape[1]), generator=generator)
         noise = torch.randn((len(index), _SAMPLES, width), generator=generator)
+        noise *= low + (high - low) * torch.rand((len(index), _SAMPLES, 1), generator=generator)
         found = network(context.to(device), noise.to(device))
         return ((found - teacher(context, noise).to(device)) ** 2).mean()
 
