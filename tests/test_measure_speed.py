@@ -218,6 +218,7 @@ def test_two_checkouts_are_run_by_turns_on_the_same_frames(tmp_path, monkeypatch
     for side in ("here", "beside"):
         row = sides[side]["1"]
         assert row["found"] == 1 and 0 < row["after_ms_p50"] < row["frame_ms_p95"] and row["frames_per_second"] > 0
+        assert row["stream_per_second"] > 0
     ratio = sides["here"]["1"]["after_ms_p50"] / sides["beside"]["1"]["after_ms_p50"]
     assert sides["ratio"]["1"]["after_ms_p50"] == pytest.approx(ratio)
 

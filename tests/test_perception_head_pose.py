@@ -269,3 +269,22 @@ def test_many_faces_at_once_get_the_poses_they_get_alone():
     ):
         expected = estimate_head_pose(alone[0], alone[1], CAMERA.K, alone[2])
         np.testing.assert_allclose(found.translation, expected.translation, atol=1e-9)
+
+
+def test_two_rounds_from_the_frame_before_are_enough_to_start_from():
+    random = np.random.default_rng(0)
+    points, before, rights = [], [], []
+    for _ in range(8):
+        rotation, translation = turned(*random.uniform(-0.5, 0.5, 3)), np.array([*random.uniform(-0.1, 0.1, 2), 0.6])
+        points.append(seen(rotation, translation) + random.normal(0, 0.5, (468, 2)))
+        step = cv2.Rodrigues(np.radians(random.uniform(-4, 4, 3)))[0]  # a quick turn in a thirtieth of a second
+        before.append(HeadPose(step @ rotation, translation + random.uniform(-0.01, 0.01, 3), np.zeros(468)))
+        rights.append(rotation)
+    models = np.repeat(HEAD[None], 8, axis=0)
+    near = estimate_head_poses(np.stack(points), models, CAMERA.K, before, rounds=2)
+    exact = estimate_head_poses(np.stack(points), models, CAMERA.K, before)
+    apart = [angle_between(a.rotation, b.rotation) for a, b in zip(near, exact, strict=True)]
+    assert 0 < max(apart) < 0.1, "rounds are limited, and do not matter"
+    assert max(angle_between(a.rotation, b) for a, b in zip(near, rights, strict=True)) < 0.3
+    fresh = estimate_head_poses(np.stack(points), models, CAMERA.K, [None] * 8, rounds=1)
+    assert max(angle_between(a.rotation, b.rotation) for a, b in zip(fresh, exact, strict=True)) < 0.1

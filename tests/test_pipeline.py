@@ -154,8 +154,8 @@ def test_a_face_without_a_pose_does_not_cost_the_others(pipeline, picture, monke
     frame = np.concatenate([face, face[:, ::-1]], axis=1)
     solve = reprojection.estimate_head_poses
 
-    def fails_on_the_left(points: np.ndarray, *rest: object) -> list[HeadPose | None]:
-        poses = solve(points, *rest)
+    def fails_on_the_left(points: np.ndarray, *rest: object, **how: int) -> list[HeadPose | None]:
+        poses = solve(points, *rest, **how)
         return [None if seen[:, 0].mean() < 280 else pose for seen, pose in zip(points, poses, strict=True)]
 
     monkeypatch.setattr(reprojection, "estimate_head_poses", fails_on_the_left)

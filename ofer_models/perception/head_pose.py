@@ -11,7 +11,7 @@ import numpy as np
 
 from ofer_models.perception.intrinsics import project
 
-_ROUNDS = 12  # at most; three or four suffice from a previous pose
+_ROUNDS = 12  # at most
 _CONVERGED = 1e-4  # step in radians and in parts of the distance
 _SHIFTS = np.arange(6) >= 3  # of a step (6,)
 _NOISE_FLOOR = 0.3  # px; below this residuals tell nothing about outliers
@@ -74,9 +74,11 @@ def estimate_head_pose(
 
 
 def estimate_head_poses(
-    points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None]
-) -> list[HeadPose | None]:
+    points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None],
+    rounds: int = _ROUNDS,
+) -> list[HeadPose | None]:  # fmt: skip
     """`estimate_head_pose` of B faces in one go: points_px (B, L, 2), points_head (B, L, 3), previous one for each.
+    rounds: at most so many from a previous pose; two lead to within 0.01 degrees where the head moves on.
 
     The same arithmetic for each face as alone; B small problems cost little more than one. None in the place of a face
     that has no pose.
@@ -91,7 +93,7 @@ def estimate_head_poses(
     rows = np.flatnonzero(whole)
     if rows.size:
         seen, model = points_px[rows], points_head[rows]
-        solved = _solve(seen, model, K, [previous[row] for row in rows])
+        solved = _solve(seen, model, K, [previous[row] for row in rows], rounds)
         for row, pose in zip(rows, _with_errors(seen, model, K, solved), strict=True):
             poses[row] = pose
     return poses
@@ -106,7 +108,7 @@ def _with_errors(points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, 
 
 
 def _solve(
-    seen: np.ndarray, model: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None]
+    seen: np.ndarray, model: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None], rounds: int = _ROUNDS
 ) -> _Poses:
     """From the last pose where there is one, and from a fresh start where that leads to no good fit."""
     count = len(seen)
@@ -115,7 +117,7 @@ def _solve(
     known = np.array([i for i, pose in enumerate(previous) if pose is not None], int)
     if known.size:
         start = np.stack([previous[i].rotation for i in known]), np.stack([previous[i].translation for i in known])
-        rotation[known], translation[known] = _refine(seen[known], model[known], K, *start)
+        rotation[known], translation[known] = _refine(seen[known], model[known], K, *start, rounds)
         error[known] = _median_errors(seen[known], model[known], K, rotation[known], translation[known])
     poor = np.flatnonzero(~(error < _GOOD_FIT * np.ptp(seen, axis=1).max(axis=-1)))
     starts = {i: start for i in poor if (start := _start(seen[i], model[i], K)) is not None}
@@ -176,8 +178,9 @@ def _project(model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation
 
 
 def _refine(
-    seen: np.ndarray, model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    seen: np.ndarray, model: np.ndarray, K: np.ndarray, rotation: np.ndarray, translation: np.ndarray,
+    rounds: int = _ROUNDS,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Levenberg-Marquardt on (rotation vector about the head's origin, translation), weights renewed in every round.
 
     Each face goes its own way and leaves when it has converged; a round is one set of array operations for all others.
@@ -187,7 +190,7 @@ def _refine(
     damping = np.full(len(seen), 1e-4)
     place = _Placed.of(seen, model, K, rotation, translation)
     active = np.arange(len(seen))
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         squared = place.squared()
         error = np.sqrt(squared)
         scale = np.maximum(2 * 1.4826 * _medians(error), _NOISE_FLOOR) ** 2

@@ -23,6 +23,7 @@ from ofer_models.tracking.selection import SteadySelection
 from ofer_models.tracking.spread import region_rows, spread_mm
 
 _BESIDE = ("rotation", "camera", "translation", "albedo", "light")  # groups of a regressor that a face shows as told
+_NEAR = 2  # rounds of the pose that the landmarks' evidence starts from
 
 
 @dataclass
@@ -91,7 +92,8 @@ class FacePoser:
         resting = self._landmarks.at_rest([head.identity for head in heads])
         coefficients = np.stack([memory.drawn for memory in memories])
         middle = self._models(resting, coefficients.mean(1, keepdims=True))[:, 0]
-        means = poses_of(compared, middle, [memory.pose for memory in memories])
+        near = {} if self._evidence is None else {"rounds": _NEAR}  # the evidence moves it on
+        means = poses_of(compared, middle, [memory.pose for memory in memories], **near)
         weighed = [row for row, pose in enumerate(means) if pose is not None]
         trusts: list[np.ndarray | None] = [None] * len(memories)
         if self._evidence is not None and weighed:

@@ -73,13 +73,13 @@ class SeenLandmarks:
 
 
 def poses_of(
-    seen: Sequence[SeenLandmarks], models: np.ndarray, previous: Sequence[HeadPose | None]
+    seen: Sequence[SeenLandmarks], models: np.ndarray, previous: Sequence[HeadPose | None], **how: int
 ) -> list[HeadPose | None]:
     """`SeenLandmarks.pose` of B meshes with landmarks models (B, L, 3), each on its own face, in one go.
 
-    All faces are of one camera. None for those that have no pose.
+    All faces are of one camera. how: as `estimate_head_poses` takes it. None for those that have no pose.
     """
-    return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous)
+    return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous, **how)
 
 
 def best_pose_log_weights(seen: SeenLandmarks, models: np.ndarray) -> np.ndarray:
