@@ -386,6 +386,8 @@ def test_the_topic_s_last_name_tells_rectified_images(topic, expected):
         {"binning_x": 1000},
         {"distortion_model": "unheard_of"},
         {"d": [0.1, 0.2, 0.3]},
+        {"d": [-9.0, 0.0, 0.0, 0.0, 0.0]},  # finite, but two rays fall on one pixel
+        {"d": [1e8, 0.0, 0.0, 0.0, 0.0]},
         {"k": [1e9, 0.0, 320.0, 0.0, 1e9, 240.0, 0.0, 0.0, 1.0]},
         {"k": [900.0, 0.0, 320.0, 0.0, 900.0, 240.0, 0.0, 0.0, 0.0]},
         {"k": [float("nan")] * 9},

@@ -16,6 +16,7 @@ _FISHEYE_MODELS = ("equidistant", "fisheye", "kannala_brandt4")  # one model by 
 _COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), **dict.fromkeys(_FISHEYE_MODELS, (4,))}
 _FOCAL = 0.05, 200.0  # of the image's longer side: from beyond any fisheye to beyond any telescope
 _OFF_CENTRE = 2.0  # image sides that a principal point may lie off
+_UNDONE = 1.0  # px within which distortion must bring the middle of the image back to where it was
 _UNDISTORT_UNTIL = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-7)
 
 
@@ -92,7 +93,8 @@ class Intrinsics:
         distortion, fisheye = _distortion(d, distortion_model)
         camera = cls(K, int(width), int(height), distortion, fisheye, True, to_sensor, offset)
         middle = np.array([[width / 2, height / 2], [width / 3, height / 3], [2 * width / 3, 2 * height / 3]])
-        if not np.isfinite(camera.undistort(middle)).all():
+        rays = _homogeneous(camera.undistort(middle)) @ np.linalg.inv(K).T
+        if not (np.abs(camera.project(rays - offset) - middle) < _UNDONE).all():  # also where they are not finite
             raise IntrinsicsError(f"its distortion cannot be undone: {np.array(d).tolist()}")
         return camera
 
