@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3 || command -v python3.12 || command -v python3.11 || command -v python3.10)
 SOURCE ?= scene
 PORT ?= 8080
+METHOD ?= ofer
 OUT ?= out/demo
 ARGS ?=
 ENV = . .venv/ofer_env.sh
@@ -9,15 +10,15 @@ ENV = . .venv/ofer_env.sh
 .PHONY: demo view test fuzz soak lint generate train-env clean
 .DEFAULT_GOAL := demo
 
-# make demo [SOURCE=folder|video|0|bag] [OUT=folder]
+# make demo [SOURCE=folder|video|0|bag] [OUT=folder] [METHOD=ofer|regressor]
 demo:
 	@$(PYTHON) tools/setup_env.py demo
-	@$(ENV) && python -m ofer_ros.demo.demo "$(SOURCE)" --out "$(OUT)" $(ARGS)
+	@$(ENV) && python -m ofer_ros.demo.demo "$(SOURCE)" --out "$(OUT)" --method "$(METHOD)" $(ARGS)
 
-# make view [SOURCE=folder|video|0|bag] [PORT=8080]; until Ctrl-C
+# make view [SOURCE=folder|video|0|bag] [PORT=8080] [METHOD=ofer|regressor]; until Ctrl-C
 view:
 	@$(PYTHON) tools/setup_env.py demo
-	@$(ENV) && exec python -m ofer_ros.demo.view "$(SOURCE)" --port "$(PORT)" $(ARGS)
+	@$(ENV) && exec python -m ofer_ros.demo.view "$(SOURCE)" --port "$(PORT)" --method "$(METHOD)" $(ARGS)
 
 # make test [ARGS="-k markers"]
 test:

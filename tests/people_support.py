@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ofer_models.head.model import HeadModel
@@ -46,3 +48,27 @@ def small_library(head: HeadModel) -> Library:
     return Library(
         head.v_template, np.arange(head.n_vertices), head.faces, head_uv, meshes, np.stack(textures), tuple(labels)
     )
+
+
+def write_people(folder: Path, head: HeadModel, count: int) -> None:
+    """`pictures` and `held_out` as `ofer train eyes` draws them, a shard of noise each with heads in it, every second
+    face hidden."""
+    rng = np.random.default_rng(0)
+    pose = np.concatenate([np.diag([1.0, -1, -1]), [[0], [0.0], [0.7]]], axis=1)
+    camera = np.array([[420.0, 0, 80], [0, 420, 80], [0, 0, 1]])
+    for name in ("pictures", "held_out"):
+        (folder / name).mkdir()
+        betas = rng.normal(0, 0.3, (count, head.n_shape)).astype(np.float32)
+        heads = head.landmarks(head.decode(betas), "mediapipe")
+        seen = heads @ pose[:, :3].T + pose[:, 3]
+        points = np.zeros((count, 478, 2), np.float32)
+        points[:, :468] = (seen @ camera.T)[..., :2] / seen[..., 2:]
+        visible = np.ones((count, 478), bool)
+        visible[1::2, :300] = False
+        np.save(folder / name / "00000.npy", rng.integers(0, 255, (count, 160, 160, 3), np.uint8))
+        np.savez(
+            folder / name / "00000.npz", visible=np.packbits(visible, axis=1), points=points, betas=betas,
+            expression=np.zeros((count, head.n_expression), np.float32), jaw=np.zeros((count, 3), np.float32),
+            camera=np.tile(camera, (count, 1, 1)).astype(np.float32),
+            pose=np.tile(pose, (count, 1, 1)).astype(np.float32),
+        )  # fmt: skip

@@ -212,10 +212,12 @@ def test_two_checkouts_are_run_by_turns_on_the_same_frames(tmp_path, monkeypatch
     monkeypatch.setattr(frame_pipeline, "_BLOCK", 3)
     for name in ("ofer_models", "engines", "ofer_ros", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    figures = frame_pipeline.run(tmp_path, frames=6, faces=(1,))
+    figures = frame_pipeline.run(tmp_path, frames=6, faces=(1,), regressor=True)
     sides = figures["frame_pipeline"]
-    assert figures["beside"] == str(tmp_path) and set(sides) == {"here", "beside", "ratio"}
-    for side in ("here", "beside"):
+    assert figures["beside"] == str(tmp_path)
+    assert set(sides) == {"here", "beside", "ratio", "regressor", "regressor_ratio"}
+    assert sides["regressor_ratio"]["1"]["cpu_ms_p50"] < 0.95  # nothing is drawn
+    for side in ("here", "beside", "regressor"):
         row = sides[side]["1"]
         assert row["found"] == 1 and 0 < row["after_ms_p50"] < row["frame_ms_p95"] and row["frames_per_second"] > 0
         assert row["stream_per_second"] > 0

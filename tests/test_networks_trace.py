@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from recipe import recipe_state, relative_error
 
+from ofer_models.bundle.tensors import GraphSpec
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.runtime.stored_weights import unpacked
+from ofer_models.runtime.torch.backend import TorchStage
+from ofer_models.workshop.compile.tensorrt_graph import simplified
 from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.farl import Farl
 from ofer_models.workshop.networks.official_stages import IdentityContext, JointContext, RankWithEncoders
+from ofer_models.workshop.networks.onnx_graph import store_bytes
 from ofer_models.workshop.networks.rank import RankNetwork
 from ofer_models.workshop.networks.trace import export_module
 
@@ -59,6 +66,45 @@ def test_half_weights_halve_the_file_and_hardly_change_the_output(tmp_path):
     arrays = {name: np.random.default_rng(0).random((2, *dims[1:]), np.float32) for name, dims in inputs.items()}
     assert 0 < relative_error(half(**arrays)["out"], full(**arrays)["out"]) < 5e-3
     assert half.path.stat().st_size < 0.8 * full.path.stat().st_size
+
+
+@pytest.fixture(scope="module")
+def in_bytes(tmp_path_factory):
+    """A convolution and a linear layer, exported with float32 weights and with bytes; and the module."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64 * 36, 32)
+    )
+    folder = tmp_path_factory.mktemp("bytes")
+    for name in ("full", "bytes"):
+        export_module(module, folder / f"{name}.onnx", {"input": ("F", 3, 8, 8)}, ["out"])
+    store_bytes(folder / "bytes.onnx")
+    return folder / "full.onnx", folder / "bytes.onnx", module
+
+
+def test_weights_in_bytes_are_a_quarter_and_half_a_step_off_at_most(in_bytes):
+    full, rounded, module = in_bytes
+    assert rounded.stat().st_size < 0.27 * full.stat().st_size
+    stored = {t.name: numpy_helper.to_array(t) for t in unpacked(onnx.load(rounded)).graph.initializer}
+    for name in ("0.weight", "3.weight"):
+        wanted = module.state_dict()[name].numpy()
+        step = np.abs(wanted).reshape(len(wanted), -1).max(1).reshape(-1, *[1] * (wanted.ndim - 1)) / 127
+        assert (np.abs(stored[name] - wanted) <= 0.501 * step).all()
+
+
+def test_every_runtime_reads_weights_in_bytes(in_bytes, tmp_path):
+    full, rounded, _ = in_bytes
+    arrays = {"input": np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)}
+    model = onnx.load(rounded)
+    for name, folded in (("unpacked", unpacked(model)), ("simple", simplified(model))):
+        assert not {"Cast", "Mul"} & {node.op_type for node in folded.graph.node}
+        onnx.save(folded, tmp_path / f"{name}.onnx")
+    expected = OnnxStage(rounded)(**arrays)["out"]
+    assert 0 < relative_error(expected, OnnxStage(full)(**arrays)["out"]) < 1e-2
+    stages = OnnxStage(tmp_path / "unpacked.onnx"), OnnxStage(tmp_path / "simple.onnx"), TorchStage(GraphSpec(rounded))
+    for stage in stages:
+        assert relative_error(stage(**arrays)["out"], expected) < 1e-5
+    assert unpacked(onnx.load(full)) == onnx.load(full)
 
 
 def test_export_twice_gives_the_same_bytes(tmp_path):

@@ -170,6 +170,30 @@ def test_an_unknown_method_is_refused():
         PipelineSettings(method="magic")
 
 
+@pytest.fixture(scope="module")
+def shipped(open_bundle) -> list:
+    """Faces of the open bundle's own regressor, on a still face with camera noise."""
+    pipeline, rng = FacePipeline(open_bundle, method="regressor"), np.random.default_rng(0)
+    still = np.ascontiguousarray(astronaut()[:480]).astype(np.float32)
+    frames = (np.clip(still + rng.normal(0, 3, still.shape), 0, 255).astype(np.uint8) for _ in range(20))
+    return [pipeline(frame, number / RATE)[0] for number, frame in enumerate(frames)]
+
+
+def test_the_open_bundle_s_regressor_fits_the_face_and_is_steady(open_bundle, shipped):
+    assert open_bundle.stages["regressor"].files["graph"].stat().st_size <= 8e6
+    assert max(face.landmark_error for face in shipped) < 0.05
+    settled = np.array([face.expression for face in shipped[6:]])
+    assert settled.std(0).max() < 0.02 and settled.std(0).mean() < 0.002
+    assert 0.05 < settled.max() <= 1, "it tells an expression"
+
+
+def test_the_open_bundle_s_regressor_tells_where_the_head_is(open_bundle, shipped):
+    """The astronaut looks nearly into the camera."""
+    rotation = cv2.Rodrigues(shipped[-1].regressed["rotation"].astype(np.float64))[0]
+    assert np.degrees(np.arccos(np.clip(rotation[2, 2], -1, 1))) < 30
+    assert shipped[-1].regressed["camera"][0] > 0
+
+
 def test_averages_weigh_views_by_their_quality(open_head):
     cache = RegressedIdentities(open_head, 30.0)
     good, poor = np.full(open_head.n_shape, 1, np.float32), np.zeros(open_head.n_shape, np.float32)

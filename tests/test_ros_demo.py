@@ -142,7 +142,7 @@ def test_parameters_keep_their_type(tmp_path):
     ("arguments", "text"),
     [
         (["--bundle", "/nowhere"], "bundle '/nowhere': no bundle at /nowhere"),
-        (["/no/such.mp4"], "source '/no/such.mp4'"),
+        (["/no/such.mp4"], "source '/no/such.mp4'"), (["--method", "magic"], "should be one of ofer, regressor"),
     ],
 )
 def test_what_cannot_work_is_said_at_once_in_one_line(tmp_path, capsys, monkeypatch, arguments, text):
@@ -208,7 +208,7 @@ def test_a_short_demo_on_the_shipped_bundle(tmp_path):
     assert summary["frames_processed"] > 2
     assert summary["frames_face_missed"] < summary["frames_face_visible"]
     assert summary["tracks"] >= 1
-    assert summary["hypotheses"] == 15
+    assert (summary["method"], summary["hypotheses"]) == ("ofer", 15)
     assert summary["landmark_error"] < 0.04
     received = summary["received"]
     assert received["/ofer_node/faces"] >= 0.5 * summary["frames_processed"]
@@ -219,6 +219,21 @@ def test_a_short_demo_on_the_shipped_bundle(tmp_path):
     assert summary["failures"] == summary["bad_images"] == 0
     assert cv2.VideoCapture(str(tmp_path / "overlay.mp4")).read()[1].shape == (480, 640, 3)
     assert cv2.imread(str(tmp_path / "contact_sheet.png")) is not None
+
+
+def test_pictures_through_the_demo_with_the_regressor(tmp_path):
+    from skimage.data import astronaut
+
+    (tmp_path / "pictures").mkdir()
+    for name in "abc":  # each is shown several times, and every tenth marker is compared
+        cv2.imwrite(str(tmp_path / "pictures" / f"{name}.png"), np.ascontiguousarray(astronaut()[:400, :400, ::-1]))
+    summary = run(DemoOptions(source=str(tmp_path / "pictures"), out=tmp_path / "out", rate=20.0, method="regressor"))
+    assert (summary["method"], summary["hypotheses"], summary["failures"]) == ("regressor", 1, 0)
+    assert summary["faces_by_picture"] == dict.fromkeys(("a.png", "b.png", "c.png"), 1)
+    assert summary["landmark_error"] < 0.06
+    assert summary["marker_check"]["messages"] > 0 and summary["marker_check"]["largest_difference_m"] < 1e-5
+    assert cv2.imread(str(tmp_path / "out" / "contact_sheet.png")) is not None
+    assert ", 1 hypothesis a face" in (tmp_path / "out" / "logs" / "ofer_node.log").read_text()
 
 
 @pytest.mark.long

@@ -168,8 +168,8 @@ def test_torch_knows_the_operators_of_regressors(caffe, tmp_path):
 
     from ofer_models.bundle.tensors import GraphSpec
     from ofer_models.runtime.torch.backend import TorchStage
-    from ofer_models.workshop.networks.landmark_regressor import LandmarkRegressor, RegressorHead
     from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+    from ofer_models.workshop.networks.regressor import RegressorHead, RegressorNetwork
     from ofer_models.workshop.networks.resnet import ResNet50
     from ofer_models.workshop.networks.trace import export_module
     from ofer_models.workshop.train.eyes.stage import LandmarkStage
@@ -178,7 +178,7 @@ def test_torch_knows_the_operators_of_regressors(caffe, tmp_path):
     networks = {"resnet": (ResNet50(caffe, (1, 1)), 100)}
     if not caffe:
         landmarks = LandmarkNetwork()
-        regressor = LandmarkRegressor(landmarks, RegressorHead(np.zeros(9), np.ones(9)))
+        regressor = RegressorNetwork(landmarks, RegressorHead(np.zeros(9), np.ones(9)))
         networks |= {"landmarks": (LandmarkStage(landmarks), 128), "regressor": (regressor, 128)}
     for name, (network, side) in networks.items():
         path, crop = tmp_path / f"{name}.onnx", torch.randn(2, 3, side, side)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from cfr_inputs import coefficients, random, write_basel, write_regressor
+from people_support import write_people
 
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.cfr import CfrRegressor, split
+from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.cfr import augment, learners, losses, stages
 from ofer_models.workshop.train.cfr.face import TorchFace, rotation_matrices
 from ofer_models.workshop.train.cfr.pictures import AlignedPhotographs, CleanPeople
@@ -370,28 +372,8 @@ def test_landmarks_that_are_none_are_refused(tmp_path, content):
 @pytest.fixture
 def people(tmp_path, monkeypatch) -> Path:
     """Two folders as `ofer train eyes` draws them, of eight pictures each, every second of them with a hidden face."""
-    from ofer_models.workshop.pictures.people import dataset
-
     monkeypatch.setattr(dataset, "SHARD", 8)
-    head = HeadModel.load(OPEN)
-    rng = np.random.default_rng(0)
-    pose = np.concatenate([np.diag([1.0, -1, -1]), [[0], [0.0], [0.7]]], axis=1)
-    camera = np.array([[420.0, 0, 80], [0, 420, 80], [0, 0, 1]])
-    for name in ("pictures", "held_out"):
-        (tmp_path / name).mkdir()
-        betas = rng.normal(0, 0.3, (8, head.n_shape)).astype(np.float32)
-        heads = head.landmarks(head.decode(betas), "mediapipe")
-        seen = heads @ pose[:, :3].T + pose[:, 3]
-        points = np.zeros((8, 478, 2), np.float32)
-        points[:, :468] = (seen @ camera.T)[..., :2] / seen[..., 2:]
-        visible = np.ones((8, 478), bool)
-        visible[1::2, :300] = False
-        np.save(tmp_path / name / "00000.npy", rng.integers(0, 255, (8, 160, 160, 3), np.uint8))
-        np.savez(
-            tmp_path / name / "00000.npz", visible=np.packbits(visible, axis=1), points=points, betas=betas,
-            expression=np.zeros((8, head.n_expression), np.float32), jaw=np.zeros((8, 3), np.float32),
-            camera=np.tile(camera, (8, 1, 1)).astype(np.float32), pose=np.tile(pose, (8, 1, 1)).astype(np.float32),
-        )  # fmt: skip
+    write_people(tmp_path, HeadModel.load(OPEN), 8)
     return tmp_path
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from people_support import write_people
 from regressor_support import GROUPS, SIZE, with_regressor
 
-from ofer_models.bundle import Bundle
+from ofer_models.bundle import Bundle, default_bundle
 from ofer_models.bundle.manifest import REGRESSOR
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.head.model import rotation_matrices
@@ -20,12 +21,13 @@ from ofer_models.perception.landmark_crop import CROP_TEMPLATE, INPUT, to_unit
 from ofer_models.perception.regressor_crop import TO_CAMERA, cut_face, regressed_pose, regressor_crop
 from ofer_models.runtime.stages import StageSet
 from ofer_models.workshop.errors import DataError
-from ofer_models.workshop.networks.landmark_regressor import LandmarkRegressor, RegressorHead
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.networks.regressor import RegressorHead, RegressorNetwork
 from ofer_models.workshop.networks.students import ResNetStudent
+from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.pictures.people.dataset import PeopleSet, PeopleTruth
 from ofer_models.workshop.train.eyes.training import NETWORK as LANDMARKS
-from ofer_models.workshop.train.regressor import learner, training
+from ofer_models.workshop.train.regressor import learner, training, uncovered
 from ofer_models.workshop.train.regressor.bundle import write_regressor
 from ofer_models.workshop.train.regressor.covering import cover, covered
 from ofer_models.workshop.train.regressor.faces import TaughtFaces, Teacher, photographed_faces, taught_faces
@@ -138,10 +140,10 @@ def test_the_loss_is_zero_at_the_truth_and_millimetres_elsewhere(open_head, peop
     assert float(loss.parts(turned, true)["camera"].mean()) > 3
 
 
-def tiny_network(open_head, bias: float = 0.0) -> LandmarkRegressor:
+def tiny_network(open_head, bias: float = 0.0) -> RegressorNetwork:
     torch.manual_seed(0)
     width = open_regressor(open_head).width
-    network = LandmarkRegressor(LandmarkNetwork(), RegressorHead(np.full(width, bias), np.ones(width)))
+    network = RegressorNetwork(LandmarkNetwork(), RegressorHead(np.full(width, bias), np.ones(width)))
     return network.eval()
 
 
@@ -150,7 +152,7 @@ def test_a_trained_network_becomes_the_bundle_s_regressor(open_bundle, open_head
     network, spec = tiny_network(open_head, 0.1), open_regressor(open_head)
     bundle = write_regressor(network, spec, open_head.sha256, folder)
     assert bundle.files["regressor.onnx"].commercial_use
-    assert (folder / "regressor.onnx").stat().st_size < 8e6
+    assert (folder / "regressor.onnx").stat().st_size < 3.2e6
     regressor = StageSet(bundle, names=(REGRESSOR,)).regressor
     assert regressor.spec.groups == spec.groups
     points = canonical_face() * 60 + [80, 90, 0]
@@ -159,7 +161,7 @@ def test_a_trained_network_becomes_the_bundle_s_regressor(open_bundle, open_head
     with torch.no_grad():
         expected = network(torch.from_numpy(crops)).numpy()
     found = np.concatenate(list(regressor(crops).values()), axis=1)
-    assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()  # half weights
+    assert np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()  # weights in bytes
     with pytest.raises(DataError, match="another head"):
         write_regressor(network, spec, "0" * 64, folder)
 
@@ -167,6 +169,29 @@ def test_a_trained_network_becomes_the_bundle_s_regressor(open_bundle, open_head
 def test_without_a_landmark_network_the_training_says_what_to_run(tmp_path):
     with pytest.raises(DataError, match="ofer train eyes"):
         training.train_regressor(Path("none"), tmp_path, tmp_path, training.Plan.smoke())
+
+
+def test_one_that_never_saw_a_covered_face_sees_no_covered_face(open_head, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD", 8)
+    write_people(tmp_path, open_head, 8)
+    seen, augmented = [], PeopleHeads.augmented
+
+    def watched(heads, indices, mirror, rng, **how):
+        crops, true = augmented(heads, indices, mirror, rng, **how)
+        seen.append((indices, how, true))
+        return crops, true
+
+    monkeypatch.setattr(PeopleHeads, "augmented", watched)
+    plan, head = uncovered.Plan(8, 4, 8, 4), default_bundle() / "head.npz"
+    network = uncovered.train_uncovered(head, tmp_path / "work", tmp_path, plan)
+    assert {int(i) for indices, _, _ in seen for i in indices} == {0, 2, 4, 6}
+    assert all(how == {"blocks": 0.0} for _, how, _ in seen)
+    assert max(float(true[:, -1].max()) for *_, true in seen) < 0.1  # a little of a face may leave the crop
+    again = uncovered.train_uncovered(head, tmp_path / "work", tmp_path, plan)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    with pytest.raises(DataError, match="too few"):
+        uncovered.train_uncovered(head, tmp_path / "other", tmp_path, uncovered.Plan(8, 1, 8, 64))
 
 
 @pytest.fixture(scope="module")
@@ -266,15 +291,14 @@ def tiny_student(faces: TaughtFaces) -> torch.nn.Module:
     return torch.nn.Sequential(*layers)
 
 
-def test_the_small_student_s_convolutions_are_not_trained(teacher, tmp_path):
+def test_the_small_student_begins_at_the_landmark_network_and_all_of_it_is_trained(teacher, tmp_path):
     faces, landmarks = students_faces(teacher, tmp_path), write_landmarks(tmp_path)
     student = learner.make_student("small", faces, landmarks).train()
-    before = {name: value.clone() for name, value in student.trunk.state_dict().items()}
-    student(torch.rand(2, 3, 128, 128)).sum().backward()
-    assert all(parameter.grad is None for parameter in student.trunk.parameters())
-    assert all(parameter.grad is not None for parameter in student.head.parameters())
+    weights = torch.load(landmarks, weights_only=True)["network"]
     for name, value in student.trunk.state_dict().items():
-        assert torch.equal(value, before[name]), name  # nor what they normalise by
+        assert torch.equal(value, weights[f"features.{name}"]), name
+    student(torch.rand(2, 3, 128, 128)).sum().backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
     with pytest.raises(DataError, match="ofer train eyes"):
         learner.make_student("small", faces, tmp_path / "none.pt")
 

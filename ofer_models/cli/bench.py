@@ -34,14 +34,18 @@ def bench(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Of frame_pipeline: another checkout, run by turns."),
     ] = None,
+    regressor: Annotated[
+        bool, typer.Option("--regressor", help="Of frame_pipeline: also the method regressor, by turns.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Time samplers, stages and frames, against a plain implementation of the paper; compares results first."""
     check_choice("part", part, PARTS)
-    if beside and part != "frame_pipeline":
-        raise typer.BadParameter("it goes with frame_pipeline", param_hint="--beside")
+    for name, given in (("--beside", beside), ("--regressor", regressor)):
+        if given and part != "frame_pipeline":
+            raise typer.BadParameter("it goes with frame_pipeline", param_hint=name)
     if part == "frame_pipeline":
-        _frame_pipeline(beside, json_file)
+        _frame_pipeline(beside, regressor, json_file)
         return
     from ofer_models.bundle.manifest import Bundle, default_bundle
     from ofer_models.workshop.measure.speed import bench
@@ -91,12 +95,12 @@ def bench(
     write_json(json_file, figures)
 
 
-def _frame_pipeline(beside: Path | None, json_file: Path | None) -> None:
+def _frame_pipeline(beside: Path | None, regressor: bool, json_file: Path | None) -> None:
     from ofer_models.workshop.measure.speed import frame_pipeline
 
     require('pip install "ofer[demo]"', "skimage")
     with console.status("frames") as status:
-        figures = frame_pipeline.run(beside, say=status.update)
+        figures = frame_pipeline.run(beside, say=status.update, regressor=regressor)
     say(", ".join(f"{name} {value}" for name, value in figures["machine"].items()))
     sides = figures["frame_pipeline"]
     table = Table("faces", "", *sides, box=None)

@@ -41,8 +41,8 @@ def train(
     rank: Annotated[str, typer.Option(help=f"IdRank's method: {', '.join(RANKS)}; `listnet` is OFER's.")] = "posterior",
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Of `eyes` (10), `cfr` (50, 5), `regressor` (12) and `learner` (20): how many times "
-                                 "each picture is seen, another one each time."),
+        typer.Option(min=1, help="Of `eyes` (10), `cfr` (50, 5), `regressor` (12; 30 with --uncovered) and "
+                                 "`learner` (20): how many times each picture is seen, another one each time."),
     ] = None,
     photographs: Annotated[
         list[Path] | None, typer.Option(help="Of `eyes`: folders of annotated faces to watch the training on.")
@@ -66,6 +66,11 @@ def train(
     recognition: Annotated[
         Path | None, typer.Option(help="Of `cfr`, stage 1: insightface's backbone.pth, for the term of identity.")
     ] = None,
+    uncovered: Annotated[
+        bool,
+        typer.Option("--uncovered", help="Of `regressor`: all of it, from nothing, on uncovered faces alone: a teacher "
+                                         "for `learner`."),
+    ] = False,
     into: Annotated[
         Path | None, typer.Option(help="Of `eyes`, `regressor` and `learner`: the bundle that gets the result.")
     ] = None,
@@ -114,7 +119,7 @@ def train(
         from ofer_models.cli.train_regressors import train_open_regressor
 
         return train_open_regressor(
-            head, work, pictures, epochs or 12, into, seed=seed, workers=workers, again=again, smoke=smoke
+            head, work, pictures, epochs, into, clean=uncovered, seed=seed, workers=workers, again=again, smoke=smoke
         )
     if part == "learner":
         from ofer_models.cli.train_regressors import train_student

@@ -8,22 +8,29 @@ from ofer_models.cli.console import progress, say
 
 
 def train_open_regressor(
-    head: Path, work: Path, pictures: int, epochs: int, into: Path | None, *, seed: int, workers: int, again: bool,
-    smoke: bool,
+    head: Path, work: Path, pictures: int, epochs: int | None, into: Path | None, *, clean: bool, seed: int,
+    workers: int, again: bool, smoke: bool,
 ) -> None:  # fmt: skip
-    """The regressor upon the landmark network of `work`, written into a bundle where one is given."""
+    """The regressor upon the landmark network of `work`, or one that never saw a covered face (clean); written into a
+    bundle where one is given."""
     from ofer_models.head.model import HeadModel
     from ofer_models.workshop.train.accelerator import Distributed
-    from ofer_models.workshop.train.regressor import training
+    from ofer_models.workshop.train.regressor import training, uncovered
     from ofer_models.workshop.train.regressor.bundle import write_regressor
     from ofer_models.workshop.train.regressor.targets import open_regressor
 
     accelerator = Distributed()
-    plan = training.Plan.smoke() if smoke else training.Plan(pictures, epochs=epochs)
-    network = training.train_regressor(
-        head, work / "regressor", work, plan, seed=seed, workers=workers, again=again, progress=progress,
-        accelerator=accelerator, log=say,
-    )  # fmt: skip
+    if clean:
+        plan = uncovered.Plan.smoke() if smoke else uncovered.Plan(pictures, epochs or uncovered.Plan.epochs)
+        network = uncovered.train_uncovered(
+            head, work / "uncovered", work, plan, seed=seed, again=again, accelerator=accelerator, log=say
+        )
+    else:
+        plan = training.Plan.smoke() if smoke else training.Plan(pictures, epochs=epochs or training.Plan.epochs)
+        network = training.train_regressor(
+            head, work / "regressor", work, plan, seed=seed, workers=workers, again=again, progress=progress,
+            accelerator=accelerator, log=say,
+        )  # fmt: skip
     if into and accelerator.main:
         model = HeadModel.load(head)
         write_regressor(network, open_regressor(model), model.sha256, into)

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ofer_models.runtime.stored_weights import unpacked
+
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
 FOLLOWERS = frozenset({"PRelu", "Relu", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice"})
 _KEPT_BY_DEFAULT = ("timesteps",)
@@ -25,7 +27,7 @@ def half_products(model: onnx.ModelProto, keep: tuple[str, ...] = _KEPT_BY_DEFAU
 
     keep: inputs from which on nothing is halved. Raises ValueError for a weight beyond float16.
     """
-    return _Halving(model, keep).model()
+    return _Halving(unpacked(model), keep).model()
 
 
 class _Halving:
@@ -61,9 +63,6 @@ class _Halving:
         )  # fmt: skip
 
     def _add(self, node: onnx.NodeProto, kept: bool) -> None:
-        if node.op_type == "Cast" and node.input[0] in self._stored:
-            self._stored_cast(node)
-            return
         halve = not kept and (
             node.op_type in PRODUCTS
             or self._adds_bias(node)
@@ -95,20 +94,6 @@ class _Halving:
         return node.op_type == "Add" and any(
             name in self._products and other in self._stored for name, other in (node.input, reversed(node.input))
         )
-
-    def _stored_cast(self, node: onnx.NodeProto) -> None:
-        """A weight that the file holds as float16, to be used as float32: both forms are at hand."""
-        tensor, name = self._stored[node.input[0]], node.output[0]
-        to = helper.get_node_attr_value(node, "to")
-        if tensor.data_type == TensorProto.FLOAT16 and to == TensorProto.FLOAT:
-            self._stored[name] = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name)
-            self._float.add(name)
-        else:
-            self._as_full(node.input[0])
-            self._nodes.append(node)
-            self._full.add(name)
-            if to == TensorProto.FLOAT:
-                self._float.add(name)
 
     def _as_full(self, name: str) -> str:
         if not name or name in self._full:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ofer_models.pipeline_settings import METHODS
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.camera.bag_source import BagContents, inspect_bag
 from ofer_ros.camera.scene import FRAMES
@@ -37,7 +38,8 @@ _PACKAGES = ("rclpy", "numpy", "onnxruntime", "mediapipe", "opencv-contrib-pytho
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """source: as camera_node's.  seconds: repeat it for so long instead of showing it once.  rate: Hz."""
+    """source: as camera_node's.  seconds: repeat it for so long instead of showing it once.  rate: Hz.  method: as
+    ofer_node's."""
 
     source: str = "scene"
     out: Path = Path("out/demo")
@@ -45,6 +47,7 @@ class DemoOptions:
     hypotheses: int = 15
     rate: float = 30.0
     seconds: float | None = None
+    method: str = METHODS[0]
 
 
 def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
@@ -65,7 +68,8 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
     with own_domain() as domain, Processes(out / "logs", domain) as processes:
         common = {"bundle": options.bundle}
         # A busy machine is to show in the frame rate, not in the number of hypotheses.
-        node = {**common, "hypotheses": options.hypotheses, "autostart": True, "latency_bound": 0.0}
+        node = {**common, "method": options.method, "hypotheses": options.hypotheses, "autostart": True}
+        node["latency_bound"] = 0.0
         recorder = {**common, "output": str(out)}
         if not options.source.isdecimal():
             node["identity_in_background"] = False  # what is played does not come again: a face waits for its head
@@ -106,6 +110,8 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
 
 def check(options: DemoOptions) -> BagContents | None:
     """Find out here, in one line, what would make the children wait for each other; what is played of a bag."""
+    if options.method not in METHODS:
+        raise DemoError(f"--method {options.method}: should be one of {', '.join(METHODS)}")
     try:
         load_bundle(options.bundle)
         if bag_path(options.source) is not None:
@@ -170,6 +176,7 @@ def _summary(options: DemoOptions, bag: BagContents | None, out: Path) -> dict:
     summary = {
         "source": options.source,
         "bundle": options.bundle,
+        "method": options.method,
         "frames_sent": len(frames),
         **recorded["summary"],
         "frames_compared": len(processed),
@@ -249,9 +256,10 @@ def demo(
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Repeat the source for this long, s (default: once; webcam: 30 s).")
     ] = None,
+    method: Annotated[str, typer.Option(help=f"How faces are told: {', '.join(METHODS)}.")] = DemoOptions.method,
 ) -> None:
     with reported("demo"):
-        run_demo(DemoOptions(source, out, bundle, hypotheses, rate, seconds))
+        run_demo(DemoOptions(source, out, bundle, hypotheses, rate, seconds, method))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ _LOGS = Path("out/view")
 _SERVED = "view of /ofer_node at "
 
 
-def run_view(source: str, bundle: str, port: int, logs: Path) -> None:
+def run_view(source: str, bundle: str, port: int, logs: Path, method: str = DemoOptions.method) -> None:
     """Start everything, print the address and stay. Raises DemoError when a process ends or does not start."""
-    check(DemoOptions(source=source, bundle=bundle))
+    check(DemoOptions(source=source, bundle=bundle, method=method))
     with own_domain() as domain, Processes(logs, domain) as processes:
         processes.start("view_node", "ofer_ros.nodes.view_node", {"bundle": bundle, "port": port})
-        node = {"bundle": bundle, "autostart": True, "overlay_rate": _PICTURES}
+        node = {"bundle": bundle, "method": method, "autostart": True, "overlay_rate": _PICTURES}
         processes.start("ofer_node", "ofer_ros.nodes.ofer_node", node)
         processes.start("camera_node", "ofer_ros.nodes.camera_node", {"source": source, "wait_for_subscribers": 1})
         print(f"open {_address(processes)} in a browser; Ctrl-C ends it (logs in {logs})", flush=True)
@@ -60,10 +60,11 @@ def view(
     source: Annotated[str, typer.Argument(help="As of `ofer demo`.")] = "scene",
     bundle: Annotated[str, typer.Option(help="Name in engines/ or folder.")] = "open",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0: any that is free.")] = 8080,
+    method: Annotated[str, typer.Option(help="As of `ofer demo`.")] = DemoOptions.method,
 ) -> None:
     with reported("view"):
         try:
-            run_view(source, bundle, port, _LOGS.resolve())
+            run_view(source, bundle, port, _LOGS.resolve(), method)
         except KeyboardInterrupt:  # how it is meant to end
             typer.echo("\nview: ended", err=True)
 

@@ -121,10 +121,10 @@ class OferNode(ManagedNode):
         self._stream.pause(not self._enabled)
         self._lost_before = self._statistics.lost
         self._watch.start()
-        bundle = self._pipeline.bundle
+        bundle, count = self._pipeline.bundle, self._pipeline.hypotheses
         self.get_logger().info(
             f"active: {self._stream.inputs.describe()}; bundle '{bundle.name}' {bundle.version} on "
-            f"{self._pipeline.backend}, {self._settings.hypotheses} hypotheses a face"
+            f"{self._pipeline.backend}, {count} {'hypotheses' if count > 1 else 'hypothesis'} a face"
         )
         return TransitionCallbackReturn.SUCCESS
 

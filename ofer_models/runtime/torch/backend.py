@@ -23,6 +23,7 @@ try:
     import torch
     from torch import Tensor
 
+    from ofer_models.runtime.stored_weights import unpacked
     from ofer_models.runtime.torch import cuda_graphs as torch_cuda
     from ofer_models.runtime.torch.cuda_graphs import CudaGpu, Function, Gpu, TorchLane
     from ofer_models.runtime.torch.graph import TorchGraph
@@ -51,6 +52,7 @@ class TorchStage:
             {value.name: self._dims(value) for value in values} for values in (model.graph.input, model.graph.output)
         )
         graph.compare(self.path.name, self.inputs, self.outputs)
+        model = unpacked(model)
         if half:
             from ofer_models.runtime.mixed_precision import half_products
 

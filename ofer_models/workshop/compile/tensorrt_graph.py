@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
+
+from ofer_models.runtime.stored_weights import unpacked
 
 _BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Max", "MatMul", "LayerNormalization"})
 
@@ -18,16 +20,10 @@ _BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Max", "MatMul", "LayerNo
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose stored tensors are converted, alike ones stored once, and of the rank of what they are used with."""
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy.CopyFrom(unpacked(model))
     graph = copy.graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            kind = helper.tensor_dtype_to_np_dtype(helper.get_node_attr_value(node, "to"))
-            stored[node.output[0]] = stored[node.input[0]].astype(kind)
-        else:
-            nodes.append(node)
+    nodes = list(graph.node)
     rank = _ranks(model)
     kept: dict[tuple, str] = {}
     tensors: dict[str, np.ndarray] = {}

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 18
 IR_VERSION = 9
 SMALLEST_HALVED = 1024  # numbers; smaller tensors are gains and biases, not worth rounding
+_STEPS = 127  # of a byte, either way
 
 Dims = Sequence[int | str]
 
@@ -89,6 +90,44 @@ def write_model(model: onnx.ModelProto, path: str | Path, half_weights: bool) ->
     Path(path).write_bytes(model.SerializeToString(deterministic=True))
 
 
+def store_bytes(path: str | Path) -> None:
+    """Rewrite a file of float32 weights so that it holds those of convolutions and linear layers as bytes, each
+    followed by a cast and a product with a scale for each output channel.
+
+    Arithmetic stays float32, and runtimes work casts and products out when they load the file, so only its size changes
+    (and the weights are rounded to 127 steps either way). Layers that keep their outputs in another axis than the first
+    stay as they are.
+    """
+    model = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = [node.input[1] for node in model.graph.node if _outputs_first(node) and node.input[1] in stored]
+    unpacking = []
+    for name in dict.fromkeys(names):
+        tensor = stored[name]
+        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST_HALVED:
+            continue
+        array = numpy_helper.to_array(tensor)
+        scale = np.abs(array).max(axis=tuple(range(1, array.ndim)), keepdims=True) / _STEPS
+        scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
+        rounded, cast, factor = f"{name}_bytes", f"{name}_steps", f"{name}_scale"
+        tensor.CopyFrom(numpy_helper.from_array(np.round(array / scale).astype(np.int8), rounded))
+        model.graph.initializer.append(numpy_helper.from_array(scale, factor))
+        unpacking += [
+            helper.make_node("Cast", [rounded], [cast], name=cast, to=TensorProto.FLOAT),
+            helper.make_node("Mul", [cast, factor], [name], name=name),
+        ]
+    _put_before(model.graph, unpacking)
+    write_model(model, path, False)
+    check_file(path)
+
+
+def _outputs_first(node: onnx.NodeProto) -> bool:
+    """Whether a node's weight has its output channels in the first axis."""
+    return node.op_type == "Conv" or (
+        node.op_type == "Gemm" and any(a.name == "transB" and a.i == 1 for a in node.attribute)
+    )
+
+
 def check_file(path: str | Path) -> None:
     """The second half: the file, not the model, which would be copied twice more."""
     onnx.checker.check_model(str(path), full_check=True)
@@ -106,6 +145,10 @@ def _halve(graph: onnx.GraphProto) -> None:
         half = f"{name}_half"
         stored.CopyFrom(numpy_helper.from_array(array.astype(np.float16), half))
         casts.append(helper.make_node("Cast", [half], [name], name=half, to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
+    _put_before(graph, casts)
+
+
+def _put_before(graph: onnx.GraphProto, first: Sequence[onnx.NodeProto]) -> None:
+    nodes = [*first, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -110,14 +110,18 @@ def run(
     faces: tuple[int, ...] = FACES,
     say: Callable[[str], None] = lambda line: None,
     sources: Callable[[int], np.ndarray] = pictures,
+    regressor: bool = False,
 ) -> dict[str, Any]:
     """`frame_pipeline`: `here` and `beside` -> number of faces -> frames_per_second one after the other,
     stream_per_second as the node runs them (on two threads), found, peak_mb, and of frame_ms, after_ms (all after
     finding faces) and cpu_ms each `_p50` and `_p95`; `ratio` -> number of faces -> here by beside.
 
-    frames: of each number of faces, on each side. Raises EvaluationError.
+    frames: of each number of faces, on each side. regressor: as a side of its own, this checkout with that method, and
+    `regressor_ratio`, that side by here. Raises EvaluationError.
     """
     folders = {"here": _HERE} | ({"beside": beside.resolve()} if beside else {})
+    folders |= {"regressor": _HERE} if regressor else {}
+    settings = {"regressor": {"method": "regressor"}}
     figures: dict[str, dict[str, Any]] = {name: {} for name in folders}
     with tempfile.TemporaryDirectory() as folder, _checkouts(folders) as sides:
         for count in faces:
@@ -128,17 +132,24 @@ def run(
             for block in range(max(frames // _BLOCK, 1)):
                 for name, side in sides.items():
                     order = {"faces": count, "stack": str(stack), "frames": min(frames, _BLOCK)}
+                    order["settings"] = settings.get(name, {})
                     answers[name].append(side.run(**order, warm_up=_WARM_UP if block == 0 else 2))
             for name, found in answers.items():
                 figures[name][str(count)] = _summary(found)
     result: dict[str, Any] = {"machine": describe_host(), "frame_pipeline": figures}
     if beside:
         result["beside"] = str(folders["beside"])
-        figures["ratio"] = {
-            count: {key: value / figures["beside"][count][key] for key, value in row.items() if key != "found"}
-            for count, row in figures["here"].items()
-        }
+        figures["ratio"] = _ratio(figures["here"], figures["beside"])
+    if regressor:
+        figures["regressor_ratio"] = _ratio(figures["regressor"], figures["here"])
     return result
+
+
+def _ratio(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {
+        count: {key: value / other[count][key] for key, value in row.items() if key != "found"}
+        for count, row in one.items()
+    }
 
 
 def _summary(answers: list[dict[str, Any]]) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 Given to `python -c` in the checkout, so it imports that one's code; it uses only what every release has had.
 Reads orders from stdin and answers on stdout, a line of JSON each. An order: faces, stack (path of an .npy of frames
-(n, H, W, 3) uint8), frames (how many), warm_up (how many before, untimed). The answer: lists of ms for each frame,
-`frame_ms` of all, `after_ms` without finding faces, `cpu_ms` of the processor; faces (found, in the mean); stream_s:
-what as many frames took once more as the node runs them, on two threads where the checkout has these; peak_mb.
+(n, H, W, 3) uint8), frames (how many), warm_up (how many before, untimed), settings (of the pipeline, if others than
+the usual are meant; the same in every order). The answer: lists of ms for each frame, `frame_ms` of all, `after_ms`
+without finding faces, `cpu_ms` of the processor; faces (found, in the mean); stream_s: what as many frames took once
+more as the node runs them, on two threads where the checkout has these; peak_mb.
 """
 
 import json
@@ -42,7 +43,8 @@ def main() -> None:
         count = order["faces"]
         if count not in pipelines:
             # As the node runs it: identities are drawn beside the frames.
-            pipelines[count] = [FacePipeline(default_bundle(), max_faces=count, background=True, drift=0.1), 0]
+            settings = {"max_faces": count, "background": True, "drift": 0.1, **order.get("settings", {})}
+            pipelines[count] = [FacePipeline(default_bundle(), **settings), 0]
         pipeline, number = pipelines[count]
         stack = np.load(order["stack"], mmap_mode="r")
         frame_ms, after_ms, cpu_ms, found = [], [], [], []

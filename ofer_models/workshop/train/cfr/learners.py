@@ -14,7 +14,7 @@ from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.cfr import CfrRegressor
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
-from ofer_models.workshop.networks.regressor import RegressorNetwork
+from ofer_models.workshop.networks.regressor import RegressorHead, RegressorNetwork
 from ofer_models.workshop.networks.resnet import DEPTHS
 from ofer_models.workshop.official.basel import METRES, BaselError, read_basel
 from ofer_models.workshop.official.cfr_importer import cfr_regressor
@@ -56,14 +56,13 @@ def basel_learner(basel: Path, start: Path, depths: tuple[int, ...] = DEPTHS) ->
 
 
 def open_learner(head: HeadModel, learned: PeopleHeads, start: Path | None, landmarks: Path) -> Learner:
-    """The open head's small regressor: from a file of its weights, or from the first layers of a landmark network."""
-    network = RegressorNetwork(*statistics(learned))
+    """The open head's regressor: from a file of its weights, or from the convolutions of a landmark network."""
+    eyes = LandmarkNetwork()
+    if start is None and landmarks.is_file():
+        load_landmarks(eyes, landmarks)
+    network = RegressorNetwork(eyes, RegressorHead(*statistics(learned)))
     if start is not None:
         load_regressor(network, start)
-    elif landmarks.is_file():
-        eyes = LandmarkNetwork()
-        load_landmarks(eyes, landmarks)
-        network.start_from(eyes)
     return Learner(Mapped(network), TorchFace(head, open_regressor(head), None))
 
 

@@ -38,10 +38,10 @@ def augmented(
 
 
 def augmented_crops(
-    pictures: PeopleSet, indices: np.ndarray, mirror_order: np.ndarray, rng: np.random.Generator
+    pictures: PeopleSet, indices: np.ndarray, mirror_order: np.ndarray, rng: np.random.Generator, blocks: float = _BLOCK
 ) -> tuple[Tensor, Tensor, Tensor, np.ndarray, np.ndarray]:
     """The same, and how the crops were cut: the maps (n, 2, 3) from picture to crop, before those were mirrored that
-    the last array (n,) names.
+    the last array (n,) names. blocks: the share of crops with something laid over them.
     """
     n = len(indices)
     matrices, mirrored = np.empty((n, 2, 3)), np.zeros(n, bool)
@@ -58,7 +58,7 @@ def augmented_crops(
             own = (own * [-1, 1] + [INPUT - 1, 0])[mirror_order]
             seen = seen[mirror_order]
         crop = _other_camera(np.ascontiguousarray(crop), rng)
-        if rng.uniform() < _BLOCK:
+        if rng.uniform() < blocks:
             _lay_block(crop, own, seen, rng)
         crops[row], points[row], visible[row] = crop, to_unit(own), seen
     visible &= (np.abs(points) < 1).all(-1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ofer_models.workshop.made_of import check_record, write_record
-from ofer_models.workshop.networks.landmark_regressor import FEATURES, LandmarkRegressor
+from ofer_models.workshop.networks.regressor import FEATURES, RegressorNetwork
 from ofer_models.workshop.pictures.people.dataset import SHARD
 from ofer_models.workshop.train.accelerator import short_floats_pay
 from ofer_models.workshop.train.eyes.batches import crop_input
@@ -38,7 +38,7 @@ class SeenHeads:
 
 
 def seen_heads(
-    network: LandmarkRegressor, people: PeopleHeads, folder: Path, disguises: int, seed: int, made_of: dict[str, Any],
+    network: RegressorNetwork, people: PeopleHeads, folder: Path, disguises: int, seed: int, made_of: dict[str, Any],
     mirror: MirrorArrays, progress: Callable = lambda iterable, text, total: iterable,
 ) -> SeenHeads:  # fmt: skip
     """Features of every picture, `disguises` times augmented, none: as drawn. Kept in a folder by shards, for the same
@@ -63,7 +63,7 @@ def seen_heads(
 
 @torch.no_grad()
 def _shard(
-    network: LandmarkRegressor, people: PeopleHeads, indices: np.ndarray, rng: np.random.Generator | None,
+    network: RegressorNetwork, people: PeopleHeads, indices: np.ndarray, rng: np.random.Generator | None,
     mirror: MirrorArrays,
 ) -> np.ndarray:  # fmt: skip
     """Bytes (n, 2 FEATURES + 4 D) of features and truth."""

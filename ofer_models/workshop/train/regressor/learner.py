@@ -22,7 +22,8 @@ from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.perception.regressor_crop import normalised
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
-from ofer_models.workshop.networks.students import BACKBONES, ResNetStudent, SmallStudent
+from ofer_models.workshop.networks.regressor import RegressorHead, RegressorNetwork
+from ofer_models.workshop.networks.students import BACKBONES, ResNetStudent
 from ofer_models.workshop.train.accelerator import Accelerator, short_floats_pay
 from ofer_models.workshop.train.eyes.training import load_network
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, save_whole, train
@@ -66,7 +67,7 @@ def make_student(backbone: str, faces: TaughtFaces, landmarks: Path) -> nn.Modul
         raise DataError(f"{landmarks} is not there, and the backbone `small` builds on it; run `ofer train eyes`")
     network = LandmarkNetwork()
     load_network(network, landmarks)
-    return SmallStudent(network, mean, deviation)
+    return RegressorNetwork(network, RegressorHead(mean, deviation))
 
 
 def train_learner(

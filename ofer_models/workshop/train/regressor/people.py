@@ -32,10 +32,11 @@ class PeopleHeads:
         return len(self.pictures)
 
     def augmented(
-        self, indices: np.ndarray, mirror: MirrorArrays, rng: np.random.Generator
+        self, indices: np.ndarray, mirror: MirrorArrays, rng: np.random.Generator, **how: float
     ) -> tuple[Tensor, Tensor]:
-        """Crops (n, 128, 128, 3) uint8, each another one every time, and their truth (n, D)."""
-        crops, _, visible, matrices, mirrored = augmented_crops(self.pictures, indices, mirror.points, rng)
+        """Crops (n, 128, 128, 3) uint8, each another one every time, and their truth (n, D); how: of `augmented_crops`.
+        """
+        crops, _, visible, matrices, mirrored = augmented_crops(self.pictures, indices, mirror.points, rng, **how)
         true = self.targets.of_crops(indices, visible.numpy(), matrices, mirrored, mirror)
         return crops, torch.from_numpy(true)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ofer_models.files.hashing import sha256_of
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import DataError
-from ofer_models.workshop.networks.landmark_regressor import LandmarkRegressor, RegressorHead
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.networks.regressor import RegressorHead, RegressorNetwork
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.eyes.training import NETWORK as LANDMARKS
@@ -58,7 +58,7 @@ def train_regressor(
     head_path: Path, work: Path, people: Path, plan: Plan, *, seed: int = 1, workers: int = 2, again: bool = False,
     progress: Callable = lambda iterable, text, total: iterable, accelerator: Accelerator | None = None,
     log: Callable[[str], None] = print,
-) -> LandmarkRegressor:  # fmt: skip
+) -> RegressorNetwork:  # fmt: skip
     """Train in `work`, upon the landmark network and on the pictures that `ofer train eyes` left in `people`; what is
     there already is not done again, pictures that are missing are drawn.
 
@@ -87,7 +87,7 @@ def train_regressor(
         for name, count in (("pictures", plan.pictures), ("held_out", plan.held_out))
     )
     torch.manual_seed(seed)
-    network = LandmarkRegressor(landmarks, RegressorHead(*statistics(learned))).to(accelerator.device)
+    network = RegressorNetwork(landmarks, RegressorHead(*statistics(learned))).to(accelerator.device)
     if (work / NETWORK).is_file():
         load_regressor(network, work / NETWORK)
         log(f"regressor: {work / NETWORK} is there already")
@@ -116,7 +116,7 @@ def train_regressor(
         keeper=Keeper(work / CHECKPOINT, curves=TrainingCurves(work, "regressor"), made_of=made_of),
         validations=plan.epochs,
     )  # fmt: skip
-    network = LandmarkRegressor(landmarks.cpu(), trained).eval()
+    network = RegressorNetwork(landmarks.cpu(), trained).eval()
     if accelerator.main:
         save_whole({"network": network.state_dict(), "pictures": plan.pictures, "steps": plan.steps}, work / NETWORK)
         (work / CHECKPOINT).unlink(missing_ok=True)
