@@ -15,6 +15,7 @@ from people_support import small_library
 
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import EvaluationError
+from ofer_models.workshop.measure.methods.heads import measure_heads
 from ofer_models.workshop.measure.open545 import pictures as open545
 from ofer_models.workshop.measure.open545 import pooling, protocol, regressor, report, scenes
 from ofer_models.workshop.measure.open545.expression import METHODS, SHARES, ExpressionResult
@@ -218,6 +219,17 @@ def test_several_pictures_of_a_person_are_ranked_together():
 
 
 STEPS = StepLoss(1.0, 2.0, 1.1, 1.9, 1 / 1.1 - 1, 1 - 2 / 1.9)
+
+
+def test_every_method_answers_about_heads_and_expressions(part, open_bundle):
+    figures = measure_heads(open_bundle, part[1].first(1))
+    for half in ("clean", "occluded"):
+        rows = figures[half]
+        assert {"ofer, ranked", "ofer, mean", "ofer, closest", "regressor", "landmark fit"} <= rows.keys()
+        assert all(0 < row["now"] < 5 for name, row in rows.items() if name != "neutral face")
+        assert all(0 < row["seen"] < 10 and 0 < row["hidden"] < 10 for name, row in rows.items() if name != "mean head")
+    assert figures["clean"]["mean head"] == figures["occluded"]["mean head"], "which looks at nothing"
+    assert figures["clean"]["neutral face"] == figures["occluded"]["neutral face"]
 
 
 @pytest.fixture

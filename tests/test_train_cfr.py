@@ -14,10 +14,13 @@ from cfr_inputs import coefficients, random, write_basel, write_regressor
 from people_support import write_people
 
 from ofer_models.bundle.manifest import Bundle
+from ofer_models.head.albedo import Albedo
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.networks.cfr import CfrRegressor, split
+from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.networks.regressor import RegressorHead, RegressorNetwork
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.cfr import augment, learners, losses, stages
 from ofer_models.workshop.train.cfr.face import TorchFace, rotation_matrices
@@ -387,13 +390,57 @@ def test_the_open_heads_regressor_is_trained_on_people_whose_face_is_free(people
     sources = Sources(OPEN, people, 8, 8)
     said: list[str] = []
     first = train_cfr(1, sources, tmp_path / "work", replace(PLAN, rate=1e-3), log=said.append)
-    assert "without the terms of pixels" in said[0]
+    assert "without the term of identity" in said[0]
     second = train_cfr(2, sources, tmp_path / "work", PLAN, log=said.append)
     assert second.name == "cfr2.pt" and first.name == "cfr1.pt"
     learner, _, held_out = stages._learner(replace(sources, start=second))
     figures = figures_of(learner, learner.network.eval(), held_out)
     assert figures == figures_of(learner, learner.network, held_out)
     assert all(0 < value < 1e3 for value in figures.values())
+
+
+def test_the_open_head_has_a_skin_and_light_that_pixels_teach(people, tmp_path):
+    learner, learned, _ = stages._learner(Sources(OPEN, people, 8, 8))
+    groups = learner.face.spec.groups
+    assert learner.face.lit and (groups["albedo"], groups["light"]) == (20, 27)
+    clean, marks = (torch.from_numpy(np.stack([learned.picture(row)[part] for row in (0, 2)])) for part in (0, 1))
+    coefficients = learner.network(learner.prepared(clean))[0].detach().requires_grad_()
+    step = _FirstStage(learner, learned, skin_by_colour, None)
+    terms = step.terms(coefficients, clean, marks.float())
+    assert {"photometric", "reflectance", "light"} <= terms.keys() and terms["photometric"].item() > 0
+    terms["photometric"].backward()
+    moved = learner.face.split(coefficients.grad)
+    assert all(moved[name].abs().max() > 0 for name in ("albedo", "light", "camera"))
+
+
+def test_an_albedo_s_texture_is_read_at_the_vertices():
+    head = HeadModel.load(OPEN)
+    albedo = Albedo.load(OPEN.with_name("albedo.npz"), head)
+    at = albedo.on_vertices(head)
+    assert at.at_vertices and at.on_vertices(head) is at and at.n_coefficients == albedo.n_coefficients
+    face, corner = 1234, 1
+    u, v = albedo.vt[albedo.ft[face, corner]]
+    texel = albedo.mean[min(int((1 - v) * 256), 255), min(int(u * 256), 255)]
+    assert np.abs(at.mean[head.faces[face, corner]] - texel).max() < 0.15  # a neighbour at a seam or a rounded edge
+    lips, brow = (at.mean[head.masks[name]].mean(0) for name in ("lips", "face"))
+    assert lips[0] - lips[1] > brow[0] - brow[1], "lips are redder than the face"
+
+
+def test_weights_without_albedo_and_light_are_a_beginning(people, tmp_path):
+    head = HeadModel.load(OPEN)
+    spec = open_regressor(head)
+    torch.manual_seed(3)
+    network = RegressorNetwork(LandmarkNetwork(), RegressorHead(np.zeros(spec.width), np.ones(spec.width))).eval()
+    torch.save({"network": network.state_dict(), "pictures": 1, "steps": 1}, tmp_path / "regressor.pt")
+    learner, *_ = stages._learner(Sources(OPEN, people, 8, 8, start=tmp_path / "regressor.pt"))
+    crop = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        told, wanted = learner.network.eval()(crop)[0], network(crop)
+    torch.testing.assert_close(told[:, : spec.width], wanted)
+    assert told[:, spec.width :].abs().max() < 1
+    (tmp_path / "other.pt").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"other\.pt"):
+        stages._learner(Sources(OPEN, people, 8, 8, start=tmp_path / "other.pt"))
 
 
 def test_a_schedule_says_what_is_unusual_alone():

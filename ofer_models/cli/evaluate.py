@@ -23,14 +23,17 @@ from ofer_models.cli.console import (
     write_json,
 )
 
-OPEN, PLAIN, HELD_OUT, EYES = "open545", "open545-plain", "held_out", "eyes"
+OPEN, PLAIN, HELD_OUT, EYES, METHODS = "open545", "open545-plain", "held_out", "eyes", "methods"
 LICENSED = ("now", "now-metrical", "co545", "aflw2000")
 
 
 def evaluate(
     bundle: BundleOption = None,
     which: Annotated[
-        str, typer.Option("--set", help=f"{OPEN}, {PLAIN}, {HELD_OUT}, {EYES}, {', '.join(LICENSED)}.", metavar="SET")
+        str,
+        typer.Option(
+            "--set", help=f"{OPEN}, {PLAIN}, {HELD_OUT}, {EYES}, {METHODS}, {', '.join(LICENSED)}.", metavar="SET"
+        ),
     ] = OPEN,
     pictures: Annotated[
         int | None, typer.Option(min=20, help="Fewer pictures than the set has; figures are then not comparable.")
@@ -76,7 +79,7 @@ def evaluate(
     expression_ratio, spread_ratio, ode, coverage90, steps_error_loss, steps_spread_loss and more; the report says
     what each is.
     """
-    check_choice("--set", which, (OPEN, PLAIN, HELD_OUT, EYES, *LICENSED))
+    check_choice("--set", which, (OPEN, PLAIN, HELD_OUT, EYES, METHODS, *LICENSED))
     if (beside or peer) and not real:
         raise typer.BadParameter("goes with --real", param_hint="--beside" if beside else "--peer")
     if which in LICENSED and data is None and not real:
@@ -93,6 +96,8 @@ def evaluate(
         loaded = Bundle.load(bundle or default_bundle())
     if which in (OPEN, PLAIN):
         figures = _open545(loaded, which, pictures, work, report)
+    elif which == METHODS:
+        figures = _methods(loaded, pictures, work)
     elif which == HELD_OUT:
         figures = _held_out(loaded, pictures or 300, work)
     else:
@@ -167,6 +172,36 @@ def _held_out(bundle: Any, count: int, work: Path) -> dict[str, Any]:
     figures = {f"identity_{name}": value for name, value in asdict(identity_errors(bundle, chosen)).items()}
     figures |= {f"expression_{name}": value for name, value in asdict(expression_errors(bundle, chosen)).items()}
     show_figures(f"bundle {bundle.name} {bundle.version} on {len(chosen)} held-out renderings (mm)", figures)
+    return figures
+
+
+def _methods(bundle: Any, count: int | None, work: Path) -> dict[str, Any]:
+    """OFER, the regressor and MediaPipe's points alone, on clean and covered people and on Open-545."""
+    from ofer_models.bundle.manifest import HEAD, REGRESSOR
+    from ofer_models.workshop.errors import EvaluationError
+    from ofer_models.workshop.measure.methods.heads import measure_heads
+    from ofer_models.workshop.measure.methods.people import measure_people
+    from ofer_models.workshop.measure.methods.table import HEADS, PEOPLE, tables
+    from ofer_models.workshop.measure.open545 import pictures as open545
+    from ofer_models.workshop.pictures.people import dataset
+
+    if REGRESSOR not in bundle.stages:
+        raise EvaluationError(f"bundle {bundle.name} has no regressor to compare with")
+    head, folder, people = bundle.path / HEAD, work / OPEN, work / HELD_OUT
+    open545.require_head(head, OPEN)
+    count = min(count or PEOPLE, PEOPLE)
+    if dataset.drawn(people) < count:
+        dataset.generate(head, work, people, count, seed=dataset.HELD_OUT_SEED, progress=progress)
+    open545.generate(head, folder, assets=work, progress=progress)
+    figures = {
+        "people": measure_people(bundle, people, count, progress),
+        "open545": measure_heads(bundle, open545.load(folder).first(min(HEADS, count)), progress=progress),
+    }
+    for title, columns, rows in tables(figures):
+        table = Table("method", *columns, title=title, box=None)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     return figures
 
 

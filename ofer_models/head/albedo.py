@@ -64,6 +64,17 @@ class Albedo:
             raise HeadModelError(f"{count} albedo coefficients given, there are {self.n_coefficients}")
         return self.mean + self.directions[..., :count] @ np.asarray(coefficients, np.float32)
 
+    def on_vertices(self, head: HeadModel) -> Albedo:
+        """The same at the head's vertices: of a texture the texel that a vertex lies in, where seams cut it one of
+        several."""
+        if self.at_vertices:
+            return self
+        place = np.zeros((head.n_vertices, 2), np.float32)
+        place[head.faces.ravel()] = self.vt[self.ft.ravel()]
+        size = np.array(self.mean.shape[1::-1])
+        x, y = np.clip(np.floor(place * [1, -1] % 1 * size).astype(int), 0, size - 1).T
+        return Albedo({"mean": self.mean[y, x], "tex_dir": self.directions[y, x]}, head)
+
     @staticmethod
     def _places(arrays: dict[str, np.ndarray], n_faces: int) -> tuple[np.ndarray, np.ndarray]:
         vt, ft = (arrays.get(name, np.zeros(0)) for name in _PLACES)

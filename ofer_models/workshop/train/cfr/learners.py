@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor, nn
 
 from ofer_models.head.albedo import Albedo
@@ -26,6 +27,8 @@ from ofer_models.workshop.train.loop import save_whole
 from ofer_models.workshop.train.regressor.people import PeopleHeads, statistics
 from ofer_models.workshop.train.regressor.targets import open_regressor
 from ofer_models.workshop.train.regressor.training import load_regressor
+
+_ALBEDO_MOVES, _LIGHT_MOVES = 1.0, 0.2  # how far coefficients move that begin at nothing: mean skin, evenly lit
 
 
 class Mapped(nn.Module):
@@ -55,15 +58,39 @@ def basel_learner(basel: Path, start: Path, depths: tuple[int, ...] = DEPTHS) ->
     return Learner(Mapped(network), face)
 
 
-def open_learner(head: HeadModel, learned: PeopleHeads, start: Path | None, landmarks: Path) -> Learner:
-    """The open head's regressor: from a file of its weights, or from the convolutions of a landmark network."""
+def open_learner(
+    head: HeadModel, albedo: Albedo | None, learned: PeopleHeads, start: Path | None, landmarks: Path
+) -> Learner:
+    """The open head's regressor, with albedo and light where the head has an albedo: from a file of its weights, or
+    from the convolutions of a landmark network. Weights of a regressor without albedo and light will do."""
+    albedo = albedo and albedo.on_vertices(head)
+    spec = open_regressor(head, albedo)
     eyes = LandmarkNetwork()
     if start is None and landmarks.is_file():
         load_landmarks(eyes, landmarks)
-    network = RegressorNetwork(eyes, RegressorHead(*statistics(learned)))
+    mean, deviation = statistics(learned)
+    known, count = len(mean), spec.groups.get("albedo", 0)
+    more = np.repeat([_ALBEDO_MOVES, _LIGHT_MOVES], [count, spec.width - known - count])
+    network = RegressorNetwork(
+        eyes, RegressorHead(np.pad(mean, (0, len(more))), np.concatenate([deviation, more]).astype(np.float32))
+    )
     if start is not None:
-        load_regressor(network, start)
-    return Learner(Mapped(network), TorchFace(head, open_regressor(head), None))
+        _load(network, start, known)
+    return Learner(Mapped(network), TorchFace(head, spec, albedo))
+
+
+def _load(network: RegressorNetwork, path: Path, known: int) -> None:
+    """Weights of a regressor of all coefficients, or of the `known` first ones."""
+    try:
+        load_regressor(network, path)
+    except DataError:
+        mean, deviation = (values[:known].numpy() for values in (network.head.mean, network.head.deviation))
+        fewer = RegressorNetwork(LandmarkNetwork(), RegressorHead(mean, deviation))
+        load_regressor(fewer, path)
+        state = network.state_dict()
+        for name, values in fewer.state_dict().items():
+            state[name][tuple(map(slice, values.shape))] = values
+        network.load_state_dict(state)
 
 
 def save(network: nn.Module, path: Path, **about: int) -> None:

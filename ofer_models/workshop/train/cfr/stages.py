@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from ofer_models.bundle.manifest import ALBEDO
 from ofer_models.files.hashing import sha256_of
+from ofer_models.head.albedo import Albedo
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures.people import dataset
@@ -96,5 +98,7 @@ def _learner(sources: Sources) -> tuple[Learner, CleanFaces, CleanFaces]:
     folders = (("pictures", sources.pictures), ("held_out", sources.held_out))
     learned, held_out = (CleanPeople.load(head, sources.people / name, count) for name, count in folders)
     first = PeopleHeads.load(head, sources.people / "pictures", min(sources.pictures, 4 * dataset.SHARD))
-    learner = learners.open_learner(head, first, sources.start, sources.people / LANDMARKS)
+    path = sources.head.with_name(ALBEDO)
+    albedo = Albedo.load(path, head) if path.is_file() else None
+    learner = learners.open_learner(head, albedo, first, sources.start, sources.people / LANDMARKS)
     return learner, learned, held_out

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ofer_models.bundle.regression import CropSpec, RegressorSpec
+from ofer_models.bundle.regression import LIGHT, CropSpec, RegressorSpec
+from ofer_models.head.albedo import Albedo
 from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.landmark_crop import CROP_TEMPLATE, INPUT, to_unit
@@ -19,11 +20,13 @@ _FACING = 0.3  # cosine from which a point of the mean head counts as turned to 
 _PART = 1000  # heads decoded at a time
 
 
-def open_regressor(head: HeadModel) -> RegressorSpec:
-    """The layout of the regressor that is trained here: the landmark network's crop, and all that renderings know but
-    albedo and light."""
+def open_regressor(head: HeadModel, albedo: Albedo | None = None) -> RegressorSpec:
+    """The layout of the regressor that is trained here: the landmark network's crop, and all that renderings know;
+    with an albedo also the groups albedo and light, which pixels alone teach."""
     groups = {"shape": head.n_shape, "expression": head.n_expression, "jaw": 3, "rotation": 3, "camera": 3,
               "occlusion": 1}  # fmt: skip
+    if albedo is not None:
+        groups |= {"albedo": albedo.n_coefficients, "light": LIGHT}
     half = np.full(3, 0.5, np.float32)
     return RegressorSpec(groups, CropSpec(INPUT, "five_points", half, half, CROP_TEMPLATE))
 
