@@ -245,6 +245,12 @@ def test_an_argument_that_cannot_be_looked_at_is_one_of_the_problems():
     assert not found and all("cannot be read" in problem for problem in problems.values()) and len(problems) == 2
 
 
+def test_a_link_to_itself_costs_no_other_picture(pictures):
+    names = [path.name for path in find_pictures([str(pictures)])[0]]
+    (pictures / "loop.png").symlink_to("loop.png")
+    assert [path.name for path in find_pictures([str(pictures)], outside=pictures / "out")[0]] == names
+
+
 def test_a_picture_whose_identity_fails_is_a_problem_and_no_mean_head(open_bundle, pictures, tmp_path, monkeypatch):
     pipeline = FacePipeline(open_bundle, hypotheses=2, candidates=4)
 

@@ -475,6 +475,7 @@ def test_ctrl_c_ends_a_node_with_0_at_any_moment_also_twice(open_bundle, tmp_pat
         ({"ROS_LOG_DIR": "", "HOME": "/proc/nowhere"}, [], "set ROS_LOG_DIR to a folder that can be written"),
         ({"ROS_DOMAIN_ID": "abc"}, [], "ROS_DOMAIN_ID is not an integral number"),
         ({}, ["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
+        ({}, ["--nonsense"], "ROS does not know the arguments ['--nonsense']"),
     ],
 )
 def test_what_ros_does_not_start_with_is_one_line(environment, arguments, text):

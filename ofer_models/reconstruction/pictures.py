@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def _expand(argument: str, outside: Path | None) -> tuple[list[Path], list[Path]
     else:
         raise PictureError("does not exist")
     excluded = outside.resolve() if outside else None
-    pictures, hidden = pictures_in(file for file in candidates if excluded not in file.resolve().parents)
+    # Not by Path.resolve, which raises for a link that leads to itself: one such would cost the whole folder.
+    pictures, hidden = pictures_in(file for file in candidates if excluded not in Path(os.path.realpath(file)).parents)
     if not pictures:
         raise PictureError(nothing)
     return pictures, hidden

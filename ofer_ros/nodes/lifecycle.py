@@ -100,7 +100,8 @@ def _run(
         # rclpy's own handlers end the context at once, and then a closing node can no longer take its markers away.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # arguments and environment; rclpy has no public name for what it raises
-        print(f"error: {_without_places(error)}", file=sys.stderr)
+        unknown = "ROS does not know the arguments " * (type(error).__name__ == "UnknownROSArgsError")
+        print(f"error: {unknown}{_without_places(error)}", file=sys.stderr)
         return 1
     try:
         node = make()
