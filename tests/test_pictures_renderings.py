@@ -20,7 +20,7 @@ from ofer_models.workshop.pictures.camera_effects import SIZE
 from ofer_models.workshop.pictures.occluders import _hat
 from ofer_models.workshop.pictures.pictures import WIDE, PictureSource, Sample
 from ofer_models.workshop.pictures.population import Population
-from ofer_models.workshop.pictures.raster import rasterise, vertex_normals
+from ofer_models.workshop.pictures.raster import rasterize, vertex_normals
 from ofer_models.workshop.pictures.render import plain_light, project, render, vertex_visibility
 from ofer_models.workshop.pictures.sheets import picture_tile, sheet
 from ofer_models.workshop.pictures.surface import Surface, describe_surface
@@ -300,10 +300,10 @@ def test_the_nearest_front_face_wins():
     square = np.array([[2, 2], [12, 2], [12, 12], [2, 12]], np.float32)
     points = np.concatenate([np.c_[square, np.full(4, 5)], np.c_[square + 3, np.full(4, 2)]]).astype(np.float32)
     faces = np.array([[0, 2, 1], [0, 3, 2], [4, 6, 5], [4, 7, 6]], np.int32)
-    triangle, bary = rasterise(points, faces, 20, 20)
+    triangle, bary = rasterize(points, faces, 20, 20)
     assert triangle[4, 4] in (0, 1) and triangle[8, 8] in (2, 3) and triangle[18, 18] == -1
     np.testing.assert_allclose(bary[triangle >= 0].sum(-1), 1, atol=1e-5)
-    turned, _ = rasterise(points, faces[:, ::-1].copy(), 20, 20)
+    turned, _ = rasterize(points, faces[:, ::-1].copy(), 20, 20)
     assert (turned == -1).all()  # seen from behind
 
 

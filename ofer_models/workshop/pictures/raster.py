@@ -1,4 +1,4 @@
-"""A small z-buffer rasteriser: triangles to pixels, then shading per pixel. Compiled by numba, about 2 ms a head.
+"""A small z-buffer rasterizer: triangles to pixels, then shading per pixel. Compiled by numba, about 2 ms a head.
 
 Screen convention: x right, y down, the centre of the first pixel at (0, 0) as in OpenCV; depth grows with distance.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 
 @numba.njit(cache=True, fastmath=True)
-def rasterise(points: np.ndarray, faces: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def rasterize(points: np.ndarray, faces: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Nearest front-facing triangle per pixel of points (V, 3: x px, y px, depth) and faces (F, 3).
 
     Returns triangle (height, width) int32, -1 for none, and bary (height, width, 3) float32.

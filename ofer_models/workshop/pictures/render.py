@@ -9,7 +9,7 @@ import numpy as np
 
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.intrinsics import project
-from ofer_models.workshop.pictures.raster import rasterise, shade, vertex_normals
+from ofer_models.workshop.pictures.raster import rasterize, shade, vertex_normals
 from ofer_models.workshop.pictures.surface import Surface
 
 SUPERSAMPLING = 2
@@ -74,7 +74,7 @@ def render(
     points = project(vertices, camera).astype(np.float32)
     fine = (points + 0.5) * SUPERSAMPLING - 0.5
     screen = np.concatenate([fine, vertices[:, 2:]], axis=1).astype(np.float32)
-    triangle, bary = rasterise(screen, head.faces, height * SUPERSAMPLING, width * SUPERSAMPLING)
+    triangle, bary = rasterize(screen, head.faces, height * SUPERSAMPLING, width * SUPERSAMPLING)
     normals = vertex_normals(np.ascontiguousarray(vertices, np.float32), head.faces)
     behind = cv2.resize(background, (width * SUPERSAMPLING, height * SUPERSAMPLING), interpolation=cv2.INTER_LINEAR)
     picture = shade(

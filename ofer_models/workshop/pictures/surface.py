@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofer_models.head.model import HeadModel
-from ofer_models.workshop.pictures.raster import rasterise, vertex_normals
+from ofer_models.workshop.pictures.raster import rasterize, vertex_normals
 
 SKIN, EYE, MOUTH, HAIR = range(4)
 PAINT_SIZE = 384
@@ -59,7 +59,7 @@ def describe_surface(head: HeadModel) -> Surface:
 
     surface = Surface(material, paint_xy.astype(np.float32), openness, np.zeros(0), np.zeros(0), centre)
     flat = np.concatenate([surface.to_paint(template), -template[:, 2:] * scale], axis=1).astype(np.float32)
-    triangle, bary = rasterise(flat, faces, PAINT_SIZE, PAINT_SIZE)
+    triangle, bary = rasterize(flat, faces, PAINT_SIZE, PAINT_SIZE)
     seen = np.where(triangle >= 0, material[triangle], -1)
     lip_vertex = np.zeros(len(template), np.float32)
     lip_vertex[head.masks["lips"]] = 1
@@ -89,7 +89,7 @@ def _openness(template: np.ndarray, faces: np.ndarray, directions: int = 96, siz
         axes = np.stack([right, -np.cross(towards, right), -towards])  # x right, y down, depth away from the light
         view = centred @ axes.T * scale
         screen = np.concatenate([view[:, :2] + size / 2, view[:, 2:]], axis=1).astype(np.float32)
-        triangle, bary = rasterise(screen, faces, size, size)
+        triangle, bary = rasterize(screen, faces, size, size)
         depth = np.where(triangle >= 0, (screen[faces[triangle], 2] * bary).sum(-1), np.inf)
         pixel = np.clip(np.round(screen[:, :2]).astype(int), 0, size - 1)
         cosine = np.maximum(0, normals @ towards)
