@@ -12,6 +12,7 @@ pytest.importorskip("aiohttp", reason="pip install aiohttp")
 import asyncio
 import http.client
 import json
+import logging
 import os
 import signal
 import socket
@@ -156,6 +157,31 @@ def test_the_server_gives_its_page_to_itself_alone():
         assert ask("/", Host=f"evil.example:{port}")[0] == 404
         assert ask("/stream", Origin="http://evil.example")[0] == 403
         assert ask("/", Host=f"localhost:{port}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: [\r\n\r\n", 404),
+        (b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://[\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + 20_000 * b"a" + b"\r\n\r\n", 400),
+        (b"\x16\x03\x01 what is no HTTP\r\n\r\n", 400),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_not_logged(caplog, capfd, request_text, status):
+    with serving() as server, socket.create_connection(("127.0.0.1", urlsplit(server.url).port), LIMIT) as sender:
+        sender.sendall(request_text)
+        assert int(sender.recv(100).split()[1]) == status
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not capfd.readouterr().err, "nor does a connection that is open at the end say anything"
+
+
+def test_a_token_that_is_no_text_is_a_wrong_one(monkeypatch):
+    monkeypatch.setattr(server_module, "is_local", lambda host: False)
+    with serving() as server, socket.create_connection(("127.0.0.1", urlsplit(server.url).port), LIMIT) as sender:
+        cookie = server._cookie.encode() + b"=\xff\xfe"
+        sender.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: " + cookie + b"\r\n\r\n")
+        assert int(sender.recv(100).split()[1]) == 404
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import socket
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
+from aiohttp.http import HttpProcessingError
 
 PAGE = Path(__file__).with_name("page")
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -25,6 +27,10 @@ _STOP_LIMIT = 5.0  # seconds
 _MOST_CLIENTS = 16
 _MESSAGE_BYTES = 1024  # that a browser may send at once; the page sends the id of a face
 _ID_LENGTH = 64
+
+# What is no HTTP is answered with 400. That somebody sends it is no error of this program, and may happen often.
+_LOG = logging.getLogger(__name__)
+_LOG.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class _Client:
@@ -105,6 +111,10 @@ class ViewServer:
         try:
             self._loop.run_until_complete(self._serve())
         finally:
+            left = asyncio.all_tasks(self._loop)  # of connections that are open still
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self._loop.close()
 
     async def _serve(self) -> None:
@@ -112,7 +122,7 @@ class ViewServer:
         application = web.Application()
         application.router.add_get("/stream", self._stream)
         application.router.add_get("/{name:[a-z_.]*}", self._page)
-        runner = web.AppRunner(application, handle_signals=False, access_log=None)
+        runner = web.AppRunner(application, handle_signals=False, access_log=None, logger=_LOG)
         await runner.setup()
         site = web.TCPSite(runner, self._host, self._port)
         try:
@@ -149,15 +159,21 @@ class ViewServer:
         Any web site can open a websocket to this machine, or give its own name this machine's address, and would then
         see through the camera.
         """
-        host = request.host
-        if self._token:
-            given = request.query.get("token") or request.cookies.get(self._cookie, "")
-            if not secrets.compare_digest(given.encode(), self._token.encode()):
-                return False
-        elif not is_local(urlsplit(f"//{host}").hostname or ""):
+        try:
+            return self._may_see(request) and self._of_own_page(request)
+        except ValueError:  # a Host or Origin that is no address, a token that is no text
             return False
+
+    def _may_see(self, request: web.Request) -> bool:
+        if not self._token:
+            return is_local(urlsplit(f"//{request.host}").hostname or "")
+        given = request.query.get("token") or request.cookies.get(self._cookie, "")
+        return secrets.compare_digest(given.encode(), self._token.encode())
+
+    @staticmethod
+    def _of_own_page(request: web.Request) -> bool:
         origin = request.headers.get("Origin")
-        return origin is None or urlsplit(origin).netloc == host
+        return origin is None or urlsplit(origin).netloc == request.host
 
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
         if not self._welcome(request):
