@@ -11,8 +11,8 @@ import numpy as np
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures.annotations import ANNOTATIONS, read_annotations
+from ofer_models.workshop.pictures.measures import INNER
 
-INNER = slice(17, 68)  # without the contour, which every method places elsewhere
 _EYES = (36, 45)  # outer corners
 
 

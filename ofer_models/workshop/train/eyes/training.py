@@ -38,7 +38,7 @@ _RATE, _RATE_AGAIN = 1.5e-3, 1e-3  # from nothing, and from a network trained on
 class Plan:
     """pictures, how many times each is seen, held-out pictures, and the size of a batch."""
 
-    pictures: int = 150_000
+    pictures: int
     epochs: int = 10
     held_out: int = 1_500
     batch: int = 64
