@@ -88,12 +88,23 @@ def test_damaged_bundles_are_named_with_a_remedy(neighbours, damage, message):
     assert not examination.runs and message in examination.verdict
 
 
-@pytest.mark.parametrize(("taken", "said"), [("landmarks68", "no 68 landmarks"), ("face", "no mask of the face")])
-def test_a_head_without_what_the_nodes_show_is_told_before_they_start(open_bundle, tmp_path, taken, said):
+@pytest.mark.parametrize(
+    ("taken", "left", "said"),
+    [
+        ("landmarks68", None, "no 68 landmarks;"),
+        ("landmarks68", 67, "no 68 landmarks but 67"),
+        ("face", None, "no mask of the face"),
+        ("face", 0, "no mask of the face"),
+    ],
+)
+def test_a_head_without_what_the_nodes_show_is_told_before_they_start(open_bundle, tmp_path, taken, left, said):
+    """left: rows of the arrays that stay; None: not even the arrays."""
     folder = shutil.copytree(open_bundle, tmp_path / "open")
     with np.load(folder / "head.npz") as stored:
         gone = (f"{taken}_triangle", f"{taken}_bary", f"mask_{taken}")
-        kept = {name: array for name, array in stored.items() if name not in gone}
+        kept = {name: array[:left] if name in gone else array for name, array in stored.items()}
+    if left is None:
+        kept = {name: array for name, array in kept.items() if name not in gone}
     np.savez(folder / "head.npz", **kept)
     manifest = folder / MANIFEST
     before, after = (sha256_of(path / "head.npz") for path in (open_bundle, folder))

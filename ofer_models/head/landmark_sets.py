@@ -28,9 +28,11 @@ def check_complete(head: HeadModel) -> None:
     """Raise HeadModelError for a head without what tracking and showing faces takes: points to find its pose by, the 68
     landmarks, and the mask of the face."""
     tracked_landmarks(head)
-    if "landmarks68" not in head.embeddings:
-        raise HeadModelError("the head model has no 68 landmarks; run `ofer import` again with --landmarks")
-    if "face" not in head.masks:
+    points = len(head.embeddings["landmarks68"].triangle) if "landmarks68" in head.embeddings else 0
+    if points != len(LANDMARKS68):
+        other = f" but {points}" if points else ""
+        raise HeadModelError(f"the head model has no 68 landmarks{other}; run `ofer import` again with --landmarks")
+    if not len(head.masks.get("face", ())):
         raise HeadModelError("the head model has no mask of the face; run `ofer import` again")
 
 
