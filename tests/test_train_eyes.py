@@ -19,13 +19,13 @@ from ofer_models.perception.landmark_crop import CROP_TEMPLATE, HALF, INPUT, POI
 from ofer_models.workshop.errors import DataError, EvaluationError
 from ofer_models.workshop.measure.eyes.report import write_report
 from ofer_models.workshop.networks import landmarks
-from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.networks.landmarks import LandmarkNetwork, canonical_points
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.pictures.people.dataset import PeopleSet
 from ofer_models.workshop.train.eyes import training
 from ofer_models.workshop.train.eyes.batches import augmented, plain
 from ofer_models.workshop.train.eyes.faces import inner_errors, load_faces
-from ofer_models.workshop.train.eyes.loss import landmark_loss
+from ofer_models.workshop.train.eyes.loss import PAIRS, difference_loss, landmark_loss
 from ofer_models.workshop.train.eyes.validation import on_renderings, rendering_figures
 from ofer_models.workshop.train.loop import Keeper
 from ofer_models.workshop.train.mirror import mirrored_order
@@ -127,11 +127,33 @@ def test_visibility_counts():
     assert landmark_loss(*arguments, right, zero, seen) < landmark_loss(*arguments, wrong, zero, seen)
 
 
-def test_an_untrained_network_says_the_mean_face():
-    mean = face() - (SIZE - INPUT) / 2
-    network = LandmarkNetwork(mean).eval()
+def test_differences_are_worth_what_they_are_off_and_hidden_ones_less():
+    true = torch.from_numpy(canonical_points())[None] / HALF
+    seen = torch.ones(1, POINTS, dtype=torch.bool)
+    assert difference_loss(true + 0.2, true, seen) < 1e-9, "a face that lies elsewhere has the same differences"
+    closed = true.clone()
+    closed[:, [160, 159, 158]] = true[:, [144, 145, 153]]
+    wide = true.clone()
+    wide[:, [61, 291]] += torch.tensor([[-0.02, 0], [0.02, 0]])
+    once, other = difference_loss(closed, true, seen), difference_loss(wide, true, seen)
+    assert once > 0 and other > 0
+    hidden = seen.clone()
+    hidden[:, [160, 159, 158]] = False
+    assert difference_loss(closed, true, hidden) < once / 3
+    assert {index for pair in PAIRS for index in pair} <= set(range(POINTS))
+
+
+def test_every_pair_but_the_chins_lies_in_a_region_that_is_looked_at_closely():
+    network = LandmarkNetwork()
+    close = set(torch.cat([region.place.argmax(0) for region in network.regions]).tolist())
+    assert {index for pair in PAIRS for index in pair} - close == {152}
+
+
+def test_an_untrained_network_says_the_canonical_face():
+    network = LandmarkNetwork().eval()
     points, deviation, visible = network(torch.zeros(2, 3, INPUT, INPUT))
-    assert points.shape == (2, POINTS, 2) and np.allclose(points[1].detach(), mean, atol=0.5)
+    assert points.shape == (2, POINTS, 2) and np.allclose(points[1].detach(), canonical_points(), atol=0.5)
+    assert np.allclose(five_points(canonical_points()), CROP_TEMPLATE, atol=6), "as an aligned crop shows it"
     assert deviation.shape == visible.shape == (2, POINTS) and (deviation > 0).all()
 
 

@@ -186,7 +186,7 @@ def test_one_that_never_saw_a_covered_face_sees_no_covered_face(open_head, tmp_p
     network = uncovered.train_uncovered(head, tmp_path / "work", tmp_path, plan)
     assert {int(i) for indices, _, _ in seen for i in indices} == {0, 2, 4, 6}
     assert all(how == {"blocks": 0.0} for _, how, _ in seen)
-    assert max(float(true[:, -1].max()) for *_, true in seen) < 0.1  # a little of a face may leave the crop
+    assert max(float(true[:, -1].max()) for *_, true in seen) < 0.3  # a part of a face may leave the crop
     again = uncovered.train_uncovered(head, tmp_path / "work", tmp_path, plan)
     for name, value in network.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name

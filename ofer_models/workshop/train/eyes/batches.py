@@ -13,6 +13,7 @@ from ofer_models.workshop.pictures.people.dataset import PeopleSet
 # How far crops by imperfect points lie off: px, share of the size, radians.
 _SHIFT, _SIZE, _TURN = 3.0, 0.06, 0.08
 _WILD = 0.15  # share of crops that lie three times as far off
+_GREY, _SOFT, _SMALL, _SHARP, _NOISY, _LIT = 0.15, 0.12, 0.15, 0.2, 0.25, 0.5  # shares of crops that a camera makes so
 _BLOCK = 0.2  # share of crops with a block of noise or of one colour over them
 
 
@@ -75,19 +76,36 @@ def _random_crop(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _other_camera(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, gamma and colour by a table a channel; now and then grey or blurred."""
+    """Brightness, contrast, gamma and colour by a table a channel, light from one side; now and then grey, blurred,
+    sharpened or noisy: other pictures than the renderer's, so that photographs are one kind more among many."""
     steps = np.linspace(0, 1, 256)
-    gamma, gain, offset = np.exp(rng.normal(0, 0.2)), np.exp(rng.normal(0, 0.15)), rng.normal(0, 0.06)
-    table = np.stack([np.exp(rng.normal(0, 0.06)) * gain * steps**gamma + offset for _ in range(3)], axis=-1)
+    gamma, gain, offset = np.exp(rng.normal(0, 0.3)), np.exp(rng.normal(0, 0.2)), rng.normal(0, 0.08)
+    table = np.stack([np.exp(rng.normal(0, 0.1)) * gain * steps**gamma + offset for _ in range(3)], axis=-1)
     crop = cv2.LUT(crop, (np.clip(table, 0, 1) * 255).astype(np.uint8)[None])
-    if rng.uniform() < 0.1:
+    if rng.uniform() < _LIT:
+        crop = cv2.multiply(crop, _light(rng), scale=1 / 128)
+    if rng.uniform() < _GREY:
         crop = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    if rng.uniform() < 0.12:
+    if rng.uniform() < _SOFT:
         crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.4, 1.6))
-    elif rng.uniform() < 0.15:
+    elif rng.uniform() < _SMALL:
         small = int(INPUT * rng.uniform(0.25, 0.7))
         crop = cv2.resize(cv2.resize(crop, (small, small), interpolation=cv2.INTER_AREA), (INPUT, INPUT))
+    elif rng.uniform() < _SHARP:
+        amount = rng.uniform(0.3, 1.5)
+        crop = cv2.addWeighted(crop, 1 + amount, cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.7, 2)), -amount, 0)
+    if rng.uniform() < _NOISY:
+        noise = np.empty(crop.shape, np.int16)
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+        cv2.randn(noise, 0, rng.uniform(2, 14))
+        crop = cv2.add(crop, noise, dtype=cv2.CV_8U)
     return crop
+
+
+def _light(rng: np.random.Generator) -> np.ndarray:
+    """Light (128, 128, 3) uint8 that changes slowly over a crop, 128 where it changes nothing."""
+    corners = 128 * np.exp(rng.normal(0, 0.25, (3, 3, 1)) + rng.normal(0, 0.05, (3, 3, 3)))
+    return cv2.resize(np.clip(corners, 30, 255).astype(np.uint8), (INPUT, INPUT), interpolation=cv2.INTER_CUBIC)
 
 
 def _lay_block(crop: np.ndarray, points: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> None:

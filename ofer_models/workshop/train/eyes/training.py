@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ofer_models.perception.crops import canonical_face
-from ofer_models.perception.landmark_crop import INPUT
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.accelerator import Accelerator, short_floats_pay
 from ofer_models.workshop.train.eyes.batches import augmented, crop_input
 from ofer_models.workshop.train.eyes.faces import Faces, load_faces
-from ofer_models.workshop.train.eyes.loss import landmark_loss
+from ofer_models.workshop.train.eyes.loss import difference_loss, landmark_loss
 from ofer_models.workshop.train.eyes.validation import on_faces, on_renderings
 from ofer_models.workshop.train.loop import History, Keeper, Schedule, load_whole, save_whole, train
 from ofer_models.workshop.train.mirror import mirrored_order
@@ -80,7 +79,7 @@ def train_eyes(
     pictures = dataset.load(work / "pictures", plan.pictures)
     held_out = dataset.load(work / "held_out", plan.held_out)
     torch.manual_seed(seed)
-    network, start = LandmarkNetwork(_mean_points(pictures)), {"pictures": 0, "steps": 0}
+    network, start = LandmarkNetwork(), {"pictures": 0, "steps": 0}
     if (work / NETWORK).is_file():
         start = load_network(network, work / NETWORK)
         log(f"eyes: starts from the network of {start['pictures']} pictures")
@@ -94,7 +93,8 @@ def train_eyes(
         device = accelerator.device
         with torch.autocast(device.type, torch.bfloat16, enabled=short_floats_pay(device)):
             predicted = called(crop_input(crops.to(device)))
-        return landmark_loss(*predicted, points.to(device), visible.to(device))
+        points, visible = points.to(device), visible.to(device)
+        return landmark_loss(*predicted, points, visible) + difference_loss(predicted[0], points, visible)
 
     rate = _RATE_AGAIN if start["pictures"] else _RATE
     trained, _ = train(
@@ -169,9 +169,3 @@ class _Watch:
         rows.append({"step": total, "pictures": self._pictures, "loss": loss, **self._figures})
         self._path.write_text(json.dumps(rows, indent=1))
         self._curves(history)
-
-
-def _mean_points(pictures: dataset.PeopleSet) -> np.ndarray:
-    margin = (pictures.images[0].shape[1] - INPUT) // 2
-    return pictures.points.mean(0) - margin
-

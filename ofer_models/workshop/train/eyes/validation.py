@@ -7,15 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.perception.crops import five_points
 from ofer_models.perception.landmark_crop import HALF, INPUT, landmark_crop
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.pictures.measures import INNER, MEASURES, measures, slope
 from ofer_models.workshop.pictures.people.dataset import PeopleSet
 from ofer_models.workshop.train.eyes.batches import crop_input, plain
 from ofer_models.workshop.train.eyes.faces import Faces, inner_errors
 
 _BATCH = 100
 _PASSES = 2
+_WHOLE = 0.95  # share of the inner 51 points that are seen of a face whose movements are compared
 # Shares of a Gaussian's coordinates within 1 and 1.96 deviations.
 WITHIN = (1.0, 1.96)
 
@@ -60,7 +63,15 @@ def rendering_figures(
     for name, rows in (("visible", seen), ("hidden", ~seen)):
         for share, most in zip(("68", "95"), WITHIN, strict=True):
             figures[f"within_{share}_{name}"] = float((ratio[rows] < most).mean())
-    return figures
+    whole = seen[:, LANDMARKS68][:, INNER].mean(1) >= _WHOLE
+    return figures | movements(points[whole], true[whole])
+
+
+def movements(points: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """How much of each of MEASURES comes through, "slope of ..." of points on true ones, both (n, 478, >= 2) px: what
+    a mean error does not show, because pose and shape make most of it."""
+    own, of = (measures(value[:, LANDMARKS68, :2]) for value in (points, true))
+    return {f"slope of {name}": slope(own[name], of[name])[0] for name in MEASURES}
 
 
 def on_faces(network: LandmarkNetwork, faces: Faces) -> dict[str, float]:
