@@ -101,16 +101,20 @@ class LandmarkSystem:
         """Columns of shape and pose, which come before those of expression and jaw."""
         return self.shapes + 6
 
-    def weights(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:
-        """Weights (n,) of a face that is seen at all of the embedding's landmarks: by their deviations, and by the
-        chance (468,) that each of MediaPipe's points is seen, the less of what the encoder and a landmark network say;
-        all are without either."""
-        sure = seen.deviation[self.rows] if isinstance(seen.deviation, np.ndarray) else seen.deviation
+    def counts(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:
+        """How many independent points each of a face's landmarks (n,) counts as: by the chance (468,) that each of
+        MediaPipe's points is seen, the less of what the encoder and a landmark network say; all are without either."""
         told = np.ones(len(self._weights))
         for chance in (visible, seen.visible):
             if chance is not None:
                 told = np.minimum(told, np.clip((chance[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1))
-        return told * self._weights / np.square(sure)
+        return told * self._weights
+
+    def weights(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:
+        """Weights (n,) of a face that is seen at all of the embedding's landmarks: what they count as, by their
+        variances."""
+        sure = seen.deviation[self.rows] if isinstance(seen.deviation, np.ndarray) else seen.deviation
+        return self.counts(seen, visible) / np.square(sure)
 
     def pictures(self, seen: Sequence[SeenLandmarks], weights: np.ndarray) -> Pictures:
         """Of faces seen at all of the embedding's landmarks; weights (F, n) as above."""
