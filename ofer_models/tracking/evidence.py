@@ -5,12 +5,12 @@ are an ensemble that the points correct (ensemble Kalman filter, Evensen 1994). 
 
     sum over points of w |p - f(x, pose, shape)|^2 + |x - drawn mean|^2 in the prior's metric
 
-over expression and jaw x, with the pose and what the head's shape is off marginalised; weights w are by the points'
-deviations, and 0 where a point is hidden. The samples' deviations from their mean shrink as a linear model says, with
-noise of the points' deviation added, so that members differ as much as the points leave open; what only hidden points
-would tell stays as it was drawn. Beforehand they are spread (covariance inflation, Anderson and Anderson 1999): ExpGen
-has believed hidden points as well and is too sure of them. The first member is the mean itself, as the control run of a
-weather ensemble is: the likeliest reading.
+over expression and jaw x, with the pose, what the head's shape is off and what a part of the face is off as a whole
+marginalised; weights w are by the points' deviations, and 0 where a point is hidden. The samples' deviations from their
+mean shrink as a linear model says, with noise of the points' deviation added, so that members differ as much as the
+points leave open; what only hidden points would tell stays as it was drawn. Beforehand they are spread (covariance
+inflation, Anderson and Anderson 1999): ExpGen has believed hidden points as well and is too sure of them. The first
+member is the mean itself, as the control run of a weather ensemble is: the likeliest reading.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ofer_models.head.decoders import RestingLandmarks
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.tracking.landmark_system import LandmarkSystem, Poses, bounded_solve, free_pose
-from ofer_models.tracking.point_weights import WeighedPoints, fewer_points, point_weights
+from ofer_models.tracking.point_weights import WeighedPoints, fewer_points, parts_of, point_weights
 from ofer_models.tracking.reprojection import SeenLandmarks
 
 INFLATION = 3.3
@@ -32,8 +32,8 @@ _ROUNDS = 2  # through the derivatives of the first place
 _RIDGE = 1e-4  # of the mean information, so that its root exists
 # Deviation of a sample, and of the samples' mean, from the truth, in those of the population. The mean is worth more
 # than one sample, but not at lids and brows, of whose movement the context tells little.
-_PRIOR, _PRIOR_OF_MEAN = 1.5, 0.4
-_LEAST_PRIOR, _LEAST_PRIOR_OF_MEAN = 0.15, 0.04  # of coefficients that the population seldom uses
+_PRIOR, _PRIOR_OF_MEAN = 1.5, 0.26
+_LEAST_PRIOR, _LEAST_PRIOR_OF_MEAN = 0.15, 0.026  # of coefficients that the population seldom uses
 _LITTLE_TOLD = ("eye", "brow")  # how the names of such units begin
 _CENTRINGS = 3  # rounds in which members within their bounds get the ensemble's mean
 _SHAPE_OFF = 0.3  # deviations by which the chosen head may still be wrong in each component
@@ -60,7 +60,7 @@ class LandmarkEvidence:
     @classmethod
     def of(cls, bundle: Bundle, every_point: bool = False) -> LandmarkEvidence | None:
         """Of a bundle's head and coefficients; None where it says that hypotheses are as drawn. every_point: not only
-        as many points as a frame has time for."""
+        as many as a frame has time for, and each by itself: where the parts of a face are is what tells heads apart."""
         if not bundle.landmark_evidence:
             return None
         deviation = bundle.stages["expgen"].deviation.copy()
@@ -69,7 +69,8 @@ class LandmarkEvidence:
         weights = point_weights(points)
         if not every_point:
             weights = fewer_points(bundle.head, embedding, weights, deviation[: bundle.n_expression])
-        system = LandmarkSystem(bundle.head, WeighedPoints.of(embedding, points, weights))
+        weighed = WeighedPoints.of(embedding, points, weights)
+        system = LandmarkSystem(bundle.head, weighed, None if every_point else parts_of(weighed.numbers))
         return cls(system, deviation, bundle.expression_range, bundle.n_expression, bundle.head.expression_names)
 
     def __call__(

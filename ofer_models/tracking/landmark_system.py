@@ -1,7 +1,8 @@
 """Heads' landmarks in a picture as linear systems: what expression, jaw, pose and shape move them by.
 
 All arrays are of F faces at once, of one camera. Residuals and derivatives are in parts of the distance between the
-eyes; points count by `point_weights` and by whether they are seen.
+eyes; points count by `point_weights` and by whether they are seen. Points of one part of the face are wrong together:
+residuals are whitened of what a part is off as a whole, so that its opening or its width tells more than its place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ofer_models.tracking.point_weights import WeighedPoints
 from ofer_models.tracking.reprojection import SeenLandmarks
 
 INDEPENDENT = 200  # points that all of them together count as: close points are wrong together
+COMMON = 0.03  # deviation of what a part of the face is off as a whole, in parts of the distance between the eyes
 SHAPES = 40  # components of the head's shape that are estimated from points
 _DOUBTFUL, _CLEAR = 0.62, 0.92  # chance of being seen up to which a point tells nothing, and from which it tells all
 _JAW_STEP = 0.05  # rad, of the derivative
@@ -51,18 +53,23 @@ class Poses:
 @dataclass(frozen=True)
 class Pictures:
     """Where F faces' points (F, n, 2) are seen, px, the camera matrix K (3, 3), the distances between the eyes (F,) px,
-    and roots (F, 2 n) float32 of the points' weights."""
+    roots (F, 2 n) float32 of the points' weights, and what parts are off as a whole, common (F, 2 n, 2 G) float32."""
 
     points: np.ndarray
     K: np.ndarray
     between_eyes: np.ndarray
     roots: np.ndarray
+    common: np.ndarray
+
+    def whitened(self, rows: np.ndarray) -> np.ndarray:
+        """Columns (F, 2 n, ...) times the roots of the points' weights, times that of the inverse covariance."""
+        return rows - self.common @ (self.common.swapaxes(-1, -2) @ rows)
 
 
 @dataclass(frozen=True)
 class Systems:
-    """Derivatives (F, 2 n, columns) float32 of the points, each times the root of its weight: by shape (SHAPES
-    columns), pose (6), expression and jaw (E + 3); and what is off (F, 2 n) where they were taken, times the same."""
+    """Derivatives (F, 2 n, columns) float32 of the points, each times the root of its weight and whitened: by shape
+    (SHAPES columns), pose (6), expression and jaw (E + 3); and what is off (F, 2 n) where they were taken, likewise."""
 
     derivatives: np.ndarray
     off: np.ndarray
@@ -82,10 +89,12 @@ class Systems:
 class LandmarkSystem:
     """Sets up the systems of one head model."""
 
-    def __init__(self, head: HeadModel, points: WeighedPoints) -> None:
+    def __init__(self, head: HeadModel, points: WeighedPoints, parts: np.ndarray | None = None) -> None:
+        """parts (G, n): which of the points are off together; none by default."""
         self.rows = points.rows
         self._numbers = points.numbers
         self._weights = points.weights * (INDEPENDENT / points.weights.sum())
+        self._parts = np.zeros((0, len(points.rows))) if parts is None else parts.astype(np.float64)
         self.decoder = LandmarkDecoder(head, points.embedding)
         self._n = head.n_expression
         self.shapes = min(SHAPES, head.n_shape)
@@ -119,19 +128,25 @@ class LandmarkSystem:
     def pictures(self, seen: Sequence[SeenLandmarks], weights: np.ndarray) -> Pictures:
         """Of faces seen at all of the embedding's landmarks; weights (F, n) as above."""
         eyes = np.array([face.between_eyes for face in seen])
-        roots = np.repeat(np.sqrt(weights), 2, axis=-1).astype(np.float32)
-        return Pictures(np.stack([face.points[self.rows] for face in seen]), seen[0].K, eyes, roots)
+        roots = np.sqrt(weights)
+        # A part's covariance is 1 + d d' with d the common deviation times the roots; the root of its inverse is
+        # 1 - u u', where u is d times `shrunk` (Sherman and Morrison 1950).
+        apart = COMMON * self._parts * roots[:, None]
+        size = np.square(apart).sum(-1, keepdims=True)
+        shrunk = np.sqrt((1 - 1 / np.sqrt(1 + size)) / np.maximum(size, 1e-12))
+        common = np.kron((shrunk * apart).swapaxes(-1, -2), np.eye(2)).astype(np.float32)
+        points = np.stack([face.points[self.rows] for face in seen])
+        return Pictures(points, seen[0].K, eyes, np.repeat(roots, 2, axis=-1).astype(np.float32), common)
 
     def models(self, resting: RestingLandmarks, coefficients: np.ndarray) -> np.ndarray:
         """Landmarks (F, H, n, 3) m of coefficients (F, H, E + 3) in the head frame."""
         return self.decoder.moved(resting, coefficients[..., : self._n], coefficients[..., self._n :])
 
     def residuals(self, pictures: Pictures, models: np.ndarray, poses: Poses) -> np.ndarray:
-        """(F, H, 2 n): seen points minus those of models (F, H, n, 3), times the roots of their weights."""
+        """(F, H, 2 n): seen points minus those of models (F, H, n, 3), times the roots of their weights, whitened."""
         apart = pictures.points[:, None] - project(poses.place(models), pictures.K)
-        return (apart / pictures.between_eyes[:, None, None, None]).reshape(*models.shape[:2], -1) * pictures.roots[
-            :, None
-        ]
+        apart = (apart / pictures.between_eyes[:, None, None, None]).reshape(*models.shape[:2], -1)
+        return pictures.whitened((apart * pictures.roots[:, None]).swapaxes(-1, -2)).swapaxes(-1, -2)
 
     def linear(self, pictures: Pictures, resting: RestingLandmarks, place: np.ndarray, poses: Poses) -> Systems:
         """The systems at coefficients place (F, E + 3) and poses."""
@@ -163,7 +178,7 @@ class LandmarkSystem:
         of_jaw = ((models[:, 1:] - models[:, :1]) / _JAW_STEP).transpose(0, 2, 3, 1)
         result[..., self.others + n :] = of_head @ of_jaw
         off = self.residuals(pictures, models[:, :1], poses)[:, 0]
-        return Systems(result.reshape(faces, 2 * camera.shape[1], -1), off)
+        return Systems(pictures.whitened(result.reshape(faces, 2 * camera.shape[1], -1)), off)
 
 
 def free_pose(shapes_prior: float, shapes: int) -> np.ndarray:

@@ -51,6 +51,13 @@ def point_weights(points: np.ndarray) -> np.ndarray:
     return kept
 
 
+def parts_of(points: np.ndarray) -> np.ndarray:
+    """(3, L) which of MediaPipe's points with these numbers are wrong together: each eye with its brow, the mouth."""
+    eyes, brows, mouth = (np.array(REGIONS[name]) for name in ("eyes", "brows", "mouth"))
+    parts = [np.concatenate(pair) for pair in zip(np.split(eyes, 2), np.split(brows, 2), strict=True)]
+    return np.stack([np.isin(points, part) for part in (*parts, mouth)])
+
+
 def fewer_points(
     head: HeadModel, embedding: LandmarkEmbedding, weights: np.ndarray, deviation: np.ndarray, count: int = IN_A_FRAME
 ) -> np.ndarray:
