@@ -100,8 +100,8 @@ def test_the_files_hold_what_the_nodes_pipeline_finds(written, pictures, open_bu
     out, _ = written
     rgb = read_picture(pictures / "one.png")
     node = FacePipeline(open_bundle, hypotheses=H, candidates=N, seed=SEED)
-    (face,) = node(rgb, 12.5, Intrinsics.from_field_of_view(*rgb.shape[1::-1]))
     stored = only(out / "one")
+    (face,) = node(rgb, 12.5, Intrinsics(stored["camera_matrix"], *rgb.shape[1::-1], metric=False))
     for name, value in (
         ("betas", face.shape), ("expressions", face.expressions), ("jaws", face.jaws), ("scores", face.scores),
         ("rotation", face.rotation), ("translation", face.translation), ("landmarks", face.landmarks),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,8 @@ from ofer_models.perception.intrinsics import project
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_evidence import IdentityEvidence
 from ofer_models.tracking.identity_state import View
-from ofer_models.tracking.landmark_system import Poses
-from ofer_models.tracking.point_weights import WeighedPoints, fewer_points, point_weights
+from ofer_models.tracking.landmark_system import COMMON, SHAPES, Poses
+from ofer_models.tracking.point_weights import WeighedPoints, fewer_points, parts_of, point_weights
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.spread import REGIONS
 
@@ -169,6 +171,31 @@ def test_a_head_comes_nearer_to_the_one_that_is_seen(evidence, open_bundle):
     assert np.mean(gained) < 0.7
 
 
+def test_a_head_moves_as_far_as_its_landmarks_are_off(open_bundle):
+    """Far from the candidate where the population's prior would leave much unexplained; hardly where the candidate
+    explains points that are off by less than is usual."""
+    head, fit = open_bundle.head, IdentityEvidence(open_bundle.head, LandmarkEvidence.of(open_bundle, every_point=True))
+    rng, face, nobody = np.random.default_rng(3), coefficients(head, jawOpen=0.2), np.zeros(head.n_shape, np.float32)
+    far, near = [], []
+    for _ in range(4):
+        unlike = (8 * rng.standard_normal(head.n_shape) * (np.arange(head.n_shape) < SHAPES)).astype(np.float32)
+        what = seen(head, unlike, face)
+        view = View(0.0, 1.0, np.zeros(1), seen=what, visible=ALL, expression=face[:-3], jaw=face[-3:])
+        far.append(_apart(head, fit(nobody, [view], np.ones(1))[0], unlike) / _apart(head, nobody, unlike))
+        truth = rng.standard_normal(head.n_shape).astype(np.float32)
+        what = seen(head, truth, face)
+        noisy = what.points + rng.normal(0, 0.012 * what.between_eyes, what.points.shape)
+        near.append(_apart(head, fit(truth, [replace(view, seen=replace(what, points=noisy))], np.ones(1))[0], truth))
+    assert np.mean(far) < 0.36
+    assert np.mean(near) < 0.14
+
+
+def _apart(head: HeadModel, betas: np.ndarray, others: np.ndarray) -> float:
+    """Mean distance in mm of frontal vertices."""
+    shapes = (_centred(head.shaped(each)[head.masks["frontal"]]) for each in (betas, others))
+    return 1000 * float(np.linalg.norm(np.subtract(*shapes), axis=-1).mean())
+
+
 def _centred(points: np.ndarray) -> np.ndarray:
     return points - points.mean(0)
 
@@ -215,6 +242,36 @@ def test_derivatives_say_where_points_go(evidence, open_bundle):
     went = linear.off - system.residuals(pictures, models, pose.moved(step[None, system.shapes : system.others]))[0]
     expected = linear.derivatives[0] @ step
     assert np.linalg.norm(went[0] - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_what_a_part_is_off_as_a_whole_counts_less(evidence, open_bundle):
+    """Whitened columns are those of the covariance that says so; where parts open counts in full."""
+    head, system = open_bundle.head, evidence.system
+    what = seen(head, np.zeros(head.n_shape, np.float32), coefficients(head))
+    weights = system.weights(what, np.where(MOUTH, 0, ALL))  # a hidden part has none
+    pictures = system.pictures([what], weights[None])
+    size, roots = 2 * len(weights), np.repeat(np.sqrt(weights), 2)
+    whiten = pictures.whitened(np.eye(size, dtype=np.float32)[None])[0]
+    covariance = np.eye(size)
+    for part in parts_of(system.numbers):
+        for axis in range(2):
+            together = COMMON * roots * np.repeat(part, 2) * (np.arange(size) % 2 == axis)
+            covariance += np.outer(together, together)
+    np.testing.assert_allclose(whiten.T @ whiten @ covariance, np.eye(size), atol=2e-3)
+    np.testing.assert_allclose(whiten, whiten.T, atol=1e-6)
+    eye = parts_of(system.numbers)[0]
+    shift, opening = np.zeros((2, size))
+    shift[1::2] = roots[1::2] * eye
+    rows = np.flatnonzero(eye)
+    opening[2 * rows + 1] = roots[2 * rows + 1] * np.where(np.arange(len(rows)) % 2, 1, -1)
+    left, kept = (np.linalg.norm(whiten @ each) / np.linalg.norm(each) for each in (shift, opening))
+    assert left < 0.25
+    assert kept > 0.9
+
+
+def test_parts_are_an_eye_with_its_brow_and_the_mouth():
+    parts = parts_of(np.arange(N_MEDIAPIPE))
+    assert [set(np.flatnonzero(part)) & {33, 70, 263, 300, 13, 4} for part in parts] == [{33, 70}, {263, 300}, {13}]
 
 
 def test_fewer_points_say_what_all_say(open_bundle):

@@ -8,7 +8,7 @@ import itertools
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from ofer_models.perception.pictures import decode_picture, printable, read_pict
 from ofer_models.pipeline import FacePipeline
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.reconstruction.reconstruct import MAX_FACES
+from ofer_models.reconstruction.unknown_camera import read_still
 from ofer_models.tracking.face import Face
 
 _ROWS_A_GROUP = 512  # rows kept in memory, and of one row group
@@ -105,15 +106,20 @@ class PartWorker:
 
     def _source(self, source: Source, faces: _RowFile, failures: _RowFile) -> None:
         pipeline = self._pipeline(source.kind)
-        self._ids.reset()
-        pipeline.reset(seed_of(self._job.seed, source.address))
+
+        def restart() -> None:
+            self._ids.reset()
+            pipeline.reset(seed_of(self._job.seed, source.address))
+
+        restart()
         name, problems = printable(source.address), 0
         rows: list[Row] = []
         frames = self._frames(source)
         for number in itertools.count():
             try:
                 frame = next(frames, None)
-                found = self._faces(pipeline, frame) if frame and frame.rgb is not None else []
+                again = restart if source.kind == PICTURE else None
+                found = self._faces(pipeline, frame, again) if frame and frame.rgb is not None else []
             except Exception as error:  # files of unknown origin: readers raise nearly everything
                 failures.add([_failure(source, number or None, error)])
                 break
@@ -137,11 +143,18 @@ class PartWorker:
         if pipeline.identity_failure:  # its faces have the mean head
             failures.add([_failure(source, None, f"no identity could be drawn: {pipeline.identity_failure}")])
 
-    def _faces(self, pipeline: FacePipeline, frame: ArchivedFrame) -> list[tuple[Intrinsics, Face]]:
-        height, width = frame.rgb.shape[:2]
-        camera = frame.camera or Intrinsics.from_field_of_view(width, height)
+    def _faces(
+        self, pipeline: FacePipeline, frame: ArchivedFrame, restart: Callable[[], None] | None
+    ) -> list[tuple[Intrinsics, Face]]:
+        """restart: of a picture alone, which may be read twice."""
         self._now = frame.stamp
-        return [(camera, face) for face in pipeline(frame.rgb, frame.stamp, camera)]
+        if restart:
+            faces, camera = read_still(pipeline, frame.rgb, restart)
+        else:
+            height, width = frame.rgb.shape[:2]
+            camera = frame.camera or Intrinsics.from_field_of_view(width, height)
+            faces = pipeline(frame.rgb, frame.stamp, camera)
+        return [(camera, face) for face in faces]
 
     def _frames(self, source: Source) -> Iterator[ArchivedFrame]:
         if source.kind == PICTURE:

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from ofer_models.head.albedo import Albedo
-from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.pictures import PictureError, printable, read_picture
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.coefficients import arrays, document
@@ -22,6 +21,7 @@ from ofer_models.reconstruction.pictures import folder_names
 from ofer_models.reconstruction.result import Reconstruction
 from ofer_models.reconstruction.result_folder import remove_results, replaced
 from ofer_models.reconstruction.sheet import draw_sheet
+from ofer_models.reconstruction.unknown_camera import read_still
 
 MAX_FACES = 100  # in one picture
 NOW = "now7"
@@ -85,11 +85,9 @@ def reconstruct(pictures: Iterable[Path], pipeline: FacePipeline, output: Output
 
 def _one(picture: Path, folder: Path, pipeline: FacePipeline, output: Output, seed: int) -> list[Reconstruction]:
     rgb = read_picture(picture)
-    height, width = rgb.shape[:2]
-    camera = Intrinsics.from_field_of_view(width, height)
-    pipeline.reset()
     # Ids of tracks go on counting from picture to picture; names must not depend on what came before.
-    found = sorted(pipeline(rgb, 0.0, camera), key=lambda face: face.roi)
+    faces, camera = read_still(pipeline, rgb, pipeline.reset)
+    found = sorted(faces, key=lambda face: face.roi)
     if pipeline.identity_failure:
         raise PictureError(f"no identity could be drawn: {pipeline.identity_failure}")
     results = [Reconstruction.of(f"face{number}", pipeline, face, camera) for number, face in enumerate(found, start=1)]

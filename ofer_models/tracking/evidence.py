@@ -6,11 +6,12 @@ are an ensemble that the points correct (ensemble Kalman filter, Evensen 1994). 
     sum over points of w |p - f(x, pose, shape)|^2 + |x - drawn mean|^2 in the prior's metric
 
 over expression and jaw x, with the pose, what the head's shape is off and what a part of the face is off as a whole
-marginalised; weights w are by the points' deviations, and 0 where a point is hidden. The samples' deviations from their
-mean shrink as a linear model says, with noise of the points' deviation added, so that members differ as much as the
-points leave open; what only hidden points would tell stays as it was drawn. Beforehand they are spread (covariance
-inflation, Anderson and Anderson 1999): ExpGen has believed hidden points as well and is too sure of them. The first
-member is the mean itself, as the control run of a weather ensemble is: the likeliest reading.
+marginalised; weights w are by the points' deviations, and 0 where a point is hidden. The metric is a Student's: where the
+mean has to move far, the context was wrong, and binds less. The samples' deviations from their mean shrink as a linear
+model says, with noise of the points' deviation added, so that members differ as much as the points leave open; what only
+hidden points would tell stays as it was drawn. Beforehand they are spread (covariance inflation, Anderson and Anderson
+1999): ExpGen has believed hidden points as well and is too sure of them. The first member is the mean itself, as the
+control run of a weather ensemble is: the likeliest reading.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ _ROUNDS = 2  # through the derivatives of the first place
 _RIDGE = 1e-4  # of the mean information, so that its root exists
 # Deviation of a sample, and of the samples' mean, from the truth, in those of the population. The mean is worth more
 # than one sample, but not at lids and brows, of whose movement the context tells little.
-_PRIOR, _PRIOR_OF_MEAN = 1.5, 0.26
-_LEAST_PRIOR, _LEAST_PRIOR_OF_MEAN = 0.15, 0.026  # of coefficients that the population seldom uses
+_PRIOR, _PRIOR_OF_MEAN = 1.5, 0.24
+_LEAST_PRIOR, _LEAST_PRIOR_OF_MEAN = 0.15, 0.024  # of coefficients that the population seldom uses
+_FAR = 9.0  # squared deviations that the mean is usually moved by
 _LITTLE_TOLD = ("eye", "brow")  # how the names of such units begin
 _CENTRINGS = 3  # rounds in which members within their bounds get the ensemble's mean
 _SHAPE_OFF = 0.3  # deviations by which the chosen head may still be wrong in each component
@@ -125,13 +127,16 @@ class LandmarkEvidence:
         cross = linear.normal[:, :n, n:]
         without = np.linalg.solve(own, cross)
         known = linear.normal[:, n:, n:] - cross.swapaxes(-1, -2) @ without
-        residual = linear.off[:, None]
+        residual, prior = linear.off[:, None], np.broadcast_to(self._of_mean, start.shape)
         for round_ in range(_ROUNDS):
             if round_:
                 residual = system.residuals(pictures, system.models(resting, place), at)
+                far = np.square(place - start) @ self._of_mean
+                prior = self._of_mean * (2 * _FAR / (_FAR + far))[..., None]
             gradient = linear.gradient(residual)
-            right = gradient[..., n:] - gradient[..., :n] @ without + self._of_mean * (start - place)
-            place, step = bounded_solve(known + np.diag(self._of_mean), right, place, self.bounds, self._bounded)
+            right = gradient[..., n:] - gradient[..., :n] @ without + prior * (start - place)
+            normal = known + prior.swapaxes(-1, -2) * np.eye(known.shape[-1])
+            place, step = bounded_solve(normal, right, place, self.bounds, self._bounded)
             left = gradient[:, 0, :n] - (cross @ step[:, 0, :, None])[..., 0]
             at = at.moved(np.linalg.solve(own, left[..., None])[:, system.shapes :, 0])
         apart = noise @ _root(known).swapaxes(-1, -2) + self.precision * INFLATION * (drawn - start)

@@ -28,8 +28,8 @@ _ROUNDS = 6
 # person, the head would take it over.
 _SHARE = 0.25
 _SHAPE_PRIOR = 0.9  # deviation about the candidate, in each component, at first
-_WIDTHS = (0.25, 16.0)  # least and greatest variance, in parts of that
-_UNEXPLAINED = 0.7  # of the landmarks' variance: what the right head leaves, of which the fit itself takes a part
+_WIDTHS = (0.25, 4.0)  # least and greatest variance, in parts of that
+_UNEXPLAINED = 0.5  # of the landmarks' variance: what the right head leaves, of which the fit itself takes a part
 
 
 @dataclass

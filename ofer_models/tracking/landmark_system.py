@@ -92,7 +92,7 @@ class LandmarkSystem:
     def __init__(self, head: HeadModel, points: WeighedPoints, parts: np.ndarray | None = None) -> None:
         """parts (G, n): which of the points are off together; none by default."""
         self.rows = points.rows
-        self._numbers = points.numbers
+        self.numbers = points.numbers
         self._weights = points.weights * (INDEPENDENT / points.weights.sum())
         self._parts = np.zeros((0, len(points.rows))) if parts is None else parts.astype(np.float64)
         self.decoder = LandmarkDecoder(head, points.embedding)
@@ -116,7 +116,7 @@ class LandmarkSystem:
         told = np.ones(len(self._weights))
         for chance in (visible, seen.visible):
             if chance is not None:
-                told = np.minimum(told, np.clip((chance[self._numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1))
+                told = np.minimum(told, np.clip((chance[self.numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1))
         return told * self._weights
 
     def weights(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:

@@ -12,6 +12,7 @@ from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.pictures import PictureError, printable, read_picture
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.pictures import find_pictures
+from ofer_models.reconstruction.unknown_camera import read_still
 from ofer_models.tracking.face import Face
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.pictures.annotations import read_annotations
@@ -78,10 +79,7 @@ class Reader:
 
     def faces(self, rgb: np.ndarray) -> tuple[list[Face], Intrinsics]:
         """Faces in a picture (H, W, 3), the largest first, and the camera that was assumed."""
-        self.pipeline.reset()
-        height, width = rgb.shape[:2]
-        camera = Intrinsics.from_field_of_view(width, height)
-        found = self.pipeline(rgb, 0.0, camera)
+        found, camera = read_still(self.pipeline, rgb, self.pipeline.reset)
         return sorted(found, key=lambda face: -face.roi[2] * face.roi[3]), camera
 
     def reading(self, name: str, face: Face, camera: Intrinsics, annotated: np.ndarray | None = None) -> Reading:
