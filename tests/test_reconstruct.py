@@ -23,6 +23,7 @@ from ofer_models.reconstruction.reconstruct import Output, ReconstructError, rec
 from ofer_models.reconstruction.result import spread_mm
 from ofer_models.reconstruction.result_folder import remove_results, replaced
 from ofer_models.reconstruction.sheet import COLUMNS, TILE
+from ofer_models.reconstruction.unknown_camera import assumed_camera
 
 H, N, SEED = 4, 12, 3
 
@@ -94,6 +95,17 @@ def read_glb(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def only(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "face1.npz") as stored:
         return dict(stored)
+
+
+def test_nobody_is_nearer_than_people_are_photographed(written):
+    """A cut-out's face would be 40 cm away under the usual field of view."""
+    usual, cut_out, far = (assumed_camera(330, 300, eyes) for eyes in (0.0, 60.0, 10.0))
+    assert usual.K[0, 0] == far.K[0, 0] == pytest.approx(165 / np.tan(np.pi / 6))
+    assert cut_out.K[0, 0] == cut_out.K[1, 1] == pytest.approx(60 * 0.6 / 0.063)
+    np.testing.assert_array_equal(cut_out.K[:2, 2], usual.K[:2, 2])
+    assert not cut_out.metric
+    stored = only(written[0] / "one")
+    assert stored["camera_matrix"][0, 0] > usual.K[0, 0] and stored["translation"][2] > 0.5
 
 
 def test_the_files_hold_what_the_nodes_pipeline_finds(written, pictures, open_bundle):

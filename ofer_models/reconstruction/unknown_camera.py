@@ -1,7 +1,7 @@
 """Pictures of which no camera is known: read as a camera would have taken them that stood as far away as people do.
 
-A face that fills its picture was cut out of a larger one or taken with a long lens. Under a usual field of view it would
-be 20 cm away, and the head would be made flat to explain that its nose is no larger than from afar.
+A face that fills its picture was cut out of a larger one or taken with a long lens. Under a usual field of view it
+would be 20 cm away, and the head would be made flat to explain that its nose is no larger than from afar.
 """
 
 from __future__ import annotations

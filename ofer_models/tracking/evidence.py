@@ -6,12 +6,12 @@ are an ensemble that the points correct (ensemble Kalman filter, Evensen 1994). 
     sum over points of w |p - f(x, pose, shape)|^2 + |x - drawn mean|^2 in the prior's metric
 
 over expression and jaw x, with the pose, what the head's shape is off and what a part of the face is off as a whole
-marginalised; weights w are by the points' deviations, and 0 where a point is hidden. The metric is a Student's: where the
-mean has to move far, the context was wrong, and binds less. The samples' deviations from their mean shrink as a linear
-model says, with noise of the points' deviation added, so that members differ as much as the points leave open; what only
-hidden points would tell stays as it was drawn. Beforehand they are spread (covariance inflation, Anderson and Anderson
-1999): ExpGen has believed hidden points as well and is too sure of them. The first member is the mean itself, as the
-control run of a weather ensemble is: the likeliest reading.
+marginalised; weights w are by the points' deviations, and 0 where a point is hidden. The metric is a Student's: where
+the mean has to move far, the context was wrong, and binds less. The samples' deviations from their mean shrink as a
+linear model says, with noise of the points' deviation added, so that members differ as much as the points leave open;
+what only hidden points would tell stays as it was drawn. Beforehand they are spread (covariance inflation, Anderson and
+Anderson 1999): ExpGen has believed hidden points as well and is too sure of them. The first member is the mean itself,
+as the control run of a weather ensemble is: the likeliest reading.
 """
 
 from __future__ import annotations
