@@ -24,6 +24,7 @@ from ofer_models.dataset.where import condition
 from ofer_models.dataset.work import Job, PartWorker, bundle_hash, seed_of
 from ofer_models.perception.pictures import read_picture
 from ofer_models.pipeline import FacePipeline
+from ofer_models.reconstruction.unknown_camera import read_still
 
 ABOUT = {"bundle": {"name": "open"}, "hypotheses": H, "seed": SEED}
 
@@ -344,7 +345,7 @@ def test_meshes_of_rows_are_the_pipelines(dataset, archive, open_bundle, tmp_pat
     pipeline = FacePipeline(
         open_bundle, hypotheses=H, candidates=N, seed=seed_of(SEED, source), max_faces=100, small_faces=True
     )
-    (face,) = pipeline(read_picture(Path(source)), 0.0)
+    (face,), _ = read_still(pipeline, read_picture(Path(source)), pipeline.reset)
     for k, path in enumerate(paths):
         vertices = trimesh.load(path, process=False).vertices
         np.testing.assert_allclose(vertices, pipeline.vertices(face, k), atol=2e-6)
