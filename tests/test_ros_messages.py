@@ -273,3 +273,19 @@ def test_transforms_follow_rep_155(monkeypatch):
     np.testing.assert_allclose(axes[:, 0], -face.rotation[:, 0], atol=1e-9)  # x to the person's right
     np.testing.assert_allclose(axes[:, 1], -face.rotation[:, 1], atol=1e-9)  # y down
     assert (gaze.transform.translation.x, gaze.transform.translation.y, gaze.transform.translation.z) == (0, 0, 0)
+
+
+def test_a_gaze_turns_with_the_eyes(monkeypatch, open_head):
+    face = replace(
+        fake_face(), shape=np.zeros(open_head.n_shape, np.float32), jaw=np.zeros(3, np.float32),
+        expression=np.zeros(open_head.n_expression, np.float32),
+    )  # fmt: skip
+    for unit in ("eyeLookOutLeft", "eyeLookInRight", "eyeLookUpLeft", "eyeLookUpRight"):
+        face.expression[open_head.expression_names.index(unit)] = 1
+    monkeypatch.setattr(transforms, "TFMessage", None)
+    message = face_array_message([face], Header(frame_id="camera"), (480, 640, 3))
+    q = transforms.FaceTransforms(None, open_head).transforms(message)[1].transform.rotation
+    x, y, z = matrix_from_quaternion(np.array([q.x, q.y, q.z, q.w])).T  # axes in the face's frame: x out, y left, z up
+    assert z[0] > 0.85 and z[1] > 0.25 and z[2] > 0.1, "ahead, to the person's left and up"
+    assert abs(x[2]) < 1e-9 and x[1] < -0.8 and y[2] < -0.8, "upright"
+    np.testing.assert_allclose(np.cross(x, y), z, atol=1e-9)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ofer_models.head.landmark_sets import N_MEDIAPIPE, tracked_landmarks
+from ofer_models.head.gaze import Gaze
+from ofer_models.head.landmark_sets import IRISES, N_MEDIAPIPE, tracked_landmarks
 from ofer_models.head.model import HeadModel, Identity
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose
-from ofer_models.perception.intrinsics import project
+from ofer_models.perception.intrinsics import Intrinsics, project
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_evidence import IdentityEvidence
 from ofer_models.tracking.identity_state import View
@@ -43,10 +44,16 @@ def coefficients(head: HeadModel, **units: float) -> np.ndarray:
     return values
 
 
+def tracked(head: HeadModel, vertices: np.ndarray) -> np.ndarray:
+    """(L, 3) the landmarks that are compared with pictures, the irises among them."""
+    embedding = tracked_landmarks(head)[0]
+    return np.einsum("lk,lkc->lc", embedding.bary, vertices[head.faces[embedding.triangle]])
+
+
 def seen(head: HeadModel, betas: np.ndarray, face: np.ndarray) -> SeenLandmarks:
     """Landmarks as a camera straight before the face sees them without error."""
     vertices = head.decode(betas, face[:-3], face[-3:])
-    camera = head.landmarks(vertices, "mediapipe") @ UPRIGHT.T + PLACE
+    camera = tracked(head, vertices) @ UPRIGHT.T + PLACE
     pixels = camera @ K.T
     points = pixels[:, :2] / pixels[:, 2:]
     eyes = np.linalg.norm(points[[362, 263]].mean(0) - points[[33, 133]].mean(0))
@@ -70,7 +77,7 @@ def moved(evidence: LandmarkEvidence, head: HeadModel, face: np.ndarray, visible
     half = np.abs(rng.normal(0, 0.05, (HYPOTHESES, len(face)))) * (np.arange(len(face)) < head.n_expression)
     what = seen(head, betas, face)
     identity = head.identity(betas)
-    pose = estimate_head_pose(what.points, head.landmarks(head.decode(betas, half.mean(0)[:-3]), "mediapipe"), K)
+    pose = estimate_head_pose(what.points, tracked(head, head.decode(betas, half.mean(0)[:-3])), K)
     noise = rng.standard_normal((HYPOTHESES, len(face)))
     return alone(evidence, what, visible, identity, half.astype(np.float32), noise, pose)[0]
 
@@ -133,7 +140,7 @@ def test_members_differ_as_much_as_the_points_leave_open(evidence, open_bundle):
     head = open_bundle.head
     face, betas = coefficients(head, jawOpen=0.4), np.zeros(head.n_shape, np.float32)
     what, identity = seen(head, betas, face), head.identity(betas)
-    pose = estimate_head_pose(what.points, head.landmarks(head.decode(betas), "mediapipe"), K)
+    pose = estimate_head_pose(what.points, tracked(head, head.decode(betas)), K)
     drawn = np.zeros((40, len(face)), np.float32)
     noise = np.random.default_rng(1).standard_normal(drawn.shape)
     both = (alone(evidence, what, ALL, identity, drawn, some, pose)[0] for some in (0 * noise, noise))
@@ -210,7 +217,7 @@ def test_point_weights_leave_out_neighbours_and_keep_features():
 def test_a_camera_matrix_with_skew_counts(evidence, open_bundle):
     head, system, skewed = open_bundle.head, evidence.system, K + np.diag([90.0, 0], 1)[:3, :3]
     face, betas = coefficients(head, jawOpen=0.4), np.zeros(head.n_shape, np.float32)
-    points = head.landmarks(head.decode(betas, face[:-3], face[-3:]), "mediapipe") @ UPRIGHT.T + PLACE
+    points = tracked(head, head.decode(betas, face[:-3], face[-3:])) @ UPRIGHT.T + PLACE
     what, pose = SeenLandmarks(project(points, skewed), skewed, 60.0), Poses(UPRIGHT[None], PLACE[None])
     resting = system.decoder.at_rest([head.identity(betas)])
     pictures = system.pictures([what], system.weights(what, None)[None])
@@ -281,12 +288,12 @@ def test_fewer_points_say_what_all_say(open_bundle):
     weights = point_weights(points)
     fewer = fewer_points(head, embedding, weights, open_bundle.stages["expgen"].deviation[: head.n_expression])
     kept = WeighedPoints.of(embedding, points, fewer)
-    assert len(kept.rows) == 144 and (weights[kept.rows] > 0).all()
+    assert len(kept.rows) == 146 and set(IRISES) <= set(kept.numbers.tolist()) and (weights[kept.rows] > 0).all()
     assert kept.weights.sum() == pytest.approx(weights.sum(), rel=0.05)
     for members in REGIONS.values():
         mine = np.isin(kept.numbers, members)
         assert mine.sum() >= 8 and 0.7 < kept.weights[mine].sum() / weights[np.isin(points, members)].sum() < 1.4
-    places = head.landmarks(head.v_template, "mediapipe")
+    places = tracked(head, head.v_template)
     assert (np.ptp(places[kept.rows], axis=0) > 0.8 * np.ptp(places[weights > 0], axis=0)).all()
     np.testing.assert_array_equal(fewer_points(head, embedding, fewer, np.ones(head.n_expression)), fewer)
 
@@ -332,3 +339,34 @@ def test_the_first_hypothesis_is_the_mean_and_what_is_at_its_end_stays_there(evi
         np.testing.assert_allclose(found[0], found[1:].mean(0), atol=0.04)
         ended = found[0, : head.n_expression] <= 0
         assert ended.any() and not found[:, : head.n_expression][:, ended].any()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_irises_in_sight_turn_the_eyes_and_hidden_ones_leave_them(evidence, open_bundle, hidden):
+    head, rng = open_bundle.head, np.random.default_rng(0)
+    betas = np.zeros(head.n_shape, np.float32)
+    what = seen(head, betas, coefficients(head, eyeLookOutLeft=0.8, eyeLookInRight=0.8))  # to the person's left
+    drawn = np.tile(coefficients(head), (HYPOTHESES, 1))
+    noise = rng.standard_normal(drawn.shape).astype(np.float32)
+    visible = np.zeros(N_MEDIAPIPE) if hidden else ALL
+    pose = HeadPose(UPRIGHT, PLACE, np.zeros(0))
+    found, _ = alone(evidence, what, visible, head.identity(betas), drawn, noise, pose)
+    side = Gaze.of(head)(found[0, :-3])[0]
+    assert abs(side) < 0.02 if hidden else side > 0.2, "0.8 of both units are 0.28"
+
+
+def test_what_is_seen_of_a_closed_eye_tells_nothing_of_where_it_looks(evidence, open_bundle):
+    head = open_bundle.head
+    landmarks = np.zeros((478, 3))
+    landmarks[list(IRISES)] = 1
+    rows = {"open": 20.0, "closed": 1.0}
+    told = {}
+    for name, height in rows.items():
+        points = np.random.default_rng(0).uniform(100, 200, (478, 3))
+        for upper, lower, inner, outer in ((159, 145, 133, 33), (386, 374, 362, 263)):
+            points[outer], points[inner] = [100, 100, 0], [160, 100, 0]
+            points[upper], points[lower] = [130, 100 - height / 2, 0], [130, 100 + height / 2, 0]
+        what = SeenLandmarks.of(points, tracked_landmarks(head)[1], Intrinsics(np.diag([500.0, 500, 1]), 640, 480))
+        counts = evidence.system.counts(what, ALL)
+        told[name] = counts[np.isin(tracked_landmarks(head)[1][evidence.system.rows], IRISES)]
+    assert (told["open"] > 0).all() and not told["closed"].any()

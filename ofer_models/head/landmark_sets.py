@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ofer_models.head.model import HeadModel, HeadModelError, LandmarkEmbedding
+from ofer_models.head.model import LEFT_EYE, RIGHT_EYE, HeadModel, HeadModelError, LandmarkEmbedding
 
 _EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
 
 N_MEDIAPIPE = 468  # MediaPipe's points without the irises
+N_WITH_IRISES = 478
+IRISES = (468, 473)  # the centres of the right and of the left one
+UPPER_LIDS, LOWER_LIDS = (159, 386), (145, 374)  # the middles of their edges, likewise
+INNER_CORNERS, OUTER_CORNERS = (133, 362), (33, 263)
 
 # iBUG's 68 points by MediaPipe index: contour from the person's right ear to the left, brows, nose, eyes, lips (outer,
 # then inner).
@@ -39,14 +43,44 @@ def check_complete(head: HeadModel) -> None:
 def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
     """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
 
-    FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Raises
-    HeadModelError when the head knows no such points.
+    FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Where
+    expressions turn a head's eyes, the centres of MediaPipe's irises come last. Raises HeadModelError when the head
+    knows no such points.
     """
     for embedding in (head.embeddings[name] for name in _EMBEDDINGS if name in head.embeddings):
         if embedding.points is not None:
             return embedding, embedding.points
         if len(embedding.triangle) == N_MEDIAPIPE:
-            return embedding, np.arange(N_MEDIAPIPE)
+            irises = _irises(head) if any(name.startswith("eyeLook") for name in head.expression_names) else None
+            if irises is None:
+                return embedding, np.arange(N_MEDIAPIPE)
+            both = (np.concatenate(pair) for pair in zip((embedding.triangle, embedding.bary), irises, strict=True))
+            return LandmarkEmbedding(*both), np.r_[:N_MEDIAPIPE, IRISES]
     raise HeadModelError(
         "the head model has no landmarks to find its pose by; run `ofer import` again with --landmarks"
     )
+
+
+def _irises(head: HeadModel) -> tuple[np.ndarray, np.ndarray] | None:
+    """Triangles (2,) and barycentric coordinates (2, 3) of the points in which the right and the left eyeball look
+    straight ahead: before the joints that they turn about. None for a head without eyeballs."""
+    known = all(name in head.masks for name in ("right_eye", "left_eye"))
+    if not known or len(head.parents) <= max(RIGHT_EYE, LEFT_EYE):
+        return None
+    vertices, joints = head.v_template, head.joint_regressor @ head.v_template
+    found = []
+    for joint, name in ((RIGHT_EYE, "right_eye"), (LEFT_EYE, "left_eye")):
+        numbers = np.flatnonzero(np.isin(head.faces, head.masks[name]).all(1))
+        corners = vertices[head.faces[numbers]]  # (F, 3, 3)
+        edges = np.concatenate([corners[..., :2], np.ones((*corners.shape[:2], 1))], axis=-1).swapaxes(1, 2)
+        usable = np.abs(np.linalg.det(edges)) > 1e-12
+        if not usable.any():
+            return None
+        bary = np.linalg.solve(edges[usable], np.array([*joints[joint, :2], 1.0])[None, :, None])[..., 0]
+        depth = np.where((bary > -1e-6).all(1), np.einsum("fk,fk->f", bary, corners[usable][..., 2]), -np.inf)
+        if not np.isfinite(depth).any():
+            return None
+        front = int(depth.argmax())
+        found.append((numbers[usable][front], bary[front].astype(np.float32)))
+    triangles, coordinates = zip(*found, strict=True)
+    return np.array(triangles), np.stack(coordinates)

@@ -15,15 +15,17 @@ import cv2
 import numpy as np
 
 from ofer_models.head.decoders import LandmarkDecoder, RestingLandmarks
+from ofer_models.head.landmark_sets import IRISES, UPPER_LIDS
 from ofer_models.head.model import HeadModel, rotation_matrices
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import project
 from ofer_models.tracking.point_weights import WeighedPoints
 from ofer_models.tracking.reprojection import SeenLandmarks
 
-INDEPENDENT = 200  # points that all of them together count as: close points are wrong together
+INDEPENDENT = 200  # points that all of them but the irises together count as: close points are wrong together
 COMMON = 0.03  # deviation of what a part of the face is off as a whole, in parts of the distance between the eyes
 SHAPES = 40  # components of the head's shape that are estimated from points
+_NARROW = (0.1, 0.25)  # an eye's opening, in parts of its width, up to which its iris tells nothing, and from which all
 _DOUBTFUL, _CLEAR = 0.62, 0.92  # chance of being seen up to which a point tells nothing, and from which it tells all
 _JAW_STEP = 0.05  # rad, of the derivative
 _FREE_POSE = 1e-6  # what keeps the pose where no point is seen
@@ -93,7 +95,14 @@ class LandmarkSystem:
         """parts (G, n): which of the points are off together; none by default."""
         self.rows = points.rows
         self.numbers = points.numbers
-        self._weights = points.weights * (INDEPENDENT / points.weights.sum())
+        sides = [np.flatnonzero(points.numbers == iris) for iris in IRISES]
+        self._iris_rows = np.concatenate(sides)
+        self._iris_sides = np.repeat([0, 1], [len(side) for side in sides])
+        # Encoders do not tell of irises: what hides an eye's upper lid hides the eye.
+        self._judged = points.numbers.copy()
+        self._judged[self._iris_rows] = np.array(UPPER_LIDS)[self._iris_sides]
+        others = points.weights[~np.isin(points.numbers, IRISES)]
+        self._weights = points.weights * (INDEPENDENT / others.sum())
         self._parts = np.zeros((0, len(points.rows))) if parts is None else parts.astype(np.float64)
         self.decoder = LandmarkDecoder(head, points.embedding)
         self._n = head.n_expression
@@ -114,9 +123,11 @@ class LandmarkSystem:
         """How many independent points each of a face's landmarks (n,) counts as: by the chance (468,) that each of
         MediaPipe's points is seen, the less of what the encoder and a landmark network say; all are without either."""
         told = np.ones(len(self._weights))
+        if seen.opening is not None:
+            told[self._iris_rows] = _ramp(seen.opening, *_NARROW)[self._iris_sides]
         for chance in (visible, seen.visible):
             if chance is not None:
-                told = np.minimum(told, np.clip((chance[self.numbers] - _DOUBTFUL) / (_CLEAR - _DOUBTFUL), 0, 1))
+                told = np.minimum(told, _ramp(chance[self._judged], _DOUBTFUL, _CLEAR))
         return told * self._weights
 
     def weights(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:
@@ -179,6 +190,11 @@ class LandmarkSystem:
         result[..., self.others + n :] = of_head @ of_jaw
         off = self.residuals(pictures, models[:, :1], poses)[:, 0]
         return Systems(pictures.whitened(result.reshape(faces, 2 * camera.shape[1], -1)), off)
+
+
+def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0 up to low, 1 from high, a line between."""
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def free_pose(shapes_prior: float, shapes: int) -> np.ndarray:

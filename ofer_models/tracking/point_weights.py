@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofer_models.head.decoders import LandmarkDecoder
+from ofer_models.head.landmark_sets import IRISES
 from ofer_models.head.model import HeadModel, LandmarkEmbedding
 from ofer_models.tracking.spread import REGIONS
 
-IN_A_FRAME = 144  # points of each frame's fit
+IN_A_FRAME = 146  # points of each frame's fit
 _FEATURE, _CONTOUR, _EVERY = 3.0, 0.3, 3  # weights of mouth, lids and brows, of the outline; one in three of the others
+_IRIS = 12.0  # two points tell where the eyes look, and stand in the picture as exactly as lids do
 _OUTLINE = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
             150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
 _LEVER = 0.1  # rad of a turn that counts as much as a deviation of a coefficient
@@ -42,19 +44,22 @@ class WeighedPoints:
 def point_weights(points: np.ndarray) -> np.ndarray:
     """Weights (L,) of MediaPipe's points with these numbers, 0 for those that are left out: neighbours of others."""
     features = np.concatenate([np.array(members) for members in REGIONS.values()])
-    special = np.isin(points, features) | np.isin(points, _OUTLINE)
+    special = np.isin(points, features) | np.isin(points, _OUTLINE) | np.isin(points, IRISES)
     kept = np.zeros(len(points))
     others = np.flatnonzero(~special)
     kept[others[::_EVERY]] = _EVERY
     kept[np.isin(points, features)] = _FEATURE
     kept[np.isin(points, _OUTLINE)] = _CONTOUR
+    kept[np.isin(points, IRISES)] = _IRIS
     return kept
 
 
 def parts_of(points: np.ndarray) -> np.ndarray:
-    """(3, L) which of MediaPipe's points with these numbers are wrong together: each eye with its brow, the mouth."""
+    """(3, L) which of MediaPipe's points with these numbers are wrong together: each eye with its iris and brow, the
+    mouth."""
     eyes, brows, mouth = (np.array(REGIONS[name]) for name in ("eyes", "brows", "mouth"))
-    parts = [np.concatenate(pair) for pair in zip(np.split(eyes, 2), np.split(brows, 2), strict=True)]
+    rows = zip(np.split(eyes, 2), np.split(brows, 2), np.reshape(IRISES, (2, 1)), strict=True)
+    parts = [np.concatenate(row) for row in rows]
     return np.stack([np.isin(points, part) for part in (*parts, mouth)])
 
 
@@ -70,7 +75,8 @@ def fewer_points(
     if np.count_nonzero(weights) <= count:
         return weights
     told = _told(head, embedding, deviation).astype(np.float64)
-    rows = np.flatnonzero(weights)
+    irises = np.flatnonzero(weights == _IRIS)  # nothing stands for them, and they stand for nothing
+    rows, count = np.setdiff1d(np.flatnonzero(weights), irises), count - len(irises)
     told, heavy = told[rows], np.sqrt(weights[rows])
     chosen = [int((np.linalg.norm(told - told.mean(0), axis=1) * heavy).argmax())]
     apart = np.linalg.norm(told - told[chosen[0]], axis=1)
@@ -78,6 +84,7 @@ def fewer_points(
         chosen.append(int((apart * heavy).argmax()))
         apart = np.minimum(apart, np.linalg.norm(told - told[chosen[-1]], axis=1))
     result = np.zeros(len(weights))
+    result[irises] = _IRIS
     for weight in np.unique(weights[rows]):
         alike = np.flatnonzero(weights[rows] == weight)
         near = np.intersect1d(alike, chosen)

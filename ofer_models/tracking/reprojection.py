@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ofer_models.head.landmark_sets import N_MEDIAPIPE
+from ofer_models.head.landmark_sets import INNER_CORNERS, LOWER_LIDS, N_WITH_IRISES, OUTER_CORNERS, UPPER_LIDS
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
 from ofer_models.perception.intrinsics import Intrinsics, project
 from ofer_models.perception.point_fusion import MEDIAPIPE_DEVIATION, PointEstimate, fuse, inter_ocular
@@ -17,8 +17,9 @@ from ofer_models.perception.point_fusion import MEDIAPIPE_DEVIATION, PointEstima
 class SeenLandmarks:
     """A face's landmarks points (L, 2) px without lens distortion, camera matrix K (3, 3), inter-ocular distance px.
 
-    deviation, (L,) or one for all: of each coordinate, in parts of the inter-ocular distance. visible (468,): the
-    chance that each of MediaPipe's points is seen, where a landmark network tells it.
+    deviation, (L,) or one for all: of each coordinate, in parts of the inter-ocular distance. visible (478,): the
+    chance that each of MediaPipe's points is seen, where a landmark network tells it. opening (2,): of the right and
+    the left eye, in parts of its width.
     """
 
     points: np.ndarray
@@ -26,12 +27,13 @@ class SeenLandmarks:
     between_eyes: float
     deviation: np.ndarray | float = MEDIAPIPE_DEVIATION
     visible: np.ndarray | None = None
+    opening: np.ndarray | None = None
 
     @classmethod
     def of(cls, landmarks: np.ndarray, chosen: np.ndarray, intrinsics: Intrinsics) -> SeenLandmarks:
         """MediaPipe's landmarks (478, >=2) px as the frame shows them, chosen (L,) those that the head model knows."""
-        points = intrinsics.undistort(landmarks[:N_MEDIAPIPE, :2])
-        return cls(points[chosen], intrinsics.K, inter_ocular(points))
+        points = intrinsics.undistort(landmarks[:N_WITH_IRISES, :2])
+        return cls(points[chosen], intrinsics.K, inter_ocular(points), opening=_opening(points))
 
     @classmethod
     def of_both(
@@ -41,7 +43,7 @@ class SeenLandmarks:
         both = fuse(landmarks, own)
         face = cls.of(both.points, chosen, intrinsics)
         deviation = both.deviation[chosen] / inter_ocular(landmarks)
-        return replace(face, deviation=deviation, visible=own.visible[:N_MEDIAPIPE])
+        return replace(face, deviation=deviation, visible=own.visible[:N_WITH_IRISES])
 
     def at(self, rows: np.ndarray) -> SeenLandmarks:
         """The same face at some of its landmarks, rows (n,)."""
@@ -70,6 +72,13 @@ class SeenLandmarks:
         share = share / max(float(share.sum()), 1e-9)
         variance = share @ np.broadcast_to(np.square(self.deviation), len(self.points))
         return -0.5 * (saturated @ share) ** 2 / max(float(variance), 1e-9)
+
+
+def _opening(points: np.ndarray) -> np.ndarray:
+    """(2,) how far the right and the left eye are open, in parts of their width, of points (>= 468, 2) px."""
+    height = np.linalg.norm(points[list(UPPER_LIDS)] - points[list(LOWER_LIDS)], axis=-1)
+    width = np.linalg.norm(points[list(INNER_CORNERS)] - points[list(OUTER_CORNERS)], axis=-1)
+    return height / np.maximum(width, 1e-6)
 
 
 def poses_of(
