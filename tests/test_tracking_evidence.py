@@ -194,7 +194,7 @@ def test_a_head_moves_as_far_as_its_landmarks_are_off(open_bundle):
         noisy = what.points + rng.normal(0, 0.012 * what.between_eyes, what.points.shape)
         near.append(_apart(head, fit(truth, [replace(view, seen=replace(what, points=noisy))], np.ones(1))[0], truth))
     assert np.mean(far) < 0.36
-    assert np.mean(near) < 0.14
+    assert np.mean(near) < 0.16
 
 
 def _apart(head: HeadModel, betas: np.ndarray, others: np.ndarray) -> float:
