@@ -10,6 +10,7 @@ pytest.importorskip("scipy")
 from skimage.data import astronaut
 
 from ofer_models.bundle import Bundle
+from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.perception.intrinsics import Intrinsics, project
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.methods import people
@@ -26,10 +27,12 @@ def test_a_head_is_found_by_its_landmarks_alone(open_bundle):
     betas[:5] = rng.normal(0, 1, 5)
     expression = np.zeros(head.n_expression, np.float32)
     expression[head.expression_names.index("mouthSmileLeft")] = 0.8
-    marks = head.landmarks(head.decode(betas, expression, np.zeros(3, np.float32)), "mediapipe")
+    vertices = head.decode(betas, expression, np.zeros(3, np.float32))
+    embedding, numbers = tracked_landmarks(head)
+    marks = np.einsum("lk,lkc->lc", embedding.bary, vertices[head.faces[embedding.triangle]])
     rotation, translation = np.diag([1.0, -1, -1]), np.array([0.0, 0.02, 0.8])
     points = np.zeros((478, 2))
-    points[:468] = project(marks @ rotation.T + translation, CAMERA.K)
+    points[numbers] = project(marks @ rotation.T + translation, CAMERA.K)
     fitted = LandmarkFit(open_bundle)(points, CAMERA)
     mesh = head.decode(fitted.betas, fitted.coefficients[:-3], fitted.coefficients[-3:])
     again = project(head.landmarks(mesh, "mediapipe") @ fitted.pose.rotation.T + fitted.pose.translation, CAMERA.K)
