@@ -26,6 +26,8 @@ def test_a_head_whose_expressions_do_not_turn_its_eyes_has_no_irises(open_head: 
     head = copy(open_head)
     head.expression_names = [f"expression_{i}" for i in range(head.n_expression)]
     assert not np.isin(tracked_landmarks(head)[1], IRISES).any() and Gaze.of(head) is None
+    head.embeddings = {}
+    assert Gaze.of(head) is None
 
 
 def test_a_gaze_is_where_both_eyes_look(open_head: HeadModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ofer_models.head.landmark_sets import IRISES, tracked_landmarks
-from ofer_models.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
+from ofer_models.head.model import LEFT_EYE, RIGHT_EYE, HeadModel, HeadModelError
 
 
 class Gaze:
@@ -17,8 +17,11 @@ class Gaze:
 
     @classmethod
     def of(cls, head: HeadModel) -> Gaze | None:
-        """None for a head whose eyes its expressions do not turn."""
-        embedding, points = tracked_landmarks(head)
+        """None for a head whose eyes its expressions do not turn, or that does not know where they are."""
+        try:
+            embedding, points = tracked_landmarks(head)
+        except HeadModelError:
+            return None
         rows = np.flatnonzero(np.isin(points, IRISES))
         if not rows.size:
             return None
