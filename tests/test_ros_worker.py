@@ -237,11 +237,11 @@ def test_the_relay_begins_an_item_when_it_will_be_wanted():
     clock = Clock()
     relay = Relay(clock)
     assert relay.early() == 0
-    relay.put("a", took=0.01)
+    relay.put("a", took=0.01, computed=0.01)
     assert relay.early() == np.inf and relay.take() == "a"
     assert relay.early() == 0, "nothing is known of how long that takes"
     clock.now += 0.05
-    relay.put("b", took=0.02)
+    relay.put("b", took=0.02, computed=0.02)
     assert relay.take() == "b"
     assert relay.early() == pytest.approx(0.03), "done in 0.05, ready after 0.02"
     clock.now += 0.04
@@ -250,9 +250,35 @@ def test_the_relay_begins_an_item_when_it_will_be_wanted():
     assert relay.take() is None and relay.early() == 0, "idle"
 
 
+def test_the_relay_s_threads_take_turns_where_they_are_in_each_other_s_way():
+    """One processor for both: what is prepared beside an item's work takes twice the time that it computes."""
+    clock = Clock()
+    relay = Relay(clock)
+    relay.put("a", took=0.01, computed=0.01)
+    for _ in range(3):
+        relay.take()
+        clock.now += 0.05
+        assert relay.early() == 0
+        relay.put("b", took=0.02, computed=0.01)
+    relay.take()
+    clock.now += 1
+    assert relay.early() == np.inf, "not beside the item at work"
+    relay.wake()
+    assert relay.take() is None and relay.early() == 0, "after it"
+    relay.put("c", took=0.05, computed=0.01)
+    assert relay.take() == "c"
+    clock.now += 4.1
+    assert relay.early() == 0, "tried again"
+    for _ in range(20):
+        relay.put("d", took=0.02, computed=0.018)
+        assert relay.take() == "d"
+        clock.now += 0.05
+        assert relay.early() < np.inf
+
+
 def test_the_relay_wakes_both_ends():
     relay = Relay()
-    relay.put("a", took=0.0)
+    relay.put("a", took=0.0, computed=0.0)
     turns: list[bool] = []
     thread = threading.Thread(target=lambda: turns.extend([relay.wait_for_turn(), relay.wait_for_turn()]), daemon=True)
     thread.start()
@@ -261,11 +287,11 @@ def test_the_relay_wakes_both_ends():
     assert relay.take() == "a"
     while not turns:
         time.sleep(0.001)
-    relay.put("b", took=0.0)
+    relay.put("b", took=0.0, computed=0.0)
     relay.close()
     thread.join(60)
     assert turns[0] is True and relay.take() is None
-    relay.put("c", took=0.0)
+    relay.put("c", took=0.0, computed=0.0)
     assert relay.take() is None and not relay.wait_for_turn()
 
 

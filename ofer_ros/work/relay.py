@@ -10,12 +10,32 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+_APART = 5.0  # s for which the threads take turns after each was in the other's way
+_ENOUGH = 0.65  # of the time that the first thread needs it, for which it has to have a processor
+_ITEMS, _FADING = 3, 0.7  # how many are judged together at least, and what older ones count with each new one
+
+
+class _Share:
+    """Of the time that items took, how much a processor was there for them."""
+
+    def __init__(self) -> None:
+        self._count, self._took, self._computed = 0, 0.0, 0.0
+
+    def is_little(self, took: float, computed: float) -> bool:
+        """With one more item, of so many seconds."""
+        self._count += 1
+        self._took = _FADING * self._took + took
+        self._computed = _FADING * self._computed + computed
+        return self._count >= _ITEMS and self._computed < _ENOUGH * self._took
+
 
 class Relay(Generic[Item]):
     """One slot between a thread that prepares items and one that works on them.
 
     An item prepared as early as possible would wait for its turn and be the older for it. So the first thread begins
-    when the second is about to be free, by what an item took each of them the last time.
+    when the second is about to be free, by what an item took each of them the last time. And where two threads at once
+    only take the processor from each other, which makes both halves longer and nothing more of them, the first waits
+    until the second is free, and tries again after a while.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,6 +45,8 @@ class Relay(Generic[Item]):
         self._item: Item | None = None
         self._preparing = self._working = 0.0  # what the last item took each thread, s
         self._taken: float | None = None  # since when the second thread is at work
+        self._beside = _Share()
+        self._apart_until = -math.inf
         self._woken = self._closed = False
 
     def wait_for_turn(self) -> bool:
@@ -40,12 +62,17 @@ class Relay(Generic[Item]):
             return math.inf
         if self._taken is None:
             return 0.0
+        if self._clock() < self._apart_until:
+            return math.inf
         return max(self._taken + self._working - self._preparing - self._clock(), 0.0)
 
-    def put(self, item: Item, took: float) -> None:
-        """Hand over an item whose preparation took so many seconds; after `close` it is ignored."""
+    def put(self, item: Item, took: float, computed: float) -> None:
+        """Hand over an item whose preparation took so many seconds, and of the processor so many; after `close` it is
+        ignored."""
         with self._changed:
             self._preparing = took
+            if self._taken is not None and self._beside.is_little(took, computed):
+                self._apart_until, self._beside = self._clock() + _APART, _Share()
             if not self._closed:
                 self._item = item
                 self._changed.notify_all()

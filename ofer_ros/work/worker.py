@@ -124,9 +124,10 @@ class FrameWorker:
             frame = self.mailbox.take()
             if frame is None:
                 return
+            computed = time.thread_time()
             seen = self.look(frame)
             if seen is not None:
-                self._relay.put(seen, seen.ended - seen.begun.started)
+                self._relay.put(seen, seen.ended - seen.begun.started, time.thread_time() - computed)
 
     def _show_frames(self) -> None:
         while not self._relay.closed:
