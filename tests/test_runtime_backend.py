@@ -24,8 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def altered(bundle, stage, **changes):
-    """The bundle with one stage's record changed."""
-    stages = bundle.stages | {stage: dataclasses.replace(bundle.stages[stage], **changes)}
+    """The bundle with one stage's record changed, that of its distilled variant too."""
+    spec = dataclasses.replace(bundle.stages[stage], **changes)
+    if spec.distilled is not None:
+        spec = dataclasses.replace(spec, distilled=dataclasses.replace(spec.distilled, **changes))
+    stages = bundle.stages | {stage: spec}
     return dataclasses.replace(bundle, stages=stages)
 
 
@@ -52,7 +55,7 @@ def test_providers_are_taken_in_order_and_only_where_installed():
         ("idrank", {"inputs": {"betas": ("F", "N", 7), "context": ("F", 256)}}, "idrank.onnx: input 'betas'"),
         ("expression_context", {"inputs": {"landmarks": ("F", 478, 6)}}, "unknown crop112"),
         ("identity_context", {"outputs": {"features": ("F", 256)}}, "missing features; unknown context"),
-        ("expgen", {"inputs": {"context": ("F", 9), "noise": ("F", "N", 53)}}, "expgen_cond.onnx: input 'context'"),
+        ("expgen", {"inputs": {"context": ("F", 9), "noise": ("F", "N", 53)}}, "expgen_distilled_cond.onnx: input 'context'"),
         ("idgen", {"inputs": {"context": ("F", 256), "noise": ("F", "N", 9)}}, "idgen_step.onnx: input 'x'"),
     ],
 )

@@ -57,6 +57,7 @@ class CoefficientSampler:
         self._backend, self._urgent, self._check = backend, urgent, check
         self._samplers: dict[bool, Sampler] = {}
         self._recorded = RecordedNoise(spec.files["noise"]) if "noise" in spec.files else None
+        stage_table(spec)  # wrong steps of networks that are not loaded yet are told at once, too
         self.set_steps(steps)
 
     def set_steps(self, steps: int | None) -> None:

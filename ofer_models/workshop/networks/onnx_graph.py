@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ofer_models.runtime.stored_weights import unpacked
+
 OPSET = 18
 IR_VERSION = 9
 SMALLEST_HALVED = 1024  # numbers; smaller tensors are gains and biases, not worth rounding
@@ -91,23 +93,23 @@ def write_model(model: onnx.ModelProto, path: str | Path, half_weights: bool) ->
 
 
 def store_bytes(path: str | Path) -> None:
-    """Rewrite a file of float32 weights so that it holds those of convolutions and linear layers as bytes, each
-    followed by a cast and a product with a scale for each output channel.
+    """Rewrite a file so that it holds the weights of convolutions and linear layers as bytes, each followed by a cast
+    and a product with a scale for each output channel.
 
     Arithmetic stays float32, and runtimes work casts and products out when they load the file, so only its size changes
-    (and the weights are rounded to 127 steps either way). Layers that keep their outputs in another axis than the first
-    stay as they are.
+    (and the weights are rounded to 127 steps either way).
     """
-    model = onnx.load(path)
+    model = unpacked(onnx.load(path))
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = [node.input[1] for node in model.graph.node if _outputs_first(node) and node.input[1] in stored]
+    axes = {node.input[1]: axis for node in model.graph.node if (axis := _output_axis(node)) is not None}
     unpacking = []
-    for name in dict.fromkeys(names):
-        tensor = stored[name]
-        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST_HALVED:
+    for name, axis in axes.items():
+        tensor = stored.get(name)
+        if tensor is None or tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST_HALVED:
             continue
         array = numpy_helper.to_array(tensor)
-        scale = np.abs(array).max(axis=tuple(range(1, array.ndim)), keepdims=True) / _STEPS
+        others = tuple(other for other in range(array.ndim) if other != axis % array.ndim)
+        scale = np.abs(array).max(axis=others, keepdims=True) / _STEPS
         scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
         rounded, cast, factor = f"{name}_bytes", f"{name}_steps", f"{name}_scale"
         tensor.CopyFrom(numpy_helper.from_array(np.round(array / scale).astype(np.int8), rounded))
@@ -121,11 +123,15 @@ def store_bytes(path: str | Path) -> None:
     check_file(path)
 
 
-def _outputs_first(node: onnx.NodeProto) -> bool:
-    """Whether a node's weight has its output channels in the first axis."""
-    return node.op_type == "Conv" or (
+def _output_axis(node: onnx.NodeProto) -> int | None:
+    """The axis of a node's weight that its output channels are in; None where it has no such weight."""
+    if node.op_type == "MatMul":
+        return -1
+    if node.op_type == "Conv" or (
         node.op_type == "Gemm" and any(a.name == "transB" and a.i == 1 for a in node.attribute)
-    )
+    ):
+        return 0
+    return None
 
 
 def check_file(path: str | Path) -> None:

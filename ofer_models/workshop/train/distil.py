@@ -24,6 +24,7 @@ from ofer_models.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from ofer_models.runtime.solvers import distilled_table, solver_table
 from ofer_models.workshop.bundle_writer import Provenance, set_distilled
 from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.networks.onnx_graph import store_bytes
 from ofer_models.workshop.networks.trainable_graph import TrainableGraph
 from ofer_models.workshop.train.accelerator import Accelerator
 from ofer_models.workshop.train.loop import Keeper, Schedule, train
@@ -169,6 +170,7 @@ def write_student(bundle: Bundle, stage: str, student: Student, source: Provenan
     partial = path.with_name(f".{path.name}.partial")
     try:
         student.cond.save(partial)
+        store_bytes(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
