@@ -55,7 +55,7 @@ def test_providers_are_taken_in_order_and_only_where_installed():
         ("idrank", {"inputs": {"betas": ("F", "N", 7), "context": ("F", 256)}}, "idrank.onnx: input 'betas'"),
         ("expression_context", {"inputs": {"landmarks": ("F", 478, 6)}}, "unknown crop112"),
         ("identity_context", {"outputs": {"features": ("F", 256)}}, "missing features; unknown context"),
-        ("expgen", {"inputs": {"context": ("F", 9), "noise": ("F", "N", 53)}}, "expgen_distilled_cond.onnx: input 'context'"),
+        ("expgen", {"inputs": {"context": ("F", 9), "noise": ("F", "N", 53)}}, "distilled_cond.onnx: input 'context'"),
         ("idgen", {"inputs": {"context": ("F", 256), "noise": ("F", "N", 9)}}, "idgen_step.onnx: input 'x'"),
     ],
 )
