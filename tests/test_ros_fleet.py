@@ -95,3 +95,44 @@ def test_cameras_come_and_go_and_the_others_do_not_notice(tmp_path):
         finally:
             fleet.process.terminate()
             assert fleet.process.wait(60) == 0, (tmp_path / "log").read_text()
+
+
+def test_camera_processes_are_killed_and_restarted(tmp_path):
+    picture, log = tmp_path / "face.png", tmp_path / "log"
+    cv2.imwrite(str(picture), face_picture())
+    with Fleet(log, "left", "right") as fleet:
+
+        def camera(name: str) -> subprocess.Popen:
+            arguments = ["-r", f"__ns:=/{name}", "-p", f"source:={picture}", "-p", "rate:=10.0", "-p", "loop:=true"]
+            return subprocess.Popen(
+                [sys.executable, "-m", "ofer_ros.nodes.camera_node", "--ros-args", *arguments],
+                env={**os.environ, "ROS_DOMAIN_ID": str(fleet.domain)},
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+
+        def more(name: str, count: int) -> None:
+            """Wait for further messages with a face."""
+            before = len(fleet.faces[name])
+            fleet.wait_for(lambda: sum(bool(m.faces) for m in fleet.faces[name][before:]) >= count)
+
+        cameras = {name: camera(name) for name in ("left", "right")}
+        try:
+            for name in cameras:
+                more(name, 2)
+            left = fleet.faces["left"][-1].faces[0].id
+            for _ in range(2):
+                cameras["right"].kill()
+                cameras["right"].wait(60)
+                more("left", 5)  # by then, nothing of the other one is under way
+                silent = len(fleet.faces["right"])
+                more("left", 5)
+                assert len(fleet.faces["right"]) == silent
+                cameras["right"] = camera("right")
+                more("right", 2)
+            assert {m.faces[0].id for m in fleet.faces["left"][-10:] if m.faces} == {left}
+        finally:
+            for process in cameras.values():
+                process.kill()
+                process.wait(60)
+            fleet.process.terminate()
+            assert fleet.process.wait(60) == 0, log.read_text()
