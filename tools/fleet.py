@@ -137,7 +137,9 @@ def main(
     names = [f"camera{number}" for number in range(cameras)]
     ways = {
         "fleet": [["ofer_ros.nodes.fleet_node", "--ros-args", "-p", f"cameras:={','.join(names)}"]],
-        "nodes": [["ofer_ros.nodes.ofer_node", "--ros-args", "-r", f"__ns:=/{n}", "-p", "autostart:=true"] for n in names],
+        "nodes": [
+            ["ofer_ros.nodes.ofer_node", "--ros-args", "-r", f"__ns:=/{name}", "-p", "autostart:=true"] for name in names
+        ],
     }  # fmt: skip
     figures: dict[str, Figures] = {}
     for way, commands in ways.items():
@@ -150,8 +152,8 @@ def main(
                 rclpy.try_shutdown()
         print(
             f"{way}: {found.rate:.1f} frames/s a camera, least to most served {found.fairness:.2f}, "
-            f"{found.latency:.0f} ms (95 %: {found.latency_95:.0f}), {found.processor:.1f} ms of the processor a frame, "
-            f"{found.memory:.0f} MB", flush=True,
+            f"{found.latency:.0f} ms (95 %: {found.latency_95:.0f}), "
+            f"{found.processor:.1f} ms of the processor a frame, {found.memory:.0f} MB", flush=True,
         )  # fmt: skip
     fleet, nodes = figures["fleet"], figures["nodes"]
     print(f"fleet / nodes: processor {fleet.processor / nodes.processor:.2f}, memory {fleet.memory / nodes.memory:.2f}")
