@@ -138,7 +138,8 @@ def main(
     ways = {
         "fleet": [["ofer_ros.nodes.fleet_node", "--ros-args", "-p", f"cameras:={','.join(names)}"]],
         "nodes": [
-            ["ofer_ros.nodes.ofer_node", "--ros-args", "-r", f"__ns:=/{name}", "-p", "autostart:=true"] for name in names
+            ["ofer_ros.nodes.ofer_node", "--ros-args", "-r", f"__ns:=/{name}", "-p", "autostart:=true"]
+            for name in names
         ],
     }  # fmt: skip
     figures: dict[str, Figures] = {}
