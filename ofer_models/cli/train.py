@@ -103,11 +103,11 @@ def train(
     check_choice("--objective", objective, OBJECTIVES)
     check_choice("--rank", rank, RANKS)
     check_choice("--layout", layout, LAYOUTS)
-    require("run `make train-env`", "torch", "accelerate")
     check_choice("--backbone", backbone, BACKBONES)
     stages = {"cfr": ("1", "2"), "distil": ("expgen", "idgen")}.get(part, ())
     if stages:
         check_choice("--stage", stage or stages[0], stages)
+    require("run `make train-env`", "torch", "accelerate")
     if part == "distil":
         from ofer_models.cli.train_distil import train_distil
 

@@ -138,7 +138,7 @@ class Regressor:
 
 class StageSet:
     """Stages of a bundle on one of the runtimes, each an attribute; `backend` names the runtime in use. landmarks is
-    None where the bundle has none, or OFER's five are not asked for."""
+    None where the bundle has none, or OFER's five are not asked for; regressor where it is not asked for."""
 
     idgen: CoefficientSampler
     expgen: CoefficientSampler
@@ -146,7 +146,7 @@ class StageSet:
     idrank: Stage
     expression_context: Stage
     landmarks: Stage | None = None
-    regressor: Regressor
+    regressor: Regressor | None = None
 
     def __init__(
         self, bundle: Bundle, threads: int = 1, steps: int | None = None, backend: str | Backend = "auto",

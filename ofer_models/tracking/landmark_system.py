@@ -125,9 +125,9 @@ class LandmarkSystem:
         told = np.ones(len(self._weights))
         if seen.opening is not None:
             told[self._iris_rows] = _ramp(seen.opening, *_NARROW)[self._iris_sides]
-        for chance in (visible, seen.visible):
+        for chance, numbers in ((visible, self._judged), (seen.visible, self.numbers)):
             if chance is not None:
-                told = np.minimum(told, _ramp(chance[self._judged], _DOUBTFUL, _CLEAR))
+                told = np.minimum(told, _ramp(chance[numbers], _DOUBTFUL, _CLEAR))
         return told * self._weights
 
     def weights(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:

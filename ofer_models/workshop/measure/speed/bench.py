@@ -328,7 +328,11 @@ def calls_of(
     sizes = {"F": faces, "N": bundle.candidates}
     calls: dict[str, Any] = {}
     for name in bundle.stages:
-        stage = loaded.regressor.stage if name == REGRESSOR else getattr(loaded, name)
+        stage = getattr(loaded, name)
+        if stage is None:  # not asked for
+            continue
+        if name == REGRESSOR:
+            stage = stage.stage
         if bundle.stages[name].kind == "sampler":
             count = bundle.hypotheses if name == "expgen" else bundle.candidates
             context = rng.standard_normal((faces, int(stage.spec.inputs["context"][-1])), dtype=np.float32)
