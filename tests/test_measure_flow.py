@@ -18,7 +18,8 @@ def test_jitter_is_under_a_third_of_that_of_independent_draws_at_equal_spread(fl
     independent = flows["independent"]
     for name in ("frozen", "drift 0.5"):
         assert flows[name].jitter < independent.jitter / 3
-        assert flows[name].spread == pytest.approx(independent.spread, rel=0.25)
+        # Fifteen samples that stay the same, or nearly so, are one draw: 1.4 to 2.2 mm by the seed.
+        assert flows[name].spread == pytest.approx(independent.spread, rel=0.4)
     assert flows["frozen"].jitter < flows["drift 0.5"].jitter
     assert independent.spread > 1.0  # they do differ
 
