@@ -286,7 +286,7 @@ def test_fewer_points_say_what_all_say(open_bundle):
     head = open_bundle.head
     embedding, points = tracked_landmarks(head)
     weights = point_weights(points)
-    fewer = fewer_points(head, embedding, weights, open_bundle.stages["expgen"].deviation[: head.n_expression])
+    fewer = fewer_points(head, embedding, points, weights, open_bundle.stages["expgen"].deviation[: head.n_expression])
     kept = WeighedPoints.of(embedding, points, fewer)
     assert len(kept.rows) == 146 and set(IRISES) <= set(kept.numbers.tolist()) and (weights[kept.rows] > 0).all()
     assert kept.weights.sum() == pytest.approx(weights.sum(), rel=0.05)
@@ -295,7 +295,7 @@ def test_fewer_points_say_what_all_say(open_bundle):
         assert mine.sum() >= 8 and 0.7 < kept.weights[mine].sum() / weights[np.isin(points, members)].sum() < 1.4
     places = tracked(head, head.v_template)
     assert (np.ptp(places[kept.rows], axis=0) > 0.8 * np.ptp(places[weights > 0], axis=0)).all()
-    np.testing.assert_array_equal(fewer_points(head, embedding, fewer, np.ones(head.n_expression)), fewer)
+    np.testing.assert_array_equal(fewer_points(head, embedding, points, fewer, np.ones(head.n_expression)), fewer)
 
 
 def test_faces_are_moved_together_as_each_alone_and_one_without_a_solution_costs_no_other(evidence, open_bundle):

@@ -15,7 +15,6 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import psutil
 import rclpy
 import typer
 from rclpy.node import Node
@@ -104,7 +103,7 @@ def measure(commands: list[list[str]], names: list[str], rate: float, seconds: f
         used, began = _processor_seconds(nodes), time.monotonic()
         cameras.send(seconds)
         used, took = _processor_seconds(nodes) - used, time.monotonic() - began
-        memory = sum(psutil.Process(node.pid).memory_full_info().pss for node in nodes) / 1e6
+        memory = sum(_shared_fairly(node.pid) for node in nodes)
     counts = [cameras.answers[name] for name in names]
     median, late = 1000 * np.percentile(cameras.latencies, [50, 95])
     frames = sum(counts)
@@ -114,7 +113,15 @@ def measure(commands: list[list[str]], names: list[str], rate: float, seconds: f
 
 
 def _processor_seconds(nodes: list[subprocess.Popen]) -> float:
-    return sum(sum(psutil.Process(node.pid).cpu_times()[:2]) for node in nodes)
+    """User's and system's, as /proc/PID/stat counts them."""
+    counts = [Path(f"/proc/{node.pid}/stat").read_text().rpartition(")")[2].split()[11:13] for node in nodes]
+    return sum(int(count) for both in counts for count in both) / os.sysconf("SC_CLK_TCK")
+
+
+def _shared_fairly(process: int) -> float:
+    """Proportional set size in MB: what processes share counts in parts."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1.024e-3
 
 
 def _end(node: subprocess.Popen) -> None:

@@ -95,7 +95,8 @@ def train(
 
     `eyes` trains the dense landmark network on pictures of people, which a bundle may have beside the rest
     (docs/eyes.md), `regressor` one answer a face upon it; `cfr` a regressor for hidden faces in two stages, `learner` a
-    student that bears them (docs/regressors.md); `distil` a sampler that takes two steps (docs/sampling.md).
+    student that bears them (docs/regressors.md); `distil` a sampler that takes two steps
+    (ofer_models/workshop/train/README.md).
 
     The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
     """

@@ -12,7 +12,7 @@ N_MEDIAPIPE = 468  # MediaPipe's points without the irises
 N_WITH_IRISES = 478
 IRISES = (468, 473)  # the centres of the right and of the left one
 UPPER_LIDS, LOWER_LIDS = (159, 386), (145, 374)  # the middles of their edges, likewise
-INNER_CORNERS, OUTER_CORNERS = (133, 362), (33, 263)
+INNER_CORNERS, OUTER_CORNERS = (133, 362), (33, 263)  # of the eyes
 
 # iBUG's 68 points by MediaPipe index: contour from the person's right ear to the left, brows, nose, eyes, lips (outer,
 # then inner).
@@ -41,7 +41,7 @@ def check_complete(head: HeadModel) -> None:
 
 
 def tracked_landmarks(head: HeadModel) -> tuple[LandmarkEmbedding, np.ndarray]:
-    """The head's embedding that MediaPipe's points are compared with, and which of the 468 points (L,) it stands for.
+    """The head's embedding that MediaPipe's points are compared with, and which of them (L,) it stands for.
 
     FLAME has no embedding of all of them, but its 68 landmarks and MediaPipe's points at the same places. Where
     expressions turn a head's eyes, the centres of MediaPipe's irises come last. Raises HeadModelError when the head

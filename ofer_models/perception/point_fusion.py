@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ofer_models.head.landmark_sets import INNER_CORNERS, OUTER_CORNERS
 from ofer_models.perception.encoder_inputs import crop_blob
 from ofer_models.perception.landmark_crop import landmark_crop
 
 MEDIAPIPE_DEVIATION = 0.02  # of a coordinate on photographs, in parts of the inter-ocular distance
-_RIGHT_EYE, _LEFT_EYE = (33, 133), (362, 263)  # eye corners among MediaPipe's points
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def look(network: Callable[..., dict[str, np.ndarray]], rgb: np.ndarray, points:
 
 def inter_ocular(points: np.ndarray) -> float:
     """Distance px between the eyes of mesh points (>= 468, >= 2) px: the unit in which they are judged."""
-    eyes = points[list(_LEFT_EYE), :2].mean(0) - points[list(_RIGHT_EYE), :2].mean(0)
+    right, left = points[np.array([OUTER_CORNERS, INNER_CORNERS]), :2].mean(0)
     # A profile shows both eyes at one place.
-    return max(float(np.linalg.norm(eyes)), 0.35 * float(np.ptp(points[:, :2], axis=0).max()), 1e-3)
+    return max(float(np.linalg.norm(left - right)), 0.35 * float(np.ptp(points[:, :2], axis=0).max()), 1e-3)
 
 
 def fuse(mediapipe: np.ndarray, own: PointEstimate) -> PointEstimate:

@@ -70,7 +70,7 @@ class LandmarkEvidence:
         embedding, points = tracked_landmarks(bundle.head)
         weights = point_weights(points)
         if not every_point:
-            weights = fewer_points(bundle.head, embedding, weights, deviation[: bundle.n_expression])
+            weights = fewer_points(bundle.head, embedding, points, weights, deviation[: bundle.n_expression])
         weighed = WeighedPoints.of(embedding, points, weights)
         system = LandmarkSystem(bundle.head, weighed, None if every_point else parts_of(weighed.numbers))
         return cls(system, deviation, bundle.expression_range, bundle.n_expression, bundle.head.expression_names)

@@ -64,9 +64,11 @@ def parts_of(points: np.ndarray) -> np.ndarray:
 
 
 def fewer_points(
-    head: HeadModel, embedding: LandmarkEmbedding, weights: np.ndarray, deviation: np.ndarray, count: int = IN_A_FRAME
-) -> np.ndarray:
-    """Weights (L,) of at most `count` landmarks that tell what all with weights (L,) do.
+    head: HeadModel, embedding: LandmarkEmbedding, points: np.ndarray, weights: np.ndarray, deviation: np.ndarray,
+    count: int = IN_A_FRAME,
+) -> np.ndarray:  # fmt: skip
+    """Weights (L,) of at most `count` landmarks that tell what all with weights (L,) do; points (L,): MediaPipe's
+    numbers.
 
     Landmarks tell the same where the same coefficients move them the same way: deviation (E,) of the expressions,
     shapes of deviation 1. Each next one is that which the chosen ones say least of (farthest-point sampling, Gonzalez
@@ -75,7 +77,7 @@ def fewer_points(
     if np.count_nonzero(weights) <= count:
         return weights
     told = _told(head, embedding, deviation).astype(np.float64)
-    irises = np.flatnonzero(weights == _IRIS)  # nothing stands for them, and they stand for nothing
+    irises = np.flatnonzero(np.isin(points, IRISES))  # nothing stands for them, and they stand for nothing
     rows, count = np.setdiff1d(np.flatnonzero(weights), irises), count - len(irises)
     told, heavy = told[rows], np.sqrt(weights[rows])
     chosen = [int((np.linalg.norm(told - told.mean(0), axis=1) * heavy).argmax())]
@@ -84,7 +86,7 @@ def fewer_points(
         chosen.append(int((apart * heavy).argmax()))
         apart = np.minimum(apart, np.linalg.norm(told - told[chosen[-1]], axis=1))
     result = np.zeros(len(weights))
-    result[irises] = _IRIS
+    result[irises] = weights[irises]
     for weight in np.unique(weights[rows]):
         alike = np.flatnonzero(weights[rows] == weight)
         near = np.intersect1d(alike, chosen)

@@ -28,7 +28,7 @@ _LEAST, _MOST = -6.0, 1.0  # log deviation in the network's unit: 0.16 px to mor
 
 class LandmarkNetwork(nn.Module):
     """Crops (n, 3, 128, 128) RGB in -1..1 to points (n, 478, 2) px of the crop, deviations (n, 478) px of each
-    coordinate, and visible (n, 478), the logit of the probability that the point is seen. 165 million multiplications.
+    coordinate, and visible (n, 478), the logit of the probability that the point is seen. 163 million multiplications.
 
     Untrained it answers with the canonical face, seen from before.
     """
