@@ -34,8 +34,8 @@ def test_the_mailbox_keeps_the_newest_only():
     assert mailbox.poll() is None
     mailbox.put("d")
     assert mailbox.wait() and mailbox.full, "it is left there"
-    mailbox.clear()
-    assert mailbox.poll() is None
+    assert mailbox.clear() is True
+    assert mailbox.clear() is False and mailbox.poll() is None
 
 
 def test_take_wakes_for_an_item_and_for_close():
@@ -135,11 +135,11 @@ def test_frames_that_waited_too_long_are_dropped():
     bench = Bench(max_age=2000.0)  # so long that no pause of the machine matters
     bench.process(Frame(image_message(), arrived=time.monotonic() - 3000))
     bench.process(Frame(image_message(), arrived=time.monotonic() - 1000))
-    assert (bench.statistics.late, bench.statistics.processed) == (1, 1)
+    assert (bench.statistics.dropped, bench.statistics.processed) == (1, 1)
     seen = bench.worker.look(Frame(image_message(), arrived=time.monotonic() - 1000))
     bench.worker._max_age = lambda: 500.0
     bench.worker.show(seen)
-    assert (bench.statistics.late, bench.statistics.processed) == (2, 1), "it was looked at, and waited for the other"
+    assert (bench.statistics.dropped, bench.statistics.processed) == (2, 1), "looked at, and waiting for the other"
 
 
 def test_stop_waits_for_the_frame_at_work_and_no_other_is_begun():
@@ -222,6 +222,50 @@ def test_a_look_that_does_not_end_is_waited_for_and_what_is_asked_meanwhile_is_a
     assert answer.result(60) == "ofer-worker"
     assert bench.worker.stop(60) and not bench.worker.alive
     assert not bench.results, "nobody waits for it any more"
+
+
+def test_every_frame_taken_is_counted_in_the_end_wherever_stop_meets_it():
+    """One is being made, one has been looked at and waits for that, one waits in the mailbox."""
+    shown, go_on = threading.Event(), threading.Event()
+
+    def behaviour(rgb):
+        shown.set()
+        assert go_on.wait(60)
+        return []
+
+    bench = Bench(FakePipeline(behaviour=behaviour), deliver=lambda result: None)  # as after a stop: nothing goes out
+    bench.worker.start()
+    for stamp in (1.0, 2.0):
+        bench.mailbox.put(Frame(image_message(stamp=stamp)))
+        while bench.pipeline.looked[-1:] != [stamp]:
+            time.sleep(0.001)
+    while bench.worker._relay.early() < np.inf:
+        time.sleep(0.001)
+    assert shown.wait(60)
+    bench.mailbox.put(Frame(image_message(stamp=3.0)))
+    assert bench.worker.stop(0.05) is False
+    assert bench.statistics.dropped == 2
+    go_on.set()
+    assert bench.worker.stop(60)
+    assert (bench.statistics.dropped, bench.statistics.processed) == (3, 0)
+
+
+def test_a_frame_that_is_looked_at_when_the_worker_stops_is_counted():
+    busy, go_on = threading.Event(), threading.Event()
+    bench = Bench()
+
+    def look(*arguments):
+        busy.set()
+        assert go_on.wait(60)
+
+    bench.pipeline.look = look
+    bench.worker.start()
+    bench.mailbox.put(Frame(image_message()))
+    assert busy.wait(60)
+    assert bench.worker.stop(0.05) is False
+    go_on.set()
+    assert bench.worker.stop(60)
+    assert (bench.statistics.dropped, bench.statistics.processed) == (1, 0)
 
 
 class Clock:

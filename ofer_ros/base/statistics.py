@@ -17,17 +17,16 @@ _WINDOW = 300  # frames that rates and percentiles look back on
 
 class FrameStatistics:
     """Counters of the stream and a sliding window of times. Written by the worker and by the thread that draws, read by
-    the diagnostics timer."""
+    the diagnostics timer. Every frame received is processed, dropped, a bad image or a failure in the end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.received = 0
         self.lost = 0  # sent by the camera and never received
-        self.overwritten = 0
+        self.dropped = 0  # overwritten by newer ones, too old when their turn came, or left when the stream ended
         self.processed = 0
         self.bad_images = 0
         self.failures = 0
-        self.late = 0
         self.faces = 0
         self.undrawn = 0  # frames whose markers and overlay were left out, as the ones before were still being drawn
         self._finished: deque[float] = deque(maxlen=_WINDOW)
@@ -42,6 +41,11 @@ class FrameStatistics:
             self._finished.append(time.monotonic())
             self._latency.append(1000 * latency)
         self.stages(stages)
+
+    def drop(self, count: int) -> None:
+        """So many frames were given up. From any thread."""
+        with self._lock:
+            self.dropped += count
 
     def stages(self, times: dict[str, float]) -> None:
         """Times of stages, ms by name."""

@@ -85,7 +85,7 @@ class FaceStream:
 
     def drop_waiting(self) -> None:
         """Forget the frame that waits for its turn."""
-        self._mailbox.clear()
+        self._statistics.drop(self._mailbox.clear())
 
     def between_frames(self, action: Callable[[], Answer]) -> Future[Answer]:
         """Have `action` done by the worker's thread, after the frame at work."""
@@ -103,7 +103,7 @@ class FaceStream:
     def stop(self, patience: float) -> bool:
         """Stop listening and wait for the frames at work; False when they did not end within `patience` seconds."""
         until = time.monotonic() + patience
-        self._mailbox.close()
+        self._statistics.drop(self._mailbox.close())
         self.inputs.destroy()
         ended = [one.stop(max(0.0, until - time.monotonic())) for one in (self._worker, self._drawer)]
         return all(ended)
@@ -111,9 +111,9 @@ class FaceStream:
     def _accept(self, frame: Frame) -> None:
         if not self._paused:
             self._statistics.received += 1
-            self._statistics.overwritten += self._mailbox.put(frame)
+            self._statistics.drop(self._mailbox.put(frame))
 
-    def _deliver(self, result: Result) -> dict[str, float]:
+    def _deliver(self, result: Result) -> dict[str, float] | None:
         height, width = result.rgb.shape[:2]
         if self._may_miss_small_faces and max(height, width) > _LARGE:
             self._may_miss_small_faces = False  # said once
@@ -124,7 +124,7 @@ class FaceStream:
         self.tracks = [face.id for face in result.faces]
         # A frame that ends after `stop` gave up on it must not bring the markers back.
         if self._paused or self._mailbox.closed:
-            return {}
+            return None
         drawing, times = self._outputs.publish(result)
         self._drawer.put(drawing)
         return times

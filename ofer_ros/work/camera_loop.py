@@ -112,7 +112,7 @@ class LoopWorker(FrameWorker):
         self._loop.look()
 
     def stop(self, timeout: float) -> bool:
-        self.mailbox.close()
+        self._statistics.drop(self.mailbox.close())
         self._stopped = self._loop.leave(self, timeout)
         if self._stopped:
             self.answer()

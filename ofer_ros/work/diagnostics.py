@@ -20,7 +20,7 @@ def frame_values(statistics: FrameStatistics) -> dict[str, object]:
         "frames_in": statistics.received,
         "frames_lost": statistics.lost,
         "frames_processed": statistics.processed,
-        "frames_dropped": statistics.overwritten + statistics.late,
+        "frames_dropped": statistics.dropped,
         "bad_images": statistics.bad_images,
         "failures": statistics.failures,
         "faces": statistics.faces,

@@ -51,18 +51,19 @@ class Mailbox(Generic[Item]):
         """Whether an item waits."""
         return self._item is not None
 
-    def clear(self) -> None:
-        """Forget the item that waits, if any."""
-        with self._ready:
-            self._item = None
+    def clear(self) -> bool:
+        """Forget the item that waits; whether there was one."""
+        return self.poll() is not None
 
-    def close(self) -> None:
-        """Wake every waiter; from now on `take` returns None and `put` ignores its item."""
+    def close(self) -> bool:
+        """Wake every waiter; from now on `take` returns None and `put` ignores its item. Whether one waited, which is
+        forgotten."""
         with self._ready:
             self._closed = True
-            self._item = None
+            waited, self._item = self._item is not None, None
             self._ready.notify_all()
         self._listener()
+        return waited
 
     @property
     def closed(self) -> bool:

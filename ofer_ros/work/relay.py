@@ -66,9 +66,9 @@ class Relay(Generic[Item]):
             return math.inf
         return max(self._taken + self._working - self._preparing - self._clock(), 0.0)
 
-    def put(self, item: Item, took: float, computed: float) -> None:
-        """Hand over an item whose preparation took so many seconds, and of the processor so many; after `close` it is
-        ignored."""
+    def put(self, item: Item, took: float, computed: float) -> bool:
+        """Hand over an item whose preparation took so many seconds, and of the processor so many; False when it is
+        ignored, after `close`."""
         with self._changed:
             self._preparing = took
             if self._taken is not None and self._beside.is_little(took, computed):
@@ -76,6 +76,7 @@ class Relay(Generic[Item]):
             if not self._closed:
                 self._item = item
                 self._changed.notify_all()
+            return not self._closed
 
     def take(self) -> Item | None:
         """The second thread has done the item before: wait for the next. None when woken or when closed."""
@@ -97,11 +98,13 @@ class Relay(Generic[Item]):
             self._woken = True
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Wake both threads; what waits is dropped."""
+    def close(self) -> bool:
+        """Wake both threads; what waits is dropped. Whether anything was."""
         with self._changed:
+            waited = self._item is not None
             self._closed, self._item = True, None
             self._changed.notify_all()
+            return waited
 
     @property
     def closed(self) -> bool:

@@ -59,9 +59,9 @@ class FrameWorker:
 
     While one thread is at a frame's `pipeline.faces(look)`, the other is at the next one's `pipeline.look(rgb, stamp,
     intrinsics, camera_pose)`; of the pipeline they also know `timings`, `reset()` and `report_latency(ms)`. calibration
-    knows the camera; deliver(result) publishes and returns its own times in ms by name; max_age() is the oldest age in
-    seconds at which a frame is still worth its work; convert takes an image message to RGB; camera_pose(header) is
-    where its camera was, None where that is not known.
+    knows the camera; deliver(result) publishes and returns its own times in ms by name, or None where it did not;
+    max_age() is the oldest age in seconds at which a frame is still worth its work; convert takes an image message to
+    RGB; camera_pose(header) is where its camera was, None where that is not known.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FrameWorker:
         mailbox: Mailbox[Frame],
         pipeline: Callable,
         calibration: Calibration,
-        deliver: Callable[[Result], dict[str, float]],
+        deliver: Callable[[Result], dict[str, float] | None],
         statistics: FrameStatistics,
         problems: ProblemLog,
         max_age: Callable[[], float],
@@ -98,8 +98,7 @@ class FrameWorker:
 
     def stop(self, timeout: float) -> bool:
         """Close the mailbox and wait for the frames at work; False when they did not finish in time."""
-        self.mailbox.close()
-        self._relay.close()
+        self._statistics.drop(self.mailbox.close() + self._relay.close())
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -127,7 +126,8 @@ class FrameWorker:
             computed = time.thread_time()
             seen = self.look(frame)
             if seen is not None:
-                self._relay.put(seen, seen.ended - seen.begun.started, time.thread_time() - computed)
+                taken = self._relay.put(seen, seen.ended - seen.begun.started, time.thread_time() - computed)
+                self._statistics.drop(not taken)
 
     def _show_frames(self) -> None:
         while not self._relay.closed:
@@ -193,8 +193,7 @@ class FrameWorker:
 
     def _is_late(self, frame: Frame) -> bool:
         late = time.monotonic() - frame.arrived > self._max_age()
-        with self._counting:
-            self._statistics.late += late
+        self._statistics.drop(late)
         return late
 
     def finish(self, begun: Begun, faces: list | Exception, waited: float = 0.0) -> None:
@@ -210,6 +209,9 @@ class FrameWorker:
             return
         with self._counting:
             self._failures_in_a_row = 0
+        if deliveries is None:
+            self._statistics.drop(1)
+            return
         stages = {
             "convert": 1000 * (begun.converted - begun.started),
             **{f"pipeline/{name}": value for name, value in self.pipeline.timings.items()},

@@ -1,5 +1,5 @@
-"""A camera that misbehaves: it changes resolution, encoding, calibration and transport, breaks frames and CameraInfos,
-lets its stamps stand still, stops and comes back."""
+"""A camera that misbehaves: it changes resolution, encoding, calibration and transport, is turned, breaks frames and
+CameraInfos, lets its stamps stand still, stops and comes back."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class RoughCamera:
         self._size, self._encoding, self._degrees = SIZES[0], ENCODINGS[0], 60.0
         self._images = self._infos = self._jpegs = None
         self._compressed = False
+        self._quarter_turns = 0
         self._frozen: Time | None = None  # the stamp that all frames have
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -82,6 +83,12 @@ class RoughCamera:
             self._degrees = float(self._rng.uniform(45, 90))
             self.counts["calibrations"] += 1
 
+    def turn(self) -> None:
+        """By a quarter: upright, on one side, upside down, on the other."""
+        with self._lock:
+            self._quarter_turns += 1
+            self.counts["turns"] += 1
+
     def change_transport(self) -> None:
         """From raw images to padded JPEGs, and back."""
         with self._lock:
@@ -104,8 +111,10 @@ class RoughCamera:
 
     def _publish(self, rgb: np.ndarray) -> None:
         stamp = self._frozen or self._node.get_clock().now().to_msg()
+        self.counts["frozen"] += self._frozen is not None
         header = Header(stamp=stamp, frame_id="camera_optical_frame")
-        width, height = self._size
+        rgb = np.rot90(cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA), self._quarter_turns)
+        height, width = rgb.shape[:2]
         info = camera_info(header, width, height, self._degrees)
         if self._rng.random() < self._broken_share:
             self.counts["broken_infos"] += 1
@@ -114,7 +123,7 @@ class RoughCamera:
         if self._compressed:
             self._publish_jpeg(rgb, header)
             return
-        pixels = encoded(cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA), self._encoding)
+        pixels = encoded(rgb, self._encoding)
         self.counts["frames"] += 1
         if self._rng.random() < self._broken_share:
             self.counts["broken"] += 1
@@ -124,12 +133,14 @@ class RoughCamera:
 
     def _publish_jpeg(self, rgb: np.ndarray, header: Header) -> None:
         """A JPEG in a buffer of whole kilobytes, as cheap cameras hand it out; broken: cut, or a bomb."""
-        picture = cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA)[..., ::-1]
-        data = cv2.imencode(".jpg", picture)[1].tobytes()
+        data = cv2.imencode(".jpg", rgb[..., ::-1])[1].tobytes()
         self.counts["frames"] += 1
         if self._rng.random() < self._broken_share:
             self.counts["broken"] += 1
-            data = data[: len(data) // 2] if self._rng.random() < 0.5 else _BOMB
+            bomb = self._rng.random() < 0.5
+            self.counts["bombs"] += bomb
+            data = _BOMB if bomb else data[: len(data) // 2]
+        self.counts["jpegs"] += 1
         data += bytes(-len(data) % _BLOCK)
         self._jpegs.publish(compressed_image_bytes(data, "jpeg", header))
 
@@ -182,4 +193,4 @@ def encoded(rgb: np.ndarray, encoding: str) -> np.ndarray:
         # From the full range to that of packed formats: 16..235 and 16..240.
         packed = np.stack([16 + luma * (219 / 255), 128 + (chroma - 128) * (224 / 255)], axis=-1)
         return np.round(packed).astype(np.uint8)
-    return rgb
+    return np.ascontiguousarray(rgb)

@@ -1,10 +1,11 @@
-"""What must hold during a soak: no marker outlives its face, and memory stays. No ROS in here."""
+"""What must hold during a soak: no marker outlives its face, no frame is lost uncounted, and memory stays. No ROS in
+here."""
 
 from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,9 @@ ADD, DELETE, DELETE_ALL = 0, 2, 3  # visualization_msgs/Marker
 STALE_AFTER = 1.5
 # A reader that hears nothing for so long (s) may have missed every repetition; what it shows runs out of its lifetime.
 MISSED_AFTER = 0.9
+# Frames of an active node that are taken and not done: one waits, one is looked at, one is handed over, one is made.
+AT_WORK = 4
+_ENDS = ("frames_processed", "frames_dropped", "bad_images", "failures")
 
 
 class _Reader:
@@ -105,6 +109,11 @@ class Scene3D:
     def cleared(self) -> bool:
         """Whether the last message took everything away."""
         return self._cleared and not self.shown
+
+
+def unaccounted(values: Mapping[str, str]) -> int:
+    """How many frames a node's diagnostics leave open: taken, and neither finished nor given up."""
+    return int(values["frames_in"]) - sum(int(values[name]) for name in _ENDS)
 
 
 @dataclass

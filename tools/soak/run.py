@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from ofer_ros.base.qos import FACES, NEWEST
 from ofer_ros.demo.processes import Processes, own_domain
 from ofer_ros.work.diagnostics import values_of
 from tools.soak.camera import RoughCamera
-from tools.soak.checks import Memory, Scene3D, marker_heads
+from tools.soak.checks import AT_WORK, Memory, Scene3D, marker_heads, unaccounted
 
 NODE = "/ofer_node"
 SECOND = "/second/ofer_node"  # on the same camera, left alone
@@ -43,7 +43,9 @@ _LIVE = {
     "show_landmarks": [True, False], "show_text": [True, False], "show_mesh": [True, True, False],
     "hypotheses_side_by_side": [True, False], "publish_tf": [True, False], "max_frame_age": [0.3, 1.0],
 }  # fmt: skip
-_NODE_VALUES = ("frames_in", "frames_processed", "bad_images", "failures", "tier")
+_NODE_VALUES = (
+    "frames_in", "frames_lost", "frames_processed", "frames_dropped", "bad_images", "failures", "tier",
+)  # fmt: skip
 _REFUSED = {
     "hypotheses": [0, 65],
     "steps": [2],
@@ -56,7 +58,7 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class SoakPlan:
-    """seconds: length. stops, cycles, resolutions, calibrations, transports, clocks: how often, evenly over it.
+    """seconds: length. stops, cycles, resolutions, calibrations, transports, clocks, turns: how often, evenly over it.
     rate: Hz of the camera.
     """
 
@@ -67,6 +69,7 @@ class SoakPlan:
     calibrations: int = 20
     transports: int = 6
     clocks: int = 6
+    turns: int = 12
     rate: float = 15.0
     broken_share: float = 0.01
 
@@ -84,11 +87,11 @@ class SoakPlan:
 class Soak(Node):
     """The operator: drives node and camera by a timetable and notes in `problems` whatever is not as it should be."""
 
-    def __init__(self, plan: SoakPlan, pid: int, say: Callable[[str], object]) -> None:
-        """pid: of the ofer_node; say: tells how far it is."""
+    def __init__(self, plan: SoakPlan, pids: Mapping[str, int], say: Callable[[str], object]) -> None:
+        """pids: of the nodes, by full name; say: tells how far it is."""
         super().__init__("soak")
         self._plan = plan
-        self._pid = pid
+        self._pids = pids
         self._say = say
         self._rng = np.random.default_rng(1)
         self._executor = SingleThreadedExecutor()
@@ -96,9 +99,9 @@ class Soak(Node):
         self.problems: list[str] = []
         self.counts: Counter[str] = Counter()
         self.scene = Scene3D()
-        self.memory = Memory(plan.settled)
+        self.memory = {node: Memory(plan.settled) for node in pids}
         self.levels: Counter[str] = Counter()
-        self._values: dict[str, str] = {}
+        self._values: dict[str, dict[str, str]] = {node: {} for node in pids}
         self._received = 0
         self._begun = time.monotonic()
         self._active = False
@@ -129,11 +132,16 @@ class Soak(Node):
         self.scene.message(marker_heads(data), time.monotonic())
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        values = values_of(message, f"{NODE[1:]}: faces")
-        if values is not None:
-            self._values = values
-            self.levels[{b"\0": "ok", b"\1": "warn", b"\2": "error"}[bytes(message.status[0].level)]] += 1
-            self.memory.add(time.monotonic() - self._begun, round(resident_megabytes(self._pid), 1))
+        for node, pid in self._pids.items():
+            values = values_of(message, f"{node[1:]}: faces")
+            if values is None:
+                continue
+            self._values[node] = values
+            self.memory[node].add(time.monotonic() - self._begun, round(resident_megabytes(pid), 1))
+            if not 0 <= unaccounted(values) <= (AT_WORK if values["state"] == "active" else 0):
+                self.problems.append(f"{node}, {values['state']}: {unaccounted(values)} frames are not accounted for")
+            if node == NODE:
+                self.levels[{b"\0": "ok", b"\1": "warn", b"\2": "error"}[bytes(message.status[0].level)]] += 1
 
     # What it does
 
@@ -206,7 +214,7 @@ class Soak(Node):
     def _expect_frames(self, when: str) -> None:
         before = self._received
         if not self.spin(_ANSWER, lambda: self._received > before):
-            self.problems.append(f"no frame {when} within {_ANSWER:g} s; diagnostics: {self._values}")
+            self.problems.append(f"no frame {when} within {_ANSWER:g} s; diagnostics: {self._values[NODE]}")
 
     def set_parameter(self) -> None:
         """One live parameter to a value that must be taken, or now and then one that must be refused."""
@@ -242,6 +250,7 @@ class Soak(Node):
             (plan.calibrations, camera.change_calibration),
             (plan.transports, camera.change_transport),
             (plan.clocks, camera.change_stamps),
+            (plan.turns, camera.turn),
             (int(plan.seconds), self.set_parameter),
             (int(plan.seconds / 5), self.ask_a_service),
         ]
@@ -252,7 +261,7 @@ class Soak(Node):
             act()
             if at - told >= 30:
                 told = at
-                self._say(f"{at:.0f} s: {dict(self.counts)}, {self.memory.summary()['last_mb']:.0f} MB")
+                self._say(f"{at:.0f} s: {dict(self.counts)}, {self.memory[NODE].summary()['last_mb']:.0f} MB")
         self.spin(self._begun + plan.seconds - time.monotonic())
 
     def end(self) -> None:
@@ -271,8 +280,9 @@ class Soak(Node):
                 self.problems.append(f"{len(lines)} log line(s) with {mark}: {lines[0]}")
         if self.scene.stale:
             self.problems.append(f"stale markers: {dict(self.scene.stale.most_common(5))}")
-        if self._plan.judges_memory and self.memory.growth > MOST_GROWTH:
-            self.problems.append(f"memory grew by {self.memory.growth:.1f} MB")
+        for node, memory in self.memory.items():
+            if self._plan.judges_memory and memory.growth > MOST_GROWTH:
+                self.problems.append(f"memory of {node} grew by {memory.growth:.1f} MB")
         if not self.counts["faces"]:
             self.problems.append("no face was ever found")
         if not self.ids[SECOND]:
@@ -287,9 +297,11 @@ class Soak(Node):
             "seconds": round(time.monotonic() - self._begun, 1),
             "camera": dict(camera.counts),
             "counts": dict(self.counts),
-            "memory": self.memory.summary(),
+            "memory": self.memory[NODE].summary(),
+            "second_memory": self.memory[SECOND].summary(),
             "diagnostics": dict(self.levels),
-            "node": {name: self._values.get(name) for name in _NODE_VALUES},
+            "node": {name: self._values[NODE].get(name) for name in _NODE_VALUES},
+            "second": {name: self._values[SECOND].get(name) for name in _NODE_VALUES},
             "problems": self.problems,
         }
 
@@ -303,7 +315,7 @@ def run_soak(plan: SoakPlan, out: Path, say: Callable[[str], object] = print) ->
         processes.start("ofer_node", "ofer_ros.nodes.ofer_node", {"hypotheses": 15})
         same = ("__ns:=/second", "image_raw:=/image_raw", "camera_info:=/camera_info")
         processes.start("second", "ofer_ros.nodes.ofer_node", {"hypotheses": 4, "autostart": True}, same)
-        soak = Soak(plan, processes.pid("ofer_node"), say)
+        soak = Soak(plan, {NODE: processes.pid("ofer_node"), SECOND: processes.pid("second")}, say)
         camera = RoughCamera(soak, plan.rate, plan.broken_share)
         try:
             soak.begin()
