@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from tools.soak.camera import ENCODINGS, encoded
-from tools.soak.checks import ADD, DELETE, DELETE_ALL, STALE_AFTER, Memory, Scene3D
+from tools.soak.checks import ADD, DELETE, DELETE_ALL, STALE_AFTER, Memory, Scene3D, unaccounted
 
 pytestmark = pytest.mark.ros
 
@@ -71,6 +71,12 @@ def test_memory_counts_from_when_it_has_settled():
     assert Memory(settled=60.0).growth == 0.0
 
 
+def test_what_a_node_took_and_neither_finished_nor_gave_up_is_open():
+    ends = {"frames_processed": "90", "frames_dropped": "6", "bad_images": "2", "failures": "1"}
+    assert unaccounted({"frames_in": "99", **ends}) == 0
+    assert unaccounted({"frames_in": "104", **ends}) == 5
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_the_rough_camera_s_encodings_are_the_same_picture(encoding):
     from ros_support import image_message
@@ -114,6 +120,7 @@ def test_a_rough_minute(open_bundle, tmp_path):
     summary = soak(tmp_path / "soak", 60, 20)
     assert summary["counts"]["cycles"] == 20 and summary["camera"]["stops"] == 5
     assert summary["camera"]["resolutions"] == summary["camera"]["calibrations"] == 20
+    assert summary["camera"]["turns"] == 12 and summary["camera"]["frozen"] and summary["camera"]["jpegs"]
     assert summary["camera"]["broken"] >= 1 and summary["node"]["failures"] == "0"
     assert summary["memory"]["growth_mb"] < 20
     assert summary["counts"]["parameters"] + summary["counts"]["parameters_refused"] == 60

@@ -68,7 +68,7 @@ class SoakPlan:
     resolutions: int = 20
     calibrations: int = 20
     transports: int = 6
-    clocks: int = 6
+    clocks: int = 7
     turns: int = 12
     rate: float = 15.0
     broken_share: float = 0.01
@@ -292,6 +292,7 @@ class Soak(Node):
             self.problems.append(f"two nodes share ids of faces: {sorted(shared)[:5]}")
 
     def summary(self, camera: RoughCamera) -> dict:
+        known = sum(int(self._values[SECOND].get(name, 0)) for name in ("frames_in", "frames_lost"))
         return {
             "plan": asdict(self._plan),
             "seconds": round(time.monotonic() - self._begun, 1),
@@ -302,6 +303,8 @@ class Soak(Node):
             "diagnostics": dict(self.levels),
             "node": {name: self._values[NODE].get(name) for name in _NODE_VALUES},
             "second": {name: self._values[SECOND].get(name) for name in _NODE_VALUES},
+            # Of the camera's frames, those that the second node neither took nor knows to be lost.
+            "second_missed": camera.counts["frames"] - known,
             "problems": self.problems,
         }
 
