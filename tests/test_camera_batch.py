@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dataset_support import face_picture
 
 from ofer_models.camera_batch import CameraFrame, SharedStages, process_together
+from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import FacePipeline
 from ofer_models.pipeline_settings import PipelineSettings
 
@@ -36,6 +39,26 @@ def test_faces_are_those_of_a_camera_alone(open_bundle, shared):
                 np.testing.assert_allclose(face.translation, other.translation, atol=1e-3)
                 np.testing.assert_allclose(face.shape, other.shape, atol=1e-3)
     assert together[0].timings.keys() >= {"perception", "expression", "pose", "total"}
+
+
+def test_each_camera_sees_through_its_own_lens(open_bundle, shared):
+    """One picture by lenses of 40 and 90 degrees: nearer by what the focal lengths differ in, as each has it alone."""
+    picture = face_picture()[..., ::-1].copy()
+    height, width = picture.shape[:2]
+    long, wide = (Intrinsics.from_field_of_view(width, height, degrees) for degrees in (40, 90))
+    skewed = replace(long, K=long.K + [[0, 40.0, 0], [0, 0, 0], [0, 0, 0]])
+    lenses = (long, wide, skewed)
+    together = [shared.pipeline(open_bundle, SETTINGS) for _ in lenses]
+    alone = [FacePipeline(open_bundle, SETTINGS) for _ in lenses]
+    for stamp in (0.0, 0.1):
+        frames = [CameraFrame(one, picture, stamp, lens) for one, lens in zip(together, lenses, strict=True)]
+        found = [face for (face,) in process_together(frames)]
+        expected = [one(picture, stamp, lens)[0] for one, lens in zip(alone, lenses, strict=True)]
+        for face, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(face.translation, other.translation, atol=1e-3)
+            np.testing.assert_allclose(face.rotation, other.rotation, atol=1e-3)
+            np.testing.assert_allclose(face.expressions, other.expressions, atol=1e-3)
+    assert found[0].translation[2] > 2 * found[1].translation[2]
 
 
 def test_a_frame_that_raises_changes_nothing_for_the_others(open_bundle, shared):

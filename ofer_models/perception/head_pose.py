@@ -66,8 +66,8 @@ def estimate_head_pose(
     usable = np.isfinite(points_px).all(axis=1) & np.isfinite(points_head).all(axis=1)
     if usable.sum() < _MIN_POINTS:
         raise NoPoseError(f"head pose needs at least {_MIN_POINTS} finite points, got {usable.sum()}")
-    pose = _solve(points_px[None, usable], points_head[None, usable], K, [previous])
-    (found,) = _with_errors(points_px[None], points_head[None], K, pose)
+    pose = _solve(points_px[None, usable], points_head[None, usable], K[None], [previous])
+    (found,) = _with_errors(points_px[None], points_head[None], K[None], pose)
     if found is None:
         raise NoPoseError(_NO_POSE)
     return found
@@ -77,24 +77,26 @@ def estimate_head_poses(
     points_px: np.ndarray, points_head: np.ndarray, K: np.ndarray, previous: Sequence[HeadPose | None],
     rounds: int = _ROUNDS,
 ) -> list[HeadPose | None]:  # fmt: skip
-    """`estimate_head_pose` of B faces in one go: points_px (B, L, 2), points_head (B, L, 3), previous one for each.
-    rounds: at most so many from a previous pose; two lead to within 0.01 degrees where the head moves on.
+    """`estimate_head_pose` of B faces in one go: points_px (B, L, 2), points_head (B, L, 3), K (B, 3, 3) or one for
+    all, previous one for each. rounds: at most so many from a previous pose; two lead to within 0.01 degrees where the
+    head moves on.
 
     The same arithmetic for each face as alone; B small problems cost little more than one. None in the place of a face
     that has no pose.
     """
     points_px, points_head, K = (np.asarray(a, np.float64) for a in (points_px, points_head, K))
     count = points_px.shape[1]
+    K = np.broadcast_to(K, (len(points_px), 3, 3))
     whole = np.isfinite(points_px).all(axis=(1, 2)) & np.isfinite(points_head).all(axis=(1, 2)) & (count >= _MIN_POINTS)
     poses: list[HeadPose | None] = [None] * len(points_px)
     for row in np.flatnonzero(~whole):  # each of them has its own usable points
         with contextlib.suppress(NoPoseError):
-            poses[row] = estimate_head_pose(points_px[row], points_head[row], K, previous[row])
+            poses[row] = estimate_head_pose(points_px[row], points_head[row], K[row], previous[row])
     rows = np.flatnonzero(whole)
     if rows.size:
-        seen, model = points_px[rows], points_head[rows]
-        solved = _solve(seen, model, K, [previous[row] for row in rows], rounds)
-        for row, pose in zip(rows, _with_errors(seen, model, K, solved), strict=True):
+        seen, model, cameras = points_px[rows], points_head[rows], K[rows]
+        solved = _solve(seen, model, cameras, [previous[row] for row in rows], rounds)
+        for row, pose in zip(rows, _with_errors(seen, model, cameras, solved), strict=True):
             poses[row] = pose
     return poses
 
@@ -117,14 +119,14 @@ def _solve(
     known = np.array([i for i, pose in enumerate(previous) if pose is not None], int)
     if known.size:
         start = np.stack([previous[i].rotation for i in known]), np.stack([previous[i].translation for i in known])
-        rotation[known], translation[known] = _refine(seen[known], model[known], K, *start, rounds)
-        error[known] = _median_errors(seen[known], model[known], K, rotation[known], translation[known])
+        rotation[known], translation[known] = _refine(seen[known], model[known], K[known], *start, rounds)
+        error[known] = _median_errors(seen[known], model[known], K[known], rotation[known], translation[known])
     poor = np.flatnonzero(~(error < _GOOD_FIT * np.ptp(seen, axis=1).max(axis=-1)))
-    starts = {i: start for i in poor if (start := _start(seen[i], model[i], K)) is not None}
+    starts = {i: start for i in poor if (start := _start(seen[i], model[i], K[i])) is not None}
     if starts:
         rows = np.array(list(starts))
-        fresh = _refine(seen[rows], model[rows], K, *(np.stack(p) for p in zip(*starts.values(), strict=True)))
-        fresh_error = _median_errors(seen[rows], model[rows], K, *fresh)
+        fresh = _refine(seen[rows], model[rows], K[rows], *(np.stack(p) for p in zip(*starts.values(), strict=True)))
+        fresh_error = _median_errors(seen[rows], model[rows], K[rows], *fresh)
         better = ~(error[rows] <= fresh_error)
         chosen = rows[better]
         rotation[chosen], translation[chosen] = fresh[0][better], fresh[1][better]
@@ -146,7 +148,7 @@ def _start(seen: np.ndarray, model: np.ndarray, K: np.ndarray) -> _Pose | None:
             continue
         if found:
             pose = cv2.Rodrigues(rotation)[0], translation[:, 0]
-            error = float(_median_errors(seen[None], model[None], K, pose[0][None], pose[1][None])[0])
+            error = float(_median_errors(seen[None], model[None], K[None], pose[0][None], pose[1][None])[0])
             if error < best_error:
                 best, best_error = pose, error
     return best
@@ -215,7 +217,7 @@ def _refine(
         place = new if taken.all() else new.where(taken, place)
         if not staying.all():
             active, damping, place = active[staying], damping[staying], place[staying]
-            seen, model = seen[staying], model[staying]
+            seen, model, K = seen[staying], model[staying], K[staying]
     return rotation, translation
 
 
@@ -231,12 +233,12 @@ class _Placed:
 
     @classmethod
     def of(cls, seen: np.ndarray, model: np.ndarray, K: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> _Placed:
-        """Of model (B, 3, L), seen at (B, 2, L)."""
+        """Of model (B, 3, L), seen at (B, 2, L) by cameras K (B, 3, 3)."""
         turned = rotation @ model
         camera = turned + shift[..., None]
         over = 1 / camera[:, 2:]
         rays = camera[:, :2] * over
-        return cls(turned, over, rays, seen - (K[:2, :2] @ rays + K[:2, 2:]))
+        return cls(turned, over, rays, seen - (K[:, :2, :2] @ rays + K[:, :2, 2:]))
 
     def __getitem__(self, rows: np.ndarray) -> _Placed:
         return _Placed(self.turned[rows], self.over[rows], self.rays[rows], self.residual[rows])
@@ -255,8 +257,8 @@ class _Placed:
         """(B, 6, 2, L) derivative of u and v by a small further rotation and a shift."""
         jacobian = np.empty((len(self.turned), 6, 2, self.turned.shape[-1]))
         shift = jacobian[:, 3:]
-        shift[:, :2] = K[:2, :2].T[..., None] * self.over[:, None]
-        np.multiply(K[:2, :2] @ self.rays, -self.over, out=shift[:, 2])
+        shift[:, :2] = K[:, :2, :2].swapaxes(-1, -2)[..., None] * self.over[:, None]
+        np.multiply(K[:, :2, :2] @ self.rays, -self.over, out=shift[:, 2])
         x, y, z = (self.turned[:, axis, None] for axis in range(3))
         dx, dy, dz = shift[:, 0], shift[:, 1], shift[:, 2]
         # The cross product of the turned point and its derivatives.

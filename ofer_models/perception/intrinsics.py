@@ -146,8 +146,9 @@ class Intrinsics:
 
 
 def project(points: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Pixels (..., 2) of points (..., 3) in the optical frame through a pinhole camera K (3, 3), skew included."""
-    return points[..., :2] / points[..., 2:] @ K[:2, :2].T + K[:2, 2]
+    """Pixels (..., L, 2) of points (..., L, 3) in the optical frame through pinhole cameras K (..., 3, 3), skew
+    included."""
+    return points[..., :2] / points[..., 2:] @ K[..., :2, :2].swapaxes(-1, -2) + K[..., None, :2, 2]
 
 
 def _homogeneous(points: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Heads' landmarks in a picture as linear systems: what expression, jaw, pose and shape move them by.
 
-All arrays are of F faces at once, of one camera. Residuals and derivatives are in parts of the distance between the
-eyes; points count by `point_weights` and by whether they are seen. Points of one part of the face are wrong together:
-residuals are whitened of what a part is off as a whole, so that its opening or its width tells more than its place.
+All arrays are of F faces at once, each with its own camera. Residuals and derivatives are in parts of the distance
+between the eyes; points count by `point_weights` and by whether they are seen. Points of one part of the face are wrong
+together: residuals are whitened of what a part is off as a whole, so that its opening or its width tells more than its
+place.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ class Poses:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Where F faces' points (F, n, 2) are seen, px, the camera matrix K (3, 3), the distances between the eyes (F,) px,
-    roots (F, 2 n) float32 of the points' weights, and what parts are off as a whole, common (F, 2 n, 2 G) float32."""
+    """Where F faces' points (F, n, 2) are seen, px, their camera matrices K (F, 3, 3), the distances between the eyes
+    (F,) px, roots (F, 2 n) float32 of the points' weights, and what parts are off as a whole, common (F, 2 n, 2 G)
+    float32."""
 
     points: np.ndarray
     K: np.ndarray
@@ -146,8 +148,8 @@ class LandmarkSystem:
         size = np.square(apart).sum(-1, keepdims=True)
         shrunk = np.sqrt((1 - 1 / np.sqrt(1 + size)) / np.maximum(size, 1e-12))
         common = np.kron((shrunk * apart).swapaxes(-1, -2), np.eye(2)).astype(np.float32)
-        points = np.stack([face.points[self.rows] for face in seen])
-        return Pictures(points, seen[0].K, eyes, np.repeat(roots, 2, axis=-1).astype(np.float32), common)
+        points, cameras = np.stack([face.points[self.rows] for face in seen]), np.stack([face.K for face in seen])
+        return Pictures(points, cameras, eyes, np.repeat(roots, 2, axis=-1).astype(np.float32), common)
 
     def models(self, resting: RestingLandmarks, coefficients: np.ndarray) -> np.ndarray:
         """Landmarks (F, H, n, 3) m of coefficients (F, H, E + 3) in the head frame."""
@@ -155,7 +157,7 @@ class LandmarkSystem:
 
     def residuals(self, pictures: Pictures, models: np.ndarray, poses: Poses) -> np.ndarray:
         """(F, H, 2 n): seen points minus those of models (F, H, n, 3), times the roots of their weights, whitened."""
-        apart = pictures.points[:, None] - project(poses.place(models), pictures.K)
+        apart = pictures.points[:, None] - project(poses.place(models), pictures.K[:, None])
         apart = (apart / pictures.between_eyes[:, None, None, None]).reshape(*models.shape[:2], -1)
         return pictures.whitened((apart * pictures.roots[:, None]).swapaxes(-1, -2)).swapaxes(-1, -2)
 
@@ -173,7 +175,7 @@ class LandmarkSystem:
         to_picture[..., [0, 1], [0, 1]] = 1
         to_picture[..., 2] = -camera[..., :2] / camera[..., 2:]
         scale = 1 / (pictures.between_eyes[:, None] * camera[..., 2])
-        to_picture = pictures.K[:2, :2] @ to_picture * (roots * scale[..., None])[..., None]
+        to_picture = pictures.K[:, None, :2, :2] @ to_picture * (roots * scale[..., None])[..., None]
         of_head = (to_picture @ poses.rotation[:, None]).astype(np.float32)
         result = np.empty((*camera.shape[:2], 2, self.others + n + 3), np.float32)
         result[..., : self.shapes] = of_head @ self._shape

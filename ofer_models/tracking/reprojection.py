@@ -86,9 +86,10 @@ def poses_of(
 ) -> list[HeadPose | None]:
     """`SeenLandmarks.pose` of B meshes with landmarks models (B, L, 3), each on its own face, in one go.
 
-    All faces are of one camera. how: as `estimate_head_poses` takes it. None for those that have no pose.
+    how: as `estimate_head_poses` takes it. None for those that have no pose.
     """
-    return estimate_head_poses(np.stack([face.points for face in seen]), models, seen[0].K, previous, **how)
+    points, cameras = (np.stack([getattr(face, name) for face in seen]) for name in ("points", "K"))
+    return estimate_head_poses(points, models, cameras, previous, **how)
 
 
 def best_pose_log_weights(seen: SeenLandmarks, models: np.ndarray) -> np.ndarray:
