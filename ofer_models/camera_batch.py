@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle
+from ofer_models.perception.frontend import FaceNetworks
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import FacePipeline
 from ofer_models.pipeline_look import Look
@@ -35,11 +36,12 @@ class CameraFrame:
 
 
 class SharedStages:
-    """One set of a bundle's stages for many pipelines, opened when it is first asked for. Cameras whose settings ask
-    for other stages get a set of their own."""
+    """One set of a bundle's stages for many pipelines, opened when it is first asked for, and of MediaPipe's networks.
+    Cameras whose settings ask for other stages get a set of their own."""
 
     def __init__(self) -> None:
         self._sets: dict[tuple, tuple[Bundle, StageSet]] = {}
+        self._networks: FaceNetworks | None = None
 
     def pipeline(self, bundle: Bundle, settings: PipelineSettings) -> FacePipeline:
         """A pipeline on the shared stages. Raises as `FacePipeline`."""
@@ -52,11 +54,12 @@ class SharedStages:
                     setattr(stages, name, _OneAtATime(getattr(stages, name)))
             self._sets[key] = bundle, stages
         known, stages = self._sets[key]
-        return FacePipeline(known, settings, stages=stages)
+        self._networks = self._networks or FaceNetworks()
+        return FacePipeline(known, settings, stages=stages, networks=self._networks)
 
     def close(self) -> None:
         """Let go of the stages; the pipelines are closed before."""
-        sets, self._sets = self._sets, {}
+        sets, self._sets, self._networks = self._sets, {}, None
         for _, stages in sets.values():
             stages.close()
 

@@ -16,7 +16,7 @@ from ofer_models.bundle.manifest import REGRESSOR, STAGES, Bundle, BundleError
 from ofer_models.head.decoders import HypothesisDecoder, LandmarkDecoder
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModelError, Identity
-from ofer_models.perception.frontend import FaceFrontend
+from ofer_models.perception.frontend import FaceFrontend, FaceNetworks
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import KEEP_LOST, Track
 from ofer_models.pipeline_look import Look
@@ -54,11 +54,13 @@ class FacePipeline:
         settings: PipelineSettings | None = None,
         arrival: Callable[[], float] = time.monotonic,
         stages: StageSet | None = None,
+        networks: FaceNetworks | None = None,
         **changes: Any,
     ) -> None:
         """changes: single settings by name, `FacePipeline(bundle, hypotheses=5)`. arrival(): seconds of the machine's
         own clock, which counts where the frames' stamps do not advance. stages: those of several pipelines, which
-        whoever made them closes; the settings' threads, steps, backend and method are then theirs.
+        whoever made them closes; the settings' threads, steps, backend and method are then theirs. networks: of
+        several pipelines, MediaPipe's.
 
         Raises BundleError when the bundle cannot be used and ValueError for settings that cannot be.
         """
@@ -93,7 +95,9 @@ class FacePipeline:
         evidence = None if regressed else LandmarkEvidence.of(self.bundle)
         self._pose_faces = FacePoser(self.head, embedding, points, evidence)
         self._perception = FramePerception(
-            FaceFrontend(settings.max_faces, settings.camera_rotation, settings.small_faces, settings.ids),
+            FaceFrontend(
+                settings.max_faces, settings.camera_rotation, settings.small_faces, settings.ids, networks
+            ),
             StreamClock(KEEP_LOST, arrival), self._method.inputs, self._stages.landmarks, points,
         )  # fmt: skip
         self._decode_all = HypothesisDecoder(self.head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from dataset_support import face_picture
 
 from ofer_models.camera_batch import CameraFrame, SharedStages, process_together
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.landmarks import FaceLandmarker, Roi
+from ofer_models.perception.mediapipe_graph import SharedGraph
 from ofer_models.pipeline import FacePipeline
 from ofer_models.pipeline_settings import PipelineSettings
 
@@ -59,6 +62,32 @@ def test_each_camera_sees_through_its_own_lens(open_bundle, shared):
             np.testing.assert_allclose(face.rotation, other.rotation, atol=1e-3)
             np.testing.assert_allclose(face.expressions, other.expressions, atol=1e-3)
     assert found[0].translation[2] > 2 * found[1].translation[2]
+
+
+def test_cameras_share_as_many_graphs_as_threads_look_for_faces(open_bundle, monkeypatch):
+    started = []
+    start = SharedGraph._start
+    monkeypatch.setattr(SharedGraph, "_start", lambda self: started.append(self) or start(self))
+    stages, picture = SharedStages(), face_picture()[..., ::-1].copy()
+    cameras = [stages.pipeline(open_bundle, SETTINGS) for _ in range(4)]
+    graphs = len(set(started))
+    assert len(started) == graphs == 3  # two detectors and the landmarks, once
+    with ThreadPoolExecutor(2) as pool:
+        for stamp in (0.0, 0.1):
+            answers = process_together([CameraFrame(one, picture, stamp) for one in cameras], pool)
+            assert [len(faces) for faces in answers] == [1] * len(cameras)
+    assert len(started) <= 2 * graphs
+    stages.close()
+
+
+def test_a_graph_that_fails_is_not_run_again(monkeypatch):
+    landmarker, picture = FaceLandmarker(), face_picture()[..., ::-1].copy()
+    broken, _ = landmarker._graph._idle[0]
+    monkeypatch.setattr(broken, "process", lambda inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        landmarker(picture, Roi(100.0, 100.0, 150.0, 0.0))
+    landmarker(picture, Roi(100.0, 100.0, 150.0, 0.0))
+    assert [graph is broken for graph, _ in landmarker._graph._idle] == [False]
 
 
 def test_a_frame_that_raises_changes_nothing_for_the_others(open_bundle, shared):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ofer_models.perception.crops import overlap
-from ofer_models.perception.mediapipe_graph import SolutionBase, check_rgb, quiet_stderr, start_graph
+from ofer_models.perception.mediapipe_graph import SharedGraph, check_rgb
 
 _LONGEST_SIDE = 384  # twice the larger model's input; more detail changes nothing but the time
 _SAME_FACE = 0.5  # two boxes that share this part of the smaller one show one face
@@ -46,18 +46,20 @@ class Detection:
 
 
 class FaceDetector:
-    """Both models on the whole image, merged; one instance per thread.
+    """Both models on the whole image, merged; from any thread.
 
     min_confidence: lowest score that counts.  The default is below MediaPipe's own (0.5 and 0.6) because landmarks are
     asked next whether a face is there.
     """
 
     def __init__(self, min_confidence: float = 0.4) -> None:
-        with quiet_stderr():
-            self._graphs = [
-                _start(calculator, min_confidence, self)
-                for calculator in ("FaceDetectionShortRangeCpu", "FaceDetectionFullRangeCpu")
-            ]
+        self._graphs = [
+            SharedGraph(
+                _GRAPH.format(calculator=calculator, threshold=float(min_confidence)),
+                np.zeros((8, 8, 3), np.uint8), outputs=["detections"],
+            )
+            for calculator in ("FaceDetectionShortRangeCpu", "FaceDetectionFullRangeCpu")
+        ]  # fmt: skip
 
     def detect(self, rgb: np.ndarray, quarters: int = 0) -> list[Detection]:
         """Faces of an RGB image (H, W, 3) uint8 of any size, best first, after so many quarter turns counterclockwise;
@@ -96,10 +98,3 @@ def suppress(detections: list[Detection]) -> list[Detection]:
         if all(overlap(candidate.box, other.box) < _SAME_FACE for other in kept):
             kept.append(candidate)
     return kept
-
-
-def _start(calculator: str, threshold: float, owner: object) -> SolutionBase:
-    text = _GRAPH.format(calculator=calculator, threshold=float(threshold))
-    graph = start_graph(text, owner, outputs=["detections"])
-    graph.process(np.zeros((8, 8, 3), np.uint8))
-    return graph

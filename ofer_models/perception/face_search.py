@@ -25,7 +25,7 @@ _IN_A_TILE = 0.6  # least score there: the more is looked at, the more is taken 
 
 
 class FaceSearch:
-    """The detector on whole pictures and parts of them; one instance per thread."""
+    """The detector on whole pictures and parts of them."""
 
     def __init__(self, detector: FaceDetector) -> None:
         self._detector = detector

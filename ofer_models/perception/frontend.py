@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -37,6 +37,14 @@ _THUMBNAIL = (32, 24)  # px, width and height at which frames are compared
 _CUT = 0.45
 
 
+@dataclass(frozen=True)
+class FaceNetworks:
+    """MediaPipe's networks, which several frontends may share, each on its own thread."""
+
+    detector: FaceDetector = field(default_factory=FaceDetector)
+    landmarker: FaceLandmarker = field(default_factory=FaceLandmarker)
+
+
 class FaceFrontend:
     """Finds and follows the faces of one camera, at most max_faces at a time; one instance per thread.
 
@@ -54,10 +62,11 @@ class FaceFrontend:
         camera_rotation: int = 0,
         small_faces: bool = False,
         ids: Iterator[str] | None = None,
+        networks: FaceNetworks | None = None,
     ) -> None:
         """camera_rotation: degrees by which the picture has to be turned clockwise to be upright, 0, 90, 180 or 270.
         small_faces: look for them in parts of the picture as well, which takes time. ids: of new faces; by default f1,
-        f2, ...
+        f2, ... networks: by default its own.
         """
         if max_faces < 1:
             raise ValueError(f"max_faces must be at least 1, got {max_faces}")
@@ -66,9 +75,9 @@ class FaceFrontend:
         self.max_faces = max_faces
         self._upright = -camera_rotation // 90 % 4
         self._small_faces = small_faces
-        self._detector = FaceDetector()
+        networks = networks or FaceNetworks()
+        self._detector, self._landmarker = networks.detector, networks.landmarker
         self._search = FaceSearch(self._detector)
-        self._landmarker = FaceLandmarker()
         self._tracker = FaceTracker(ids)
         self._shape: tuple[int, ...] = ()
         self.reset()

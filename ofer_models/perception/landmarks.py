@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ofer_models.perception.mediapipe_graph import NormalizedRect, check_rgb, quiet_stderr, start_graph
+from ofer_models.perception.mediapipe_graph import NormalizedRect, SharedGraph, check_rgb
 
 POINTS = 478
 CROP = 192  # input side of the network
@@ -95,20 +95,18 @@ def roi_from_points(points: np.ndarray) -> Roi:
 
 
 class FaceLandmarker:
-    """Face landmarks on given regions; reusable without limit, one instance per thread."""
+    """Face landmarks on given regions; reusable without limit, from any thread."""
 
     def __init__(self) -> None:
         self._whole = NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0, rotation=0.0)
-        with quiet_stderr():
-            self._graph = start_graph(
-                _GRAPH,
-                self,
-                side_inputs={"with_attention": True},
-                # The score decides here, not inside the graph, which would then return nothing at all.
-                calculator_params={"facelandmarkcpu__ThresholdingCalculator.threshold": 0.0},
-                outputs=["landmarks", _PRESENCE_STREAM],
-            )
-            self._infer(np.zeros((CROP, CROP, 3), np.uint8))
+        self._graph = SharedGraph(
+            _GRAPH,
+            {"image": np.zeros((CROP, CROP, 3), np.uint8), "roi": self._whole},
+            side_inputs={"with_attention": True},
+            # The score decides here, not inside the graph, which would then return nothing at all.
+            calculator_params={"facelandmarkcpu__ThresholdingCalculator.threshold": 0.0},
+            outputs=["landmarks", _PRESENCE_STREAM],
+        )
 
     def __call__(self, rgb: np.ndarray, roi: Roi) -> LandmarkResult | None:
         """Landmarks of the face in `roi` of an RGB image (H, W, 3) uint8, or None where there is no face.

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -63,17 +63,7 @@ except ImportError as error:
         f"MediaPipe with bundled models is needed ({error}): pip install 'mediapipe>=0.10.9,<=0.10.21'"
     ) from error
 
-__all__ = ["NormalizedRect", "SolutionBase", "check_rgb", "quiet_stderr", "start_graph"]
-
-
-def start_graph(graph: str, owner: object, **options: Any) -> SolutionBase:
-    """Start a graph given in protobuf text format; options as `SolutionBase` takes them.
-
-    The graph ends with `owner`: one that is merely let go of keeps its 20 MB for ever.
-    """
-    started = SolutionBase(graph_config=text_format.Parse(graph, calculator_pb2.CalculatorGraphConfig()), **options)
-    weakref.finalize(owner, started.close).atexit = False
-    return started
+__all__ = ["NormalizedRect", "SharedGraph", "check_rgb", "quiet_stderr"]
 
 
 # What TensorFlow Lite and MediaPipe greet with, past any log level.
@@ -128,6 +118,40 @@ def quiet_stderr() -> Iterator[None]:
         yield
     finally:
         _stderr.let_go()
+
+
+class SharedGraph:
+    """A graph that any thread may run: started as often as threads run it at the same time, at 10 to 25 MB each."""
+
+    def __init__(self, graph: str, first: Any, **options: Any) -> None:
+        """graph: protobuf text; first: an input that each started graph runs on once; options: of `SolutionBase`."""
+        self._graph, self._first, self._options = graph, first, options
+        self._idle = [self._start()]
+
+    def process(self, inputs: Any) -> Any:
+        """As `SolutionBase.process`. Nothing may be carried from one call to the next: who called before is open."""
+        try:
+            graph, close = self._idle.pop()
+        except IndexError:
+            graph, close = self._start()
+        try:
+            answer = graph.process(inputs)
+        except BaseException:
+            with suppress(Exception):
+                close()  # one that failed fails for ever, also for those whose picture is good
+            raise
+        self._idle.append((graph, close))
+        return answer
+
+    def _start(self) -> tuple[SolutionBase, weakref.finalize]:
+        with quiet_stderr():
+            config = text_format.Parse(self._graph, calculator_pb2.CalculatorGraphConfig())
+            started = SolutionBase(graph_config=config, **self._options)
+            # One that is merely let go of keeps its memory for ever.
+            close = weakref.finalize(self, started.close)
+            close.atexit = False
+            started.process(self._first)
+        return started, close
 
 
 def check_rgb(rgb: np.ndarray) -> np.ndarray:
