@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import pairwise
 
 import cv2
 from dataset_support import face_picture
@@ -19,6 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from ros_support import RosSession, image_message
 from sensor_msgs.msg import Image
 
+from ofer_models.perception.tracker import KEEP_LOST
 from ofer_msgs.msg import FaceArray
 from ofer_ros.nodes.fleet_node import camera_namespaces
 from ofer_ros.work.diagnostics import values_of
@@ -110,6 +112,9 @@ def test_camera_processes_are_killed_and_restarted(tmp_path):
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
 
+        def seconds(message: FaceArray) -> float:
+            return message.header.stamp.sec + 1e-9 * message.header.stamp.nanosec
+
         def more(name: str, count: int) -> None:
             """Wait for further messages with a face."""
             before = len(fleet.faces[name])
@@ -119,7 +124,6 @@ def test_camera_processes_are_killed_and_restarted(tmp_path):
         try:
             for name in cameras:
                 more(name, 2)
-            left = fleet.faces["left"][-1].faces[0].id
             for _ in range(2):
                 cameras["right"].kill()
                 cameras["right"].wait(60)
@@ -129,7 +133,9 @@ def test_camera_processes_are_killed_and_restarted(tmp_path):
                 assert len(fleet.faces["right"]) == silent
                 cameras["right"] = camera("right")
                 more("right", 2)
-            assert {m.faces[0].id for m in fleet.faces["left"][-10:] if m.faces} == {left}
+            for before, after in pairwise(m for m in fleet.faces["left"] if m.faces):
+                if seconds(after) - seconds(before) < KEEP_LOST:  # else, on a machine that is busy, it is somebody new
+                    assert before.faces[0].id == after.faces[0].id
         finally:
             for process in cameras.values():
                 process.kill()
