@@ -51,7 +51,7 @@ class LandmarkEvidence:
         """deviation (E + 3,) of expression and jaw in the population; bounds of the expression; names of its units,
         where they have any."""
         self.system = system
-        deviation = np.asarray(deviation, np.float64)
+        self.deviation = deviation = np.asarray(deviation, np.float64)
         wide = np.maximum(_PRIOR * deviation, _LEAST_PRIOR)
         narrow = np.maximum(_PRIOR_OF_MEAN * deviation, _LEAST_PRIOR_OF_MEAN)
         little = np.zeros(len(deviation), bool)
@@ -120,26 +120,27 @@ class LandmarkEvidence:
         system, drawn, n = self.system, drawn.astype(np.float64), self.system.others
         pairs = zip(seen, visible, strict=True)
         pictures = system.pictures(seen, np.stack([system.weights(*pair) for pair in pairs]))
-        start = drawn.mean(1, keepdims=True)
+        start = drawn.mean(1)
         place = start
-        linear = system.linear(pictures, resting, start[:, 0], at)
+        linear = system.linear(pictures, resting, start, at)
         own = linear.normal[:, :n, :n] + np.diag(free_pose(1 / _SHAPE_OFF**2, system.shapes))
         cross = linear.normal[:, :n, n:]
         without = np.linalg.solve(own, cross)
         known = linear.normal[:, n:, n:] - cross.swapaxes(-1, -2) @ without
-        residual, prior = linear.off[:, None], np.broadcast_to(self._of_mean, start.shape)
+        residual, prior = linear.off, np.broadcast_to(self._of_mean, start.shape)
         for round_ in range(_ROUNDS):
             if round_:
-                residual = system.residuals(pictures, system.models(resting, place), at)
+                residual = system.residuals(pictures, system.models(resting, place[:, None]), at)[:, 0]
                 far = np.square(place - start) @ self._of_mean
-                prior = self._of_mean * (2 * _FAR / (_FAR + far))[..., None]
+                prior = self._of_mean * (2 * _FAR / (_FAR + far))[:, None]
             gradient = linear.gradient(residual)
-            right = gradient[..., n:] - gradient[..., :n] @ without + prior * (start - place)
-            normal = known + prior.swapaxes(-1, -2) * np.eye(known.shape[-1])
+            right = gradient[:, n:] - (gradient[:, None, :n] @ without)[:, 0] + prior * (start - place)
+            normal = known + prior[..., None] * np.eye(known.shape[-1])
             place, step = bounded_solve(normal, right, place, self.bounds, self._bounded)
-            left = gradient[:, 0, :n] - (cross @ step[:, 0, :, None])[..., 0]
+            left = gradient[:, :n] - (cross @ step[..., None])[..., 0]
             at = at.moved(np.linalg.solve(own, left[..., None])[:, system.shapes :, 0])
-        apart = noise @ _root(known).swapaxes(-1, -2) + self.precision * INFLATION * (drawn - start)
+        place = place[:, None]
+        apart = noise @ _root(known).swapaxes(-1, -2) + self.precision * INFLATION * (drawn - start[:, None])
         apart[:, 0] = 0
         # What is at an end of its range in the mean stays there in all members.
         apart = _solve_free(known + np.diag(self.precision), apart, self._held(place))

@@ -19,7 +19,8 @@ class Face:
     grows with each replacement. identity_state: gathering, locked, reviewed or lost (see docs/identity.md);
     identity_score 0..1.
 
-    expressions (H, E), jaws (H, 3) rad, unfiltered; scores (H,) sum to 1; selected: the row to show, steady over time.
+    expressions (H, E), jaws (H, 3) rad, without the trembling of a face that holds still where the bundle moves them to
+    landmarks; scores (H,) sum to 1; selected: the row to show, steady over time.
     expression (E,) and jaw (3,): the selected row, filtered over time.
 
     occlusion 0..1; landmark_error is the mean reprojection error, as a part of the inter-ocular distance, of the

@@ -21,6 +21,7 @@ from ofer_models.tracking.pose_filter import CameraPose, PoseFilter
 from ofer_models.tracking.reprojection import SeenLandmarks, poses_of, softmax
 from ofer_models.tracking.selection import SteadySelection
 from ofer_models.tracking.spread import region_rows, spread_mm
+from ofer_models.tracking.steady_hypotheses import SteadyHypotheses
 
 _BESIDE = ("rotation", "camera", "translation", "albedo", "light")  # groups of a regressor that a face shows as told
 _NEAR = 2  # rounds of the pose that the landmarks' evidence starts from
@@ -31,7 +32,7 @@ class TrackMemory:
     """What the pipeline remembers of a track beside its identity: hypotheses, pose, filters.
 
     drawn (H, E + 3): coefficients as ExpGen drew them, which become expressions (H, E) and jaws (H, 3), moved to the
-    landmarks where the bundle says so; scatter (H, E + 3): the standard normal noise of that; visible
+    landmarks and steadied where the bundle says so; scatter (H, E + 3): the standard normal noise of that; visible
     (468,): chance that each of MediaPipe's points is seen, None where the bundle does not tell. regressed: what a
     regressor told, by group, of the crop that the map cut (2, 3) made; there is no noise then.
     """
@@ -47,6 +48,7 @@ class TrackMemory:
     cut: np.ndarray | None = None
     pose: HeadPose | None = None
     head: Identity | None = None
+    steady: SteadyHypotheses = field(default_factory=SteadyHypotheses)
     selection: SteadySelection = field(default_factory=SteadySelection)
     motion: PoseFilter = field(default_factory=PoseFilter)
     # Slow enough to take the landmarks' tremble away, quick enough to lag by less than a frame in a blink.
@@ -98,12 +100,13 @@ class FacePoser:
         trusts: list[np.ndarray | None] = [None] * len(memories)
         if self._evidence is not None and weighed:
             visible = [memories[row].visible for row in weighed]
-            coefficients[weighed], moved = self._evidence(
+            found, moved = self._evidence(
                 [seen[row] for row in weighed], visible, resting[weighed], coefficients[weighed],
                 np.stack([memories[row].scatter for row in weighed]), [means[row] for row in weighed],
             )  # fmt: skip
-            for row, pose, each in zip(weighed, moved, visible, strict=True):
-                means[row], trusts[row] = pose, self._evidence.system.weights(seen[row], each)
+            for row, each, pose, sight in zip(weighed, found, moved, visible, strict=True):
+                coefficients[row] = memories[row].steady(each, self._evidence.deviation, stamps[row])
+                means[row], trusts[row] = pose, self._evidence.system.weights(seen[row], sight)
         for memory, found in zip(memories, coefficients, strict=True):
             memory.expressions, memory.jaws, memory.pose = found[:, :-3], found[:, -3:], None
         if not weighed:

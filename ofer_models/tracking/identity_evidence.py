@@ -143,10 +143,9 @@ class IdentityEvidence:
         """Move a view's pose and expression to what the new shape leaves for them."""
         place = np.concatenate([np.zeros(6), fit.place])
         new, step = bounded_solve(
-            own[None], right[None, None], place[None, None], self._evidence.bounds,
-            slice(6, 6 + self._head.n_expression),
-        )  # fmt: skip
-        fit.place, fit.pose = new[0, 0, 6:], fit.pose.moved(step[0, :, :6])
+            own[None], right[None], place[None], self._evidence.bounds, slice(6, 6 + self._head.n_expression)
+        )
+        fit.place, fit.pose = new[0, 6:], fit.pose.moved(step[:, :6])
 
 
 def _unexplained(fits: list[_Fit], systems: list[Systems]) -> float:

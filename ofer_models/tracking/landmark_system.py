@@ -29,6 +29,7 @@ SHAPES = 40  # components of the head's shape that are estimated from points
 _NARROW = (0.1, 0.25)  # an eye's opening, in parts of its width, up to which its iris tells nothing, and from which all
 _DOUBTFUL, _CLEAR = 0.62, 0.92  # chance of being seen up to which a point tells nothing, and from which it tells all
 _JAW_STEP = 0.05  # rad, of the derivative
+_HOLDINGS = 6  # sets of held coefficients that are tried
 _FREE_POSE = 1e-6  # what keeps the pose where no point is seen
 
 
@@ -207,28 +208,42 @@ def free_pose(shapes_prior: float, shapes: int) -> np.ndarray:
 def bounded_solve(
     normal: np.ndarray, right: np.ndarray, place: np.ndarray, bounds: tuple[float, float] | None, bounded: slice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New coefficients (F, H, D) and the steps (F, H, D) to them: normal (F, D, D) @ step = right (F, H, D) from place.
+    """New coefficients (F, D) and the steps (F, D) to them: normal (F, D, D) @ step = right (F, D) from place, with
+    the `bounded` ones within bounds.
 
-    The `bounded` ones stay within bounds: those whose mean would leave them are put at that end and the others solved
-    for once more; what single members exceed is cut off.
+    Those that are pushed against an end are held there, and let go when the others, solved for without them, pull them
+    back inside (primal-dual active sets, Hintermüller, Ito and Kunisch 2002). So the result changes as little as the
+    input does, where holding whatever a first solution exceeds would flip with every trembling of it.
     """
     step = _solve_rows(normal, right)
     if bounds is None:
         return place + step, step
     low, high = bounds
-    middle = (place + step).mean(1)
-    held = np.zeros(middle.shape, bool)
-    held[:, bounded] = (middle[:, bounded] < low) | (middle[:, bounded] > high)
-    if held.any():
-        edge = np.where(held[:, None], np.where(middle < low, low, high)[:, None] - place, 0)
-        rest = np.where(held[:, None], edge, right - edge @ normal)
+    stiff = np.diagonal(normal, axis1=1, axis2=2)
+    at_low, at_high = np.zeros((2, *place.shape), bool)
+    for _ in range(_HOLDINGS):
+        # What holds a coefficient at its end, as the step that it would take alone.
+        pull = (right - _times(normal, step)) / stiff
+        below, above = place + step + pull < low, place + step + pull > high
+        below[:, : bounded.start or 0] = above[:, : bounded.start or 0] = False
+        below[:, bounded.stop :] = above[:, bounded.stop :] = False
+        if (below == at_low).all() and (above == at_high).all():
+            break
+        at_low, at_high = below, above
+        held = at_low | at_high
+        edge = np.where(held, np.where(at_low, low, high) - place, 0)
+        rest = np.where(held, edge, right - _times(normal, edge))
         # Those that are held stand alone: ones on the diagonal, nothing beside it.
         alone = np.where(held[:, :, None] | held[:, None], np.eye(normal.shape[-1]), normal)
         step = _solve_rows(alone, rest)
     new = place + step
-    new[..., bounded] = np.clip(new[..., bounded], low, high)
+    new[:, bounded] = np.clip(new[:, bounded], low, high)
     return new, new - place
 
 
+def _times(normal: np.ndarray, step: np.ndarray) -> np.ndarray:
+    return (normal @ step[..., None])[..., 0]
+
+
 def _solve_rows(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.linalg.solve(normal, right.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return np.linalg.solve(normal, right[..., None])[..., 0]
