@@ -225,9 +225,23 @@ def test_the_sheet_shows_every_hypothesis_and_marks_the_selected_one(written):
 def test_spread_is_the_distance_to_the_mean_in_millimetres():
     still, moving = np.zeros((4, 1, 3)), np.array([[3, 0, 0], [-3, 0, 0], [0, 4, 0], [0, -4, 0]])[:, None] / 1000
     np.testing.assert_allclose(spread_mm(np.concatenate([still, moving], 1) + 7), [0, np.sqrt(12.5)], atol=1e-9)
-    assert spread_mm(np.zeros((1, 5, 3))).tolist() == [0] * 5
+    assert np.isnan(spread_mm(np.zeros((1, 5, 3)))).all(), "one hypothesis says nothing of others, not that it is sure"
+    assert spread_mm(np.zeros((2, 1, 5, 3))).shape == (2, 5)
     dark, bright, beyond = spread_colors(np.array([0.0, 2.0, 9.0]), 2.0)
     assert dark.sum() < 1 and bright.sum() > 1.8 and (bright == beyond).all()
+    grey, again = spread_colors(np.array([np.nan, 0.0]), 2.0)
+    assert np.ptp(grey) == 0 and (again == dark).all()
+
+
+def test_one_hypothesis_has_no_spread_in_any_file(open_bundle, pictures, tmp_path):
+    pipeline = FacePipeline(open_bundle, candidates=4, hypotheses=1)
+    list(reconstruct([pictures / "one.png"], pipeline, Output(tmp_path), SEED))
+    content = json.loads((tmp_path / "one" / "face1.json").read_text(), parse_constant=pytest.fail)
+    assert content["spread_mm"] == {"face_mean": None, "largest": None}
+    with np.load(tmp_path / "one" / "face1.npz") as stored:
+        assert np.isnan(stored["spread_mm"]).all()
+    tile = cv2.imread(str(tmp_path / "one" / "face1.png"))[20 : TILE - 20, 4 * TILE + 20 : 5 * TILE - 20].astype(int)
+    assert np.ptp(tile) > 80 and np.ptp(tile[..., 0] - tile[..., 2]) < 30, "grey, not the blue of certainty"
 
 
 def test_arguments_become_pictures(pictures, tmp_path, monkeypatch):

@@ -272,6 +272,14 @@ def test_the_identity_layer_has_neither_expression_nor_open_mouth():
     )
 
 
+def test_the_uncertainty_of_one_hypothesis_is_grey():
+    message = face_array_message([fake_face(hypotheses=1)], Header(frame_id="camera"), (48, 64))
+    (surface, *_) = FaceMarkers(HEAD).layers.uncertainty(
+        message.faces[0], MeshDecoder(HEAD).vertices(message.faces[0]), 0, "camera", Time()
+    )
+    assert np.ptp(surface.colors[:, :3], axis=1).max() < 1e-6
+
+
 def test_the_uncertainty_layer_is_coloured_by_the_spread_and_has_a_legend():
     message = faces_message("f1")
     surface, bar, *texts = received(message, layers("uncertainty"))

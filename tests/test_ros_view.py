@@ -105,6 +105,13 @@ def test_the_page_gets_the_meshes_of_the_one_decoder():
     np.testing.assert_array_equal(head["arrays"]["triangles"], decoder.triangles)
 
 
+def test_the_spread_of_one_hypothesis_is_left_out_not_zero():
+    packets = FacePackets(MeshDecoder(synthetic_head(), "face"))
+    message = face_array_message([fake_face(hypotheses=1)], Header(), (48, 64))
+    packet = unpack(packets.faces(message, "f1"))
+    assert "spread" not in packet["arrays"] and len(packet["arrays"]["meshes"]) == 2
+
+
 def test_the_first_face_where_the_watched_one_is_gone_and_none_where_there_is_none():
     packets = FacePackets(MeshDecoder(synthetic_head(), "face"))
     assert unpack(packets.faces(faces_message("f3", "f4"), "f1"))["face"]["id"] == "f3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,10 +113,11 @@ def _show(results: list[PictureResult], folder: Path) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         for number, item in enumerate(result.faces):
-            face = item.face
+            face, spread = item.face, item.face_spread_mm
             table.add_row(
                 escape(printable(result.folder.name)) if number == 0 else "", item.name, f"{face.identity_score:.2f}",
                 f"{face.selected} ({face.scores[face.selected]:.2f})", f"{face.occlusion:.2f}",
-                f"{item.face_spread_mm:.2f} mm", f"{result.seconds:.1f} s" if number == 0 else "",
+                "not known" if math.isnan(spread) else f"{spread:.2f} mm",
+                f"{result.seconds:.1f} s" if number == 0 else "",
             )  # fmt: skip
     console.print(table)

@@ -6,6 +6,7 @@ import numpy as np
 
 SKIN = np.array([0.66, 0.78, 0.92], np.float32)  # RGB of the lit mesh
 _SPREAD = np.array([[0.16, 0.2, 0.55], [0.15, 0.65, 0.5], [0.98, 0.9, 0.15]])  # dark blue, green, yellow
+_UNKNOWN = np.float32(0.6)  # grey
 _AMBIENT = 0.3
 # Towards the light in the camera optical frame: from the camera, a little from its upper left.
 _LIGHT = np.array([-0.35, -0.45, -0.82], np.float32) / np.linalg.norm([-0.35, -0.45, -0.82])
@@ -27,9 +28,11 @@ def face_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def spread_colors(spread_mm: np.ndarray, limit: float) -> np.ndarray:
-    """RGB (..., 3) in 0..1 of spreads in mm on the scale of every picture here: from 0 to `limit` and more."""
+    """RGB (..., 3) in 0..1 of spreads in mm on the scale of every picture here: from 0 to `limit` and more. Grey where
+    it is not known (NaN)."""
     at = np.clip(np.asarray(spread_mm) / limit, 0, 1) * (len(_SPREAD) - 1)
-    return np.stack([np.interp(at, np.arange(len(_SPREAD)), channel) for channel in _SPREAD.T], -1).astype(np.float32)
+    colors = np.stack([np.interp(at, np.arange(len(_SPREAD)), channel) for channel in _SPREAD.T], -1)
+    return np.where(np.isnan(at)[..., None], _UNKNOWN, colors).astype(np.float32)
 
 
 class Shader:

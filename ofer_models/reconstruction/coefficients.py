@@ -71,7 +71,7 @@ def document(result: Reconstruction, bundle: Bundle, picture: str, seed: int, ca
 
 
 def _plain(value: Any) -> Any:
-    """Floats (and nested lists of them) without digits that float32 does not have."""
+    """Floats (and nested lists of them) without digits that float32 does not have; None for NaN, which JSON lacks."""
     if np.ndim(value):
         return [_plain(item) for item in value]
-    return float(f"{float(value):.{_DIGITS}g}")
+    return None if np.isnan(value) else float(f"{float(value):.{_DIGITS}g}")

@@ -19,7 +19,7 @@ class Reconstruction:
 
     name: the face's in its picture. intrinsics: the camera assumed for the pose. identity (V, 3): the neutral head;
     hypotheses (H, V, 3); spread_mm (V,): how far the hypotheses lie apart at each vertex, weighed by
-    their scores.
+    their scores; NaN of a single one.
     """
 
     name: str

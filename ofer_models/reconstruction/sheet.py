@@ -45,9 +45,12 @@ def draw_sheet(rgb: np.ndarray, result: Reconstruction, texture: MeshTexture | N
         return tile
 
     tiles = [*_views_of_the_picture(rgb, result), frontal(result.identity, f"identity, p = {face.identity_score:.2f}")]
-    limit = max(float(np.percentile(result.spread_mm[head.masks["face"]], 99)), _SURE)
-    uncertainty = frontal(result.hypotheses.mean(0), "spread of hypotheses", spread_colors(result.spread_mm, limit))
-    _draw_bar(uncertainty, limit)
+    limit = float(np.fmax(np.percentile(result.spread_mm[head.masks["face"]], 99), _SURE))
+    known = len(result.hypotheses) > 1
+    text = "spread of hypotheses" if known else "spread: not known of one"
+    uncertainty = frontal(result.hypotheses.mean(0), text, spread_colors(result.spread_mm, limit))
+    if known:
+        _draw_bar(uncertainty, limit)
     tiles.append(uncertainty)
     for row, vertices in enumerate(result.hypotheses):
         selected = row == face.selected

@@ -138,8 +138,6 @@ class FacePoser:
     def _spreads(self, models: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
         """Spread in metres of each region, for each of models (F, H, n, 3): NaN without landmarks in it, and of a
         single hypothesis, which says nothing of others."""
-        if models.shape[1] == 1:
-            return [dict.fromkeys(self._regions, np.nan) for _ in models]
         squared = (spread_mm(models[:, :, self._told], scores) / 1000) ** 2
         unknown = np.full(len(models), np.nan)
         parts = np.sqrt([squared[:, at].mean(1) if at.any() else unknown for at in self._regions.values()])

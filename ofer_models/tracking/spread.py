@@ -16,9 +16,12 @@ REGIONS = {
 
 def spread_mm(hypotheses: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Spread (..., P) in mm at each point of hypotheses (..., H, P, 3) in metres: the root mean square distance to
-    their mean. weights (..., H) sum to one; without them every hypothesis counts the same.
+    their mean. weights (..., H) sum to one; without them every hypothesis counts the same. NaN of a single
+    hypothesis, which says nothing of others.
     """
     count = hypotheses.shape[-3]
+    if count == 1:
+        return np.full((*hypotheses.shape[:-3], hypotheses.shape[-2]), np.nan)
     weights = np.full(count, 1 / count) if weights is None else np.asarray(weights, np.float64)
     weights = np.broadcast_to(weights, hypotheses.shape[:-2])[..., None, :]  # (..., 1, H)
     flat = hypotheses.reshape(*hypotheses.shape[:-2], -1).astype(np.float64)

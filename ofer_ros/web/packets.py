@@ -58,7 +58,7 @@ class FacePackets:
 
         Row 0 of meshes, expressions and jaws is what is shown, the others are the hypotheses in order. Meshes are in
         the head frame, in steps of STEP from the middle of the head; spread, of the uncertainty layer, in the same
-        steps. Raises ValueError when a face does not fit the head.
+        steps, left out where a single hypothesis tells none. Raises ValueError when a face does not fit the head.
         """
         fields: dict[str, object] = {
             "stamp": seconds(message.header.stamp),
@@ -79,11 +79,12 @@ class FacePackets:
         expressions, jaws = hypotheses(face)
         arrays = {
             "meshes": np.clip(np.round(meshes), -limit, limit).astype(np.int16),
-            "spread": np.minimum(np.round(spread), np.iinfo(np.uint16).max).astype(np.uint16),
             "expressions": np.concatenate([np.array(face.expression, np.float32)[None], expressions]),
             "jaws": np.concatenate([np.array(face.jaw, np.float32)[None], jaws]),
             "scores": scores,
         }
+        if not np.isnan(spread).any():
+            arrays["spread"] = np.minimum(np.round(spread), np.iinfo(np.uint16).max).astype(np.uint16)
         return pack("faces", fields | {"face": _facts(face, rotation, translation)}, arrays | picture)
 
     def forget(self) -> None:

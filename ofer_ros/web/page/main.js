@@ -1,7 +1,7 @@
 // The page: packets in, canvases and panels out. Drawn once a screen refresh, and only when something changed.
 
 import { element, Expressions, showFacts, Timings } from "./panels.js";
-import { MeshRenderer, orbit, product, RAMP } from "./renderer.js";
+import { MeshRenderer, orbit, product, RAMP, UNKNOWN } from "./renderer.js";
 import { Stream } from "./stream.js";
 
 const CAMERA_TO_VIEW = [1, 0, 0, 0, -1, 0, 0, 0, -1]; // camera: x right, y down, z forward; view: y up, z to the eye
@@ -62,7 +62,8 @@ function distances(a, b) {
 
 /** Bring the meshes of the latest face to the graphics card. */
 function upload({ face, arrays: { meshes, spread } }) {
-  main.setMesh(0, positionsOf(meshes, 0), Float32Array.from(spread.data, (step) => (1000 * step * head.step) / head.full_spread));
+  const level = (step) => (1000 * step * head.step) / head.full_spread;
+  main.setMesh(0, positionsOf(meshes, 0), spread ? Float32Array.from(spread.data, level) : new Float32Array(meshes.shape[1]).fill(UNKNOWN));
   const selected = positionsOf(meshes, 1 + face.selected);
   for (let row = 0; row + 1 < meshes.shape[0]; row++) {
     const positions = positionsOf(meshes, row + 1);
@@ -107,8 +108,8 @@ function showFaces(packet) {
     showFacts(packet.face, hypotheses);
     expressions.show(head.expression_names, packet.arrays.expressions, packet.arrays.jaws);
     element("face-id").textContent = packet.face.id;
-    const most = (1000 * head.step * spread.data.reduce((a, b) => Math.max(a, b), 0)).toFixed(1);
-    element("mesh-title").textContent = `spread up to ${most} mm`;
+    const most = spread && (1000 * head.step * spread.data.reduce((a, b) => Math.max(a, b), 0)).toFixed(1);
+    element("mesh-title").textContent = spread ? `spread up to ${most} mm` : "spread: not known of one hypothesis";
   } else {
     clearFace();
   }

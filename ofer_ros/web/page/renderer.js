@@ -4,6 +4,9 @@
 /** Colours of the ramp, for values from 0 to 1 and above, RGB in 0..1. */
 export const RAMP = [[0.56, 0.68, 0.82], [0.93, 0.87, 0.62], [0.95, 0.58, 0.27], [0.80, 0.17, 0.27]];
 
+/** The value whose colour, grey, says that there is none. */
+export const UNKNOWN = -1;
+
 const FIELD_OF_VIEW = 0.36; // rad
 const DISTANCE = 0.83; // metres from the middle of the head
 
@@ -41,6 +44,7 @@ void main() {
   float t = clamp(level, 0.0, 1.0) * coloured * ${(RAMP.length - 1).toFixed(1)};
   vec3 base = mix(ramp[0], ramp[1], clamp(t, 0.0, 1.0));
   for (int i = 1; i < ${RAMP.length - 1}; i++) base = mix(base, ramp[i + 1], clamp(t - float(i), 0.0, 1.0));
+  if (coloured * level < 0.0) base = vec3(0.6);
   base = pow(base, vec3(2.2));
   vec3 key = normalize(vec3(-0.45, 0.55, 0.75)), fill = normalize(vec3(0.8, 0.1, 0.35));
   float sky = 0.5 + 0.5 * n.y;
@@ -80,7 +84,7 @@ export class MeshRenderer {
     gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, triangles, gl.STATIC_DRAW);
   }
 
-  /** Positions (3 V) in metres and values (V), 1 at the ramp's end, of mesh number `slot`. */
+  /** Positions (3 V) in metres and values (V), 1 at the ramp's end, or UNKNOWN, of mesh number `slot`. */
   setMesh(slot, positions, values) {
     const gl = this.gl;
     const mesh = this.meshes[slot] ??= this.#allocate();
