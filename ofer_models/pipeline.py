@@ -180,6 +180,11 @@ class FacePipeline:
         one before."""
         return self._identities.failure
 
+    @property
+    def identity_trouble(self) -> str:
+        """What keeps faces from their heads at present, in one line, or ''. From any thread, without waiting."""
+        return self._identities.trouble
+
     def set_hypotheses(self, hypotheses: int) -> None:
         """Hypotheses a face from the next frame on; those that stay go on as they were. Raises ValueError below one."""
         if hypotheses < 1:

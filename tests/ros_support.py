@@ -141,6 +141,7 @@ class FakePipeline:
         self.latencies: list[float] = []
         self.expiries = self.warm_ups = self.closed = 0
         self.looked: list[float] = []
+        self.identity_trouble = ""
 
     def look(self, rgb: np.ndarray, stamp: float, intrinsics=None, camera_pose=None) -> tuple:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3

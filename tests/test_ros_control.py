@@ -382,6 +382,34 @@ def test_a_frame_that_does_not_end_is_not_joined_by_a_second_worker(monkeypatch,
         assert harness.send_and_wait(image_message(stamp=2.0))
 
 
+def test_an_identity_that_does_not_end_holds_up_neither_cleanup_nor_the_next_start(monkeypatch, capfd):
+    monkeypatch.setattr(ofer_node, "_STOP_PATIENCE", 0.2)
+    go_on, pipelines = threading.Event(), []
+
+    class Drawing(FakePipeline):
+        def close(self) -> None:
+            assert go_on.wait(120)
+            super().close()
+
+    with NodeHarness(make_pipeline=lambda settings: pipelines.append(Drawing()) or pipelines[-1]) as harness:
+        assert harness.change("deactivate") and harness.change("cleanup")
+        assert "the identity at work did not finish in 0.2 s" in capfd.readouterr().err
+        assert harness.change("configure") and harness.change("activate")
+        harness.wait_for(lambda: harness.images.get_subscription_count() == 1)
+        assert harness.send_and_wait(image_message(stamp=2.0))
+        go_on.set()
+        harness.wait_for(lambda: pipelines[0].closed == 1)
+
+
+def test_identities_that_cannot_be_drawn_are_a_warning_while_they_cannot(harness):
+    harness.send_and_wait(image_message(stamp=1.0))
+    harness.node._pipeline.identity_trouble = "an identity could not be drawn: no memory"
+    told = harness.status(lambda status: "identity" in status.message)
+    assert (told.level, told.message) == (b"\1", "an identity could not be drawn: no memory")
+    harness.node._pipeline.identity_trouble = ""
+    harness.status(lambda status: status.level == b"\0")
+
+
 # Cameras
 
 

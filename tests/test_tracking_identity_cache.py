@@ -10,8 +10,9 @@ import pytest
 from identity_support import OTHER, SAME, Drawer, drawn, head, view
 from test_head_model import HEAD
 
-from ofer_models.tracking.identity_cache import MOST_LOST, IdentityCache
-from ofer_models.tracking.identity_draws import DrawRunner
+from ofer_models.tracking.identity_cache import LONG_DRAW, MOST_LOST, IdentityCache
+from ofer_models.tracking.identity_candidates import CandidateDrawer
+from ofer_models.tracking.identity_draws import DrawRunner, Job
 from ofer_models.tracking.identity_state import State
 from ofer_models.tracking.shape_blend import BLEND_TIME, ShapeBlend
 
@@ -348,9 +349,91 @@ def test_a_draw_that_ends_while_the_finished_are_looked_at_is_not_lost():
             return self.asked > 1  # between the first look and the next
 
     runner = DrawRunner(lambda draw: None, background=False)
-    runner._jobs = [("machine", "draw", Ending())]
+    runner._jobs = [Job("machine", "draw", Ending())]
     assert runner.finished() == []
     assert [job[:2] for job in runner.finished()] == [("machine", "draw")]
+
+
+class HangingDrawer(Drawer):
+    """Its first draw ends when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, draw):
+        first = not self.asked
+        result = super().__call__(draw)
+        if first:
+            self.begun.set()
+            assert self.go.wait(300)
+        return result
+
+
+def test_draws_of_those_who_are_gone_reset_or_forgotten_hold_up_nobody():
+    """Twenty pass while one draw is at work: who is there when it ends is the next."""
+    scene = Scene(HangingDrawer(), background=True)
+    scene.frame(f0=0)
+    assert scene.drawer.begun.wait(60)
+    for number in range(1, 20):
+        scene.frame(gone=(f"f{number - 1}",), **{f"f{number}": number % 7})
+    scene.frame(f19=19 % 7, f20=6)
+    scene.cache.reset("f20")
+    scene.frame(gone=("f19",), f20=6)
+    assert len(scene.cache._runner._jobs) == 1
+    shown = settle(scene, f20=6)
+    assert shown["f20"].revision == 2, "the mean head, reset, and a head"
+    assert len(scene.drawer.asked) == 2, "that which was at work, and the one that somebody waits for"
+
+
+def test_a_draw_that_does_not_end_is_told_and_keeps_nobody_from_forgetting_and_nothing_alive():
+    scene = Scene(HangingDrawer(), background=True)
+    seconds = [100.0]
+    scene.cache._runner._clock = lambda: seconds[0]
+    scene.frame(f1=0)
+    assert scene.drawer.begun.wait(60) and scene.cache.trouble == ""
+    seconds[0] += LONG_DRAW + 1
+    assert scene.cache.trouble.startswith("an identity is being drawn for more than 30 s")
+    (thread,) = [one for one in threading.enumerate() if one.name == "ofer-identity"]
+    assert thread.daemon, "it does not keep the process from ending"
+    scene.cache.forget()
+    assert scene.frame(f1=0)["f1"].state is State.GATHERING
+    assert settle(scene, f1=0)["f1"].revision == 1 and scene.cache.trouble == ""
+    scene.cache.close()
+    assert not thread.is_alive()
+    scene.frame(f2=1)
+    assert not scene.cache._runner._jobs, "closed"
+
+
+def test_trouble_lasts_while_somebody_waits_for_a_head():
+    class Failing(Drawer):
+        broken = True
+
+        def __call__(self, draw):
+            if self.broken:
+                raise RuntimeError("no memory")
+            return super().__call__(draw)
+
+    scene = Scene(Failing())
+    scene.frame(f1=0, f2=1)
+    assert scene.cache.trouble == "an identity could not be drawn: RuntimeError: no memory"
+    scene.frame(f2=1)
+    scene.frame(gone=("f1",), f2=1)
+    assert scene.cache.trouble
+    scene.frames(2)
+    assert scene.cache.trouble == "", "nobody is there"
+    scene.frames(80, f3=2)
+    assert scene.cache.trouble
+    scene.drawer.broken = False
+    assert scene.frames(80, f3=2)["f3"].revision == 1 and scene.cache.trouble == ""
+
+
+def test_a_head_that_is_no_number_is_a_draw_that_failed(open_bundle):
+    drawer = CandidateDrawer(open_bundle, None, None, 4)
+    assert drawer._head(np.zeros(3, np.float32), 0.5).score == 0.5
+    for betas, score in ((np.full(3, np.nan, np.float32), 0.5), (np.zeros(3, np.float32), float("nan"))):
+        with pytest.raises(ValueError, match="not a number"):
+            drawer._head(betas, score)
 
 
 def test_the_noise_of_a_draw_depends_on_face_and_number_alone():

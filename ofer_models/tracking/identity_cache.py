@@ -28,6 +28,7 @@ CHECK_EVERY = 0.15  # s between looks at whether a track still shows the same fa
 STRIKES = 6  # points against it, in looks in a row, that make it somebody else's
 KNOWN_ELSE, UNLIKE = 2, 1  # points of a look: clearly more like another known face; merely unlike its own
 UNSURE_TIME = 1.0  # s for which a face that may be back is waited for to show itself, before it is drawn anew
+LONG_DRAW = 30.0  # s after which one that is still at work is told: a draw takes a second or two
 CLEARLY = 0.75  # of the distance (1 - cosine) to one face, which that to another must stay below
 
 
@@ -72,6 +73,7 @@ class IdentityCache:
         self.keep = keep
         self.failures = 0  # draws that failed
         self.failure = ""  # why the last one did, until everything is forgotten
+        self._failing: list[IdentityMachine] = []  # those in sight whose last draw failed
         self._head = head
         self._same, self._other = same, other
         self._runner = DrawRunner(draw, background)
@@ -82,7 +84,7 @@ class IdentityCache:
     def forget(self) -> None:
         """Drop everything about everybody, at once; tracks begin anew."""
         self._runner.clear()
-        self.failure = ""
+        self.failure, self._failing = "", []
         self._tracks: dict[str, _Track] = {}
         self._lost: list[IdentityMachine] = []
         self._machines = 0
@@ -102,6 +104,13 @@ class IdentityCache:
     def states(self) -> dict[str, State]:
         """What each track's identity is at."""
         return {id: track.machine.state for id, track in self._tracks.items()}
+
+    @property
+    def trouble(self) -> str:
+        """What keeps faces from their heads at present, in one line, or ''. From any thread."""
+        if self._runner.busy_for > LONG_DRAW:
+            return f"an identity is being drawn for more than {LONG_DRAW:g} s: faces keep the head they have"
+        return f"an identity could not be drawn: {self.failure}" if self._failing else ""
 
     @property
     def remembered(self) -> int:
@@ -137,6 +146,7 @@ class IdentityCache:
                 self._recognise(id, view)
             if track.machine.admits(view.quality, stamp) and (id not in doubted or not track.machine.views):
                 track.machine.offer(view)
+        self._withdraw()
         self._collect(stamp)
         for id in visible:
             machine = self._tracks[id].machine
@@ -248,16 +258,27 @@ class IdentityCache:
         if machine.chosen is not None:
             self._lost = [*self._lost, machine][-MOST_LOST:]
 
+    def _withdraw(self) -> None:
+        """Nobody waits for the draws of those who are out of sight, reset or recognised since."""
+        machines = [track.machine for track in self._tracks.values()]
+        self._runner.withdraw(lambda job: job.machine not in machines or not job.machine.awaits(job.draw))
+        seen = [machine for machine in machines if machine.state is not State.LOST]
+        self._failing = [machine for machine in self._failing if machine in seen]
+
     def _collect(self, stamp: float) -> None:
         for machine, draw, done in self._runner.finished():
             error = done.exception()
+            known = self.failure if self._failing else ""
+            self._failing = [other for other in self._failing if other is not machine]
             if error is None:
                 machine.drawn(draw, done.result())
                 continue
             machine.failed(draw, stamp)
+            self._failing.append(machine)
             self.failures += 1
             self.failure = f"{type(error).__name__}: {error}"
-            _log.warning("an identity could not be drawn: %s", self.failure)
+            if self.failure != known:  # said once
+                _log.warning("an identity could not be drawn: %s", self.failure)
 
 
 def _tells(view: View, machine: IdentityMachine) -> bool:

@@ -45,7 +45,8 @@ class CandidateDrawer:
         self._candidates = candidates
 
     def __call__(self, draw: Draw) -> Drawn:
-        """The best of the candidates and the head in use, by scores pooled over the views."""
+        """The best of the candidates and the head in use, by scores pooled over the views. Raises ValueError where the
+        networks give no numbers."""
         views, rng = draw.views, np.random.default_rng(draw.seed)
         context = np.stack([view.context for view in views])
         shape = self._drawn(len(views))
@@ -59,7 +60,7 @@ class CandidateDrawer:
         best, probabilities = int(scores.argmax()), softmax(scores)
         if draw.incumbent is not None and scores[best] < scores[-1] + math.log(REPLACE_ODDS):
             return Drawn(None, float(probabilities[-1]))
-        return Drawn(self._bundle.head.identity(betas[best]), float(probabilities[best]))
+        return self._head(betas[best], float(probabilities[best]))
 
     def warm_up(self) -> None:
         """Run both networks once at every size that draws have."""
@@ -83,7 +84,12 @@ class CandidateDrawer:
         shape, gain = self._fit(betas[best], draw.views, weights, draw.incumbent)
         if draw.incumbent is not None and gain < math.log(REPLACE_ODDS):
             return Drawn(None, probability)
-        return Drawn(self._bundle.head.identity(shape), probability)
+        return self._head(shape, probability)
+
+    def _head(self, betas: np.ndarray, score: float) -> Drawn:
+        if not (np.isfinite(betas).all() and np.isfinite(score)):
+            raise ValueError("the head that was chosen, or its score, is not a number: NaN or infinite")
+        return Drawn(self._bundle.head.identity(betas), score)
 
     def _scores(self, views: Sequence[View], context: np.ndarray, betas: np.ndarray, keep_last: bool) -> np.ndarray:
         """Log odds (N,) of betas (N, S): IdRank's, and how well each fits the landmarks in its best pose; -inf for

@@ -5,52 +5,124 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from typing import NamedTuple
 
 from ofer_models.tracking.identity_state import Draw, Drawn, IdentityMachine
 
 _NICENESS = 10  # of the drawing thread: where cores are short, the stream goes first
 
 
+class Job(NamedTuple):
+    """A draw, the machine that asked for it, and its result or what it raised."""
+
+    machine: IdentityMachine
+    draw: Draw
+    future: Future[Drawn]
+
+
 class DrawRunner:
     """Runs `draw(request)` for machines; `finished` hands results to the thread that submitted them."""
 
-    def __init__(self, draw: Callable[[Draw], Drawn], background: bool) -> None:
-        """background: on one thread of its own, or within `submit`, so that everything depends on the input alone."""
+    def __init__(
+        self, draw: Callable[[Draw], Drawn], background: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """background: on a thread of its own while there is something to draw, which does not keep the process from
+        ending; or within `submit`, so that everything depends on the input alone. clock(): seconds."""
         self._draw = draw
-        self._thread = ThreadPoolExecutor(1, "ofer-identity", _be_nice) if background else None
-        self._jobs: list[tuple[IdentityMachine, Draw, Future[Drawn]]] = []
+        self._background = background
+        self._clock = clock
+        self._jobs: list[Job] = []
+        self._lock = threading.Lock()
+        self._waiting: deque[Job] = deque()
+        self._thread: threading.Thread | None = None
+        self._begun: float | None = None  # when the draw at work did
+        self._closed = False
 
     def submit(self, machine: IdentityMachine, draw: Draw) -> None:
-        if self._thread is not None:
-            future = self._thread.submit(self._draw, draw)
-        else:
-            future = Future()
-            try:
-                future.set_result(self._draw(draw))
-            except Exception as error:  # told by `finished`, as in the background
-                future.set_exception(error)
-        self._jobs.append((machine, draw, future))
+        """Have it drawn; after `close` it is ignored."""
+        if self._closed:
+            return
+        job = Job(machine, draw, Future())
+        self._jobs.append(job)
+        if not self._background:
+            self._do(job)
+            return
+        with self._lock:
+            self._waiting.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="ofer-identity", daemon=True)
+                self._thread.start()
 
-    def finished(self) -> list[tuple[IdentityMachine, Draw, Future[Drawn]]]:
+    def finished(self) -> list[Job]:
         """Draws done since the last call, each with its result or exception in the future."""
-        ended = [job[2].done() for job in self._jobs]  # asked once: one may end while this goes on
+        ended = [job.future.done() for job in self._jobs]  # asked once: one may end while this goes on
         finished = [job for job, over in zip(self._jobs, ended, strict=True) if over]
         self._jobs = [job for job, over in zip(self._jobs, ended, strict=True) if not over]
         return finished
 
+    def withdraw(self, unwanted: Callable[[Job], bool]) -> None:
+        """Forget draws that nobody waits for any more, so that they hold up no other. One that is at work comes to its
+        end, and nobody looks at it."""
+        kept = []
+        for job in self._jobs:
+            if unwanted(job):
+                job.future.cancel()
+            else:
+                kept.append(job)
+        self._jobs = kept
+
     def clear(self) -> None:
-        """Forget all draws. One that is at work comes to its end, and nobody looks at it."""
-        for _, _, future in self._jobs:
-            future.cancel()
-        self._jobs = []
+        """Forget all draws."""
+        self.withdraw(lambda job: True)
+        with self._lock:
+            self._waiting.clear()
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds that the draw at work has taken so far; 0 without one."""
+        begun = self._begun
+        return 0.0 if begun is None else self._clock() - begun
 
     def close(self) -> None:
         """No more draws; returns when the one at work has come to its end."""
+        self._closed = True
         self.clear()
-        if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        _be_nice()
+        while self._do_next():
+            pass
+
+    def _do_next(self) -> bool:
+        """The longest waiting draw; False, and the thread is to end, when there is none. By itself: nothing of a job
+        outlives it."""
+        with self._lock:
+            if not self._waiting:
+                self._thread = None
+                return False
+            job = self._waiting.popleft()
+        self._do(job)
+        return True
+
+    def _do(self, job: Job) -> None:
+        if not job.future.set_running_or_notify_cancel():
+            return
+        self._begun = self._clock()
+        try:
+            drawn = self._draw(job.draw)
+        except Exception as error:  # told by `finished`
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(drawn)
+        finally:
+            self._begun = None
 
 
 def _be_nice() -> None:

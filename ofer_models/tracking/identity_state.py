@@ -176,9 +176,13 @@ class IdentityMachine:
         self._pending = Draw(tuple(self.views), incumbent, (*self._seed, self._draws))
         return self._pending
 
+    def awaits(self, draw: Draw) -> bool:
+        """Whether this draw's result would be taken."""
+        return draw is self._pending
+
     def drawn(self, draw: Draw, result: Drawn) -> bool:
         """Take the result of a draw; False when it is not the pending one: lost, reset or forgotten meanwhile."""
-        if draw is not self._pending:
+        if not self.awaits(draw):
             return False
         self._pending, self._drawn_on = None, draw.views
         if result.identity is not None:
@@ -190,7 +194,7 @@ class IdentityMachine:
 
     def failed(self, draw: Draw, stamp: float) -> None:
         """The draw came to nothing: after `RETRY` it will be wanted again."""
-        if draw is self._pending:
+        if self.awaits(draw):
             self._pending, self._failed = None, stamp
 
     def lose(self, stamp: float) -> None:

@@ -56,7 +56,7 @@ class _Track:
 class RegressedIdentities:
     """Heads by track id. One thread calls it."""
 
-    failures, failure = 0, ""  # nothing is drawn, so nothing fails
+    failures, failure, trouble = 0, "", ""  # nothing is drawn, so nothing fails
 
     def __init__(self, head: HeadModel, keep: float) -> None:
         """keep: seconds without a frame after which the pipeline forgets everything."""

@@ -47,9 +47,13 @@ class CameraPlace:
                 "if the camera stood still"
             )
             return
-        for topic, qos, static in (("/tf", _MOVING, False), ("/tf_static", _STATIC, True)):
-            hear = partial(self.hear, static=static)
-            self._subscriptions.append(node.create_subscription(TFMessage, topic, hear, qos))
+        try:
+            for topic, qos, static in (("/tf", _MOVING, False), ("/tf_static", _STATIC, True)):
+                hear = partial(self.hear, static=static)
+                self._subscriptions.append(node.create_subscription(TFMessage, topic, hear, qos))
+        except Exception:
+            self.destroy()
+            raise
 
     def hear(self, message: TFMessage, static: bool) -> None:
         """Note the transforms of a message."""

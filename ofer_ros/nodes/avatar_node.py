@@ -17,6 +17,7 @@ from ofer_ros.base.parameters import AvatarSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import FACES
 from ofer_ros.output.seen_faces import seen_faces
+from ofer_ros.output.usable_faces import UsableFaces
 
 
 class AvatarNode(Node):
@@ -36,6 +37,7 @@ class AvatarNode(Node):
         self._socket = socket.socket(family, kind)
         self._problems = ProblemLog(self.get_logger().error)
         head = load_bundle(self.settings.bundle).head
+        self._usable = UsableFaces(head, self._problems.report)
         self._performer = Performer(arkit_map(head), self.settings.face, self.settings.hypothesis)
         self.create_subscription(FaceArray, f"{self.settings.node}/faces", self._on_faces, FACES)
         self.get_logger().info(f"sending {self.settings.node}/faces to {self._address[0]} port {self._address[1]}")
@@ -50,7 +52,8 @@ class AvatarNode(Node):
 
     def _on_faces(self, message: FaceArray) -> None:
         try:
-            data = self.datagram(self._performer(seen_faces(message), seconds(message.header.stamp)))
+            faces = seen_faces(self._usable(message))
+            data = self.datagram(self._performer(faces, seconds(message.header.stamp)))
             if data is not None:
                 self._socket.sendto(data, self._address)
         except (ValueError, OSError) as error:

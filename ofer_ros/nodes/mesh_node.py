@@ -17,6 +17,7 @@ from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import LATCHED, NEWEST
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.marker_array import FaceMarkers
+from ofer_ros.output.usable_faces import UsableFaces
 
 NAME = "mesh_node"
 
@@ -35,6 +36,7 @@ class MeshNode(Node):
         self._head = head if head is not None else load_bundle(settings.bundle).head
         self._meshes = FaceMarkers(self._head, settings.mesh_region)
         self._problems = ProblemLog(self.get_logger().error)
+        self._usable = UsableFaces(self._head, self._problems.report)
         self._mismatch = ""
         self._markers = self.create_publisher(MarkerArray, "~/markers", NEWEST)
         self.create_timer(1.0, self._read_settings, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -58,7 +60,7 @@ class MeshNode(Node):
             self._problems.report(self._mismatch)
             return
         try:
-            self._markers.publish(self._meshes.encode(message, self._settings))
+            self._markers.publish(self._meshes.encode(self._usable(message), self._settings))
         except ValueError as error:
             self._problems.report(str(error))
 

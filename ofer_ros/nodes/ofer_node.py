@@ -38,7 +38,7 @@ from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_messa
 NAME = "ofer_node"
 # Seconds that a service waits for the frame at work before it answers without knowing the outcome.
 _PATIENCE = 3.0
-# Seconds that deactivate waits for it.
+# Seconds that deactivate waits for it, and cleanup for an identity that is being drawn.
 _STOP_PATIENCE = 10.0
 
 
@@ -200,10 +200,12 @@ class OferNode(ManagedNode):
         pipeline, self._pipeline = self._pipeline, None
         self._loaded = ()
         if pipeline is not None:
-            if self._busy() is not None:
-                threading.Thread(target=pipeline.close, daemon=True).start()  # once the frame at work is through
-            else:
-                pipeline.close()
+            closing = threading.Thread(target=pipeline.close, daemon=True)
+            closing.start()
+            if self._busy() is None:  # else it is closed once the frame at work is through
+                closing.join(_STOP_PATIENCE)
+                if closing.is_alive():
+                    self.get_logger().error(f"the identity at work did not finish in {_STOP_PATIENCE:g} s")
         if outputs is not None:
             if self._busy() is not None:
                 self._outlived.append(outputs)
@@ -301,7 +303,7 @@ class OferNode(ManagedNode):
         self._let_go()
         trouble = ""
         if self._stream is not None:
-            trouble = self._watch.check(self._stream.inputs, self._settings)
+            trouble = self._watch.check(self._stream.inputs, self._settings) or self._pipeline.identity_trouble
             self._statistics.lost = self._lost_before + self._stream.inputs.lost
         level, text = self._status(trouble)
         bundle = getattr(self._pipeline, "bundle", None)

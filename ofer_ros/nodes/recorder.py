@@ -36,6 +36,7 @@ from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.input.images import ImageError, image_to_rgb, to_rgb
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
+from ofer_ros.output.usable_faces import UsableFaces
 from ofer_ros.record.bag_writer import BagWriter
 from ofer_ros.record.observations import Observations, marker_difference
 from ofer_ros.record.run_sheet import Moment, choose_moments, draw_run_sheet
@@ -62,6 +63,8 @@ class Recorder(Node):
         self._settings = settings = read(self, RecorderSettings)
         head = head if head is not None else load_bundle(settings.bundle).head
         self._decoder = MeshDecoder(head, settings.mesh_region)
+        self._problems = ProblemLog(self.get_logger().warning)
+        self._usable = UsableFaces(head, self._problems.report)
         self._output = Path(settings.output)
         self._output.mkdir(parents=True, exist_ok=True)
         self._video = TimedVideo(self._output / "overlay.mp4", settings.video_rate)
@@ -119,7 +122,7 @@ class Recorder(Node):
 
     def _on_faces(self, data: bytes) -> None:
         now = time.time()
-        message = deserialize_message(data, FaceArray)
+        message = self._usable(deserialize_message(data, FaceArray))
         self.observations.add_faces(message, now)
         stamp = stamp_key(message.header.stamp)
         _keep(self._faces, stamp, message, _FACES_KEPT)
@@ -160,7 +163,10 @@ class Recorder(Node):
 
     def _on_overlay(self, data: bytes) -> None:
         message = deserialize_message(data, Image)
-        self._video.add(image_to_rgb(message)[..., ::-1], seconds(message.header.stamp))
+        try:
+            self._video.add(image_to_rgb(message)[..., ::-1], seconds(message.header.stamp))
+        except ImageError as error:
+            self._problems.report(f"overlay: {error}")
 
     def _on_diagnostics(self, data: bytes) -> None:
         node = self.resolve_topic_name(self._settings.node).lstrip("/")
@@ -190,7 +196,7 @@ class Recorder(Node):
         start = seconds(self._moments[0][1].header.stamp)
         moments = []
         rectified = is_rectified(self.resolve_topic_name("image_raw"))
-        calibration = Calibration(DEFAULT_FIELD_OF_VIEW, ProblemLog(self.get_logger().warning), rectified)
+        calibration = Calibration(DEFAULT_FIELD_OF_VIEW, self._problems, rectified)
         for index in chosen:
             jpeg, message, info = self._moments[index]
             rgb = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]

@@ -30,6 +30,7 @@ from ofer_ros.base.statistics import RateCap
 from ofer_ros.input.images import ImageError, image_to_rgb
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
+from ofer_ros.output.usable_faces import UsableFaces
 from ofer_ros.web.packets import FacePackets, pack
 from ofer_ros.work.diagnostics import values_of
 
@@ -56,6 +57,7 @@ class ViewNode(Node):
         self._head = head
         self._packets = FacePackets(MeshDecoder(head, settings.mesh_region))
         self._problems = ProblemLog(self.get_logger().error)
+        self._usable = UsableFaces(head, self._problems.report)
         self._mismatch = ""
         self._cap = RateCap()
         self._faces: OrderedDict[int, FaceArray] = OrderedDict()  # by stamp, until their picture comes
@@ -118,7 +120,9 @@ class ViewNode(Node):
     def _on_faces(self, message: FaceArray) -> None:
         if self._mismatch:
             self._problems.report(self._mismatch)
-        elif time.monotonic() - self._overlay_arrived > _OVERLAY_WAIT:
+            return
+        message = self._usable(message)
+        if time.monotonic() - self._overlay_arrived > _OVERLAY_WAIT:
             if self._cap.due(self._settings.rate):
                 self._show(message)
         else:

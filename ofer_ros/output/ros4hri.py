@@ -56,7 +56,13 @@ class HriFaces:
         self._wanted: tuple[str, ...] = ()
         self._lock = threading.Lock()  # held while publishers are used, and while they are made or destroyed
         self._tracked = node.create_publisher(IdsList, f"{_ROOT}/tracked", _QOS) if self.available else None
-        self._change = node.create_guard_condition(self._update) if self.available else None
+        if self._tracked is None:
+            return
+        try:
+            self._change = node.create_guard_condition(self._update)
+        except Exception:
+            node.destroy_publisher(self._tracked)
+            raise
 
     def publish(self, header: Header, rgb: np.ndarray, intrinsics: Intrinsics, faces: list, sent: list[Face]) -> None:
         """faces: the pipeline's; sent: their messages. Topics of faces that are gone are taken away.

@@ -41,9 +41,10 @@ class FaceTransforms:
         self._prefix = prefix
         self.available = TFMessage is not None
         self._node = node
-        self._publisher = node.create_publisher(TFMessage, "/tf", _QOS) if self.available else None
         self._landmarks = FaceLandmarks(head, np.array([_SELLION]))
         self._gaze_of = Gaze.of(head)
+        # Last: what raises before it leaves nothing behind.
+        self._publisher = node.create_publisher(TFMessage, "/tf", _QOS) if self.available else None
 
     def broadcast(self, message: FaceArray) -> None:
         """Raises ValueError when a face's coefficients do not fit the head."""

@@ -67,8 +67,12 @@ class FaceStream:
             camera_pose=lambda header: self.inputs.camera_pose(header),
         )
         self.inputs = CameraInputs(node, begun, calibration, problems, self._accept)
-        self._drawer.start()
-        self._worker.start()
+        try:
+            self._drawer.start()
+            self._worker.start()
+        except Exception:  # a machine that has no more threads
+            self.stop(0.0)
+            raise
 
     @property
     def working(self) -> bool:

@@ -10,6 +10,7 @@ from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.output.drawings import Drawing, FaceDrawings
 from ofer_ros.work.mailbox import Mailbox
+from ofer_ros.work.threads import ended
 
 
 class Drawer:
@@ -45,8 +46,7 @@ class Drawer:
     def stop(self, timeout: float) -> bool:
         """Drop what waits, and wait for the drawing at work; False when it did not end in time."""
         self._mailbox.close()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return ended(self._thread, timeout)
 
     @property
     def alive(self) -> bool:

@@ -26,6 +26,7 @@ from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.images import ImageError, to_rgb
 from ofer_ros.work.mailbox import Mailbox
 from ofer_ros.work.relay import Relay
+from ofer_ros.work.threads import ended
 
 _FAILURES_BEFORE_RESET = 3
 
@@ -99,8 +100,7 @@ class FrameWorker:
     def stop(self, timeout: float) -> bool:
         """Close the mailbox and wait for the frames at work; False when they did not finish in time."""
         self._statistics.drop(self.mailbox.close() + self._relay.close())
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return ended(self._thread, timeout)
 
     @property
     def alive(self) -> bool:
