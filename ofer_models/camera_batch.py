@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class SharedStages:
     def __init__(self) -> None:
         self._sets: dict[tuple, tuple[Bundle, StageSet]] = {}
         self._networks: FaceNetworks | None = None
+        self._pipelines: WeakSet[FacePipeline] = WeakSet()
 
     def pipeline(self, bundle: Bundle, settings: PipelineSettings) -> FacePipeline:
         """A pipeline on the shared stages. Raises as `FacePipeline`."""
@@ -55,10 +57,14 @@ class SharedStages:
             self._sets[key] = bundle, stages
         known, stages = self._sets[key]
         self._networks = self._networks or FaceNetworks()
-        return FacePipeline(known, settings, stages=stages, networks=self._networks)
+        pipeline = FacePipeline(known, settings, stages=stages, networks=self._networks)
+        self._pipelines.add(pipeline)
+        return pipeline
 
     def close(self) -> None:
-        """Let go of the stages; the pipelines are closed before."""
+        """Close the pipelines and let go of the stages; returns when frames and draws at work have ended."""
+        for pipeline in list(self._pipelines):
+            pipeline.close()
         sets, self._sets, self._networks = self._sets, {}, None
         for _, stages in sets.values():
             stages.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -100,3 +101,26 @@ def test_a_frame_that_raises_changes_nothing_for_the_others(open_bundle, shared)
     faces, error = process_together([CameraFrame(good, picture, 0.1), CameraFrame(bad, picture, 0.1)])
     bad._method.identify = failing
     assert len(faces) == 1 and isinstance(error, ZeroDivisionError)
+
+
+def test_networks_are_not_taken_from_under_a_draw(open_bundle):
+    begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+    shared = SharedStages()
+    pipeline = shared.pipeline(open_bundle, replace(SETTINGS, background=True))
+    runner, stages = pipeline._identities._runner, pipeline._stages
+    close, draw = stages.close, runner._draw
+
+    def drawn(request):
+        begun.set()
+        assert go_on.wait(120) and not closed.is_set()
+        return draw(request)
+
+    runner._draw, stages.close = drawn, lambda: closed.set() or close()
+    pipeline(face_picture()[..., ::-1].copy(), 0.0)
+    assert begun.wait(60)
+    closing = threading.Thread(target=shared.close)
+    closing.start()
+    assert not closed.wait(0.05)
+    go_on.set()
+    closing.join(60)
+    assert closed.is_set()

@@ -51,6 +51,8 @@ class FarEnd:
         for name, values in weights_of:
             face = fake_face(name, hypotheses=hypotheses)
             row = np.array([values.get(unit, 0.0) for unit in HEAD.expression_names], np.float32)
+            object.__setattr__(face, "shape", np.zeros(HEAD.n_shape, np.float32))
+            object.__setattr__(face, "expression", row)
             object.__setattr__(face, "expressions", np.tile(row, (hypotheses, 1)))
             object.__setattr__(face, "jaws", np.zeros((hypotheses, 3), np.float32))
             object.__setattr__(face, "scores", np.full(hypotheses, 1 / hypotheses, np.float32))
@@ -109,6 +111,15 @@ def test_a_hypothesis_that_is_not_there_is_one_line_and_the_node_goes_on(session
     far.send(("f1", {}), hypotheses=8)
     assert far.hear()
     assert session.escaped == []
+
+
+def test_a_face_that_cannot_be_used_and_a_second_one_of_its_name_cost_no_other(session, capfd):
+    far = FarEnd(session, LiveLinkNode, face="f2")
+    far.send(("f1", {"mouthPucker": float("nan")}), ("f2", {"mouthPucker": 0.5}), ("f2", {"mouthPucker": 1.0}))
+    assert struct.unpack(">61f", far.hear()[-244:])[ARKIT_NAMES.index("mouthPucker")] == pytest.approx(0.5)
+    said = capfd.readouterr().err
+    assert said.count("face 'f1' is left out: its coefficients or its pose are not finite") == 1
+    assert said.count("face 'f2' is left out: another face of this message has the same id") == 1
 
 
 @pytest.mark.parametrize("parameters, said", [

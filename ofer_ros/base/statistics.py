@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -96,14 +94,3 @@ def timed(times: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     times[name] = 1000 * (time.perf_counter() - start)
-
-
-def give_memory_back() -> None:
-    """Free what nobody holds any more, and return it to the system (glibc; elsewhere only the former).
-
-    A pipeline that goes is part of reference cycles, which Python might leave until several more have gone, and leaves
-    holes of tens of MB behind, which the next one does not fit into exactly.
-    """
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
@@ -19,6 +20,7 @@ from ofer_models.camera_batch import SharedStages
 from ofer_models.pipeline import FacePipeline
 from ofer_models.runtime.memory import resident_megabytes
 from ofer_ros.base.bundles import load_bundle
+from ofer_ros.base.heap import few_arenas
 from ofer_ros.base.parameters import FleetSettings, OferSettings, declare, read
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
 from ofer_ros.nodes.ofer_node import OferNode
@@ -26,6 +28,7 @@ from ofer_ros.work.camera_loop import CameraLoop
 from ofer_ros.work.diagnostics import OK, WARN, diagnostics_message
 
 NAME = "fleet_node"
+_STOP_PATIENCE = 10.0  # seconds that cleanup waits for frames and draws at work
 _NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
 
 
@@ -82,7 +85,7 @@ class FleetNode(ManagedNode):
     @guarded
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         answer = self._all("inactive", "trigger_cleanup")
-        self._stages.close()
+        self._let_go()
         return answer
 
     @guarded
@@ -101,7 +104,14 @@ class FleetNode(ManagedNode):
         for camera in self.cameras.values():
             camera.close()
         self._loop.close()
-        self._stages.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the networks, those that a frame or a draw does not leave in time once it has ended."""
+        stages, self._stages = self._stages, SharedStages()
+        closing = threading.Thread(target=stages.close, daemon=True)
+        closing.start()
+        closing.join(_STOP_PATIENCE)
 
     def _each_second(self) -> None:
         rates = {name: camera.statistics.rate() for name, camera in self.cameras.items()}
@@ -126,6 +136,7 @@ def _start(node: FleetNode) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
+    few_arenas()
     return run(FleetNode, args, started=_start)
 
 

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from contextlib import ExitStack
 from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -25,9 +26,10 @@ from std_srvs.srv import SetBool, Trigger
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.srv import ResetIdentity
 from ofer_ros.base.bundles import load_bundle
+from ofer_ros.base.heap import few_arenas, give_memory_back
 from ofer_ros.base.parameters import OferSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
-from ofer_ros.base.statistics import FrameStatistics, give_memory_back
+from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.input_watch import InputWatch
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
 from ofer_ros.output.publishers import FaceOutputs
@@ -118,14 +120,17 @@ class OferNode(ManagedNode):
             self, self._pipeline, self._outputs, lambda: self._settings, self._statistics, self._problems,
             self._loop,
         )
-        self._stream.pause(not self._enabled)
-        self._lost_before = self._statistics.lost
-        self._watch.start()
-        bundle, count = self._pipeline.bundle, self._pipeline.hypotheses
-        self.get_logger().info(
-            f"active: {self._stream.inputs.describe()}; bundle '{bundle.name}' {bundle.version} on "
-            f"{self._pipeline.backend}, {count} {'hypotheses' if count > 1 else 'hypothesis'} a face"
-        )
+        with ExitStack() as half_way:  # where something raises, nothing goes on running
+            half_way.callback(self._stop)
+            self._stream.pause(not self._enabled)
+            self._lost_before = self._statistics.lost
+            self._watch.start()
+            bundle, count = self._pipeline.bundle, self._pipeline.hypotheses
+            self.get_logger().info(
+                f"active: {self._stream.inputs.describe()}; bundle '{bundle.name}' {bundle.version} on "
+                f"{self._pipeline.backend}, {count} {'hypotheses' if count > 1 else 'hypothesis'} a face"
+            )
+            half_way.pop_all()
         return TransitionCallbackReturn.SUCCESS
 
     @guarded
@@ -359,6 +364,7 @@ def _start(node: OferNode) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
+    few_arenas()
     return run(OferNode, args, started=_start)
 
 

@@ -18,7 +18,7 @@ def main(
 ) -> None:
     """A long rough time for ofer_node."""
     summary = run_soak(SoakPlan(seconds=seconds, cycles=cycles, rate=rate), out)
-    for name in ("camera", "counts", "memory", "second_memory", "diagnostics", "node", "second"):
+    for name in ("camera", "counts", "memory", "second_memory", "empty_memory", "diagnostics", "node", "second"):
         print(f"{name}: " + ", ".join(f"{key} {v}" for key, v in summary[name].items() if not isinstance(v, list)))
     for problem in summary["problems"]:
         print(f"PROBLEM: {problem}")

@@ -100,6 +100,7 @@ class Soak(Node):
         self.counts: Counter[str] = Counter()
         self.scene = Scene3D()
         self.memory = {node: Memory(plan.settled) for node in pids}
+        self.empty = Memory(0.0)  # of the node with nothing loaded
         self.levels: Counter[str] = Counter()
         self._values: dict[str, dict[str, str]] = {node: {} for node in pids}
         self._received = 0
@@ -195,6 +196,7 @@ class Soak(Node):
             self.problems.append(f"markers stayed after deactivate: {sorted(self.scene.shown)[:5]}")
         self._transition("deactivate", "inactive", possible=False)
         self._transition("cleanup", "unconfigured")
+        self.empty.add(time.monotonic() - self._begun, round(resident_megabytes(self._pids[NODE]), 1))
         self._transition("activate", "unconfigured", possible=False)
         self._transition("configure", "inactive")
         self._transition("activate", "active")
@@ -280,7 +282,7 @@ class Soak(Node):
                 self.problems.append(f"{len(lines)} log line(s) with {mark}: {lines[0]}")
         if self.scene.stale:
             self.problems.append(f"stale markers: {dict(self.scene.stale.most_common(5))}")
-        for node, memory in self.memory.items():
+        for node, memory in [*self.memory.items(), (f"{NODE} with nothing loaded", self.empty)]:
             if self._plan.judges_memory and memory.growth > MOST_GROWTH:
                 self.problems.append(f"memory of {node} grew by {memory.growth:.1f} MB")
         if not self.counts["faces"]:
@@ -300,6 +302,7 @@ class Soak(Node):
             "counts": dict(self.counts),
             "memory": self.memory[NODE].summary(),
             "second_memory": self.memory[SECOND].summary(),
+            "empty_memory": {"growth_mb": round(self.empty.growth, 1), "mb": [size for _, size in self.empty.samples]},
             "diagnostics": dict(self.levels),
             "node": {name: self._values[NODE].get(name) for name in _NODE_VALUES},
             "second": {name: self._values[SECOND].get(name) for name in _NODE_VALUES},
