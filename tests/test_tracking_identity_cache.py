@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 
@@ -403,6 +405,26 @@ def test_a_draw_that_does_not_end_is_told_and_keeps_nobody_from_forgetting_and_n
     assert not thread.is_alive()
     scene.frame(f2=1)
     assert not scene.cache._runner._jobs, "closed"
+
+
+def test_a_process_ends_well_while_identities_are_drawn():
+    """Nobody closes the pipeline: the thread that draws would be cut off in the middle of a network."""
+    program = (
+        "import threading, time\n"
+        "from ofer_models.tracking.identity_draws import DrawRunner\n"
+        "from ofer_models.tracking.identity_state import IdentityMachine\n"
+        "begun = threading.Event()\n"
+        "def draw(request):\n"
+        "    begun.set()\n"
+        "    time.sleep(0.3)\n"
+        "    print('drawn', request, flush=True)\n"
+        "runner = DrawRunner(draw, background=True)\n"
+        "for number in range(50): runner.submit(IdentityMachine(), number)\n"
+        "begun.wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 1 <= done.stdout.count("drawn") < 10, "the one at work comes to its end, and no other is begun"
 
 
 def test_trouble_lasts_while_somebody_waits_for_a_head():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -10,10 +11,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
+from weakref import WeakSet
 
 from ofer_models.tracking.identity_state import Draw, Drawn, IdentityMachine
 
 _NICENESS = 10  # of the drawing thread: where cores are short, the stream goes first
+_AT_EXIT = 10.0  # s that the end of the process waits for draws at work: a thread that it cuts off in C++ ends it badly
+_threads: WeakSet[threading.Thread] = WeakSet()
+_ending = threading.Event()  # the process: nothing more is begun
 
 
 class Job(NamedTuple):
@@ -31,7 +36,7 @@ class DrawRunner:
         self, draw: Callable[[Draw], Drawn], background: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """background: on a thread of its own while there is something to draw, which does not keep the process from
-        ending; or within `submit`, so that everything depends on the input alone. clock(): seconds."""
+        ending for long; or within `submit`, so that everything depends on the input alone. clock(): seconds."""
         self._draw = draw
         self._background = background
         self._clock = clock
@@ -55,6 +60,7 @@ class DrawRunner:
             self._waiting.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="ofer-identity", daemon=True)
+                _threads.add(self._thread)
                 self._thread.start()
 
     def finished(self) -> list[Job]:
@@ -104,7 +110,7 @@ class DrawRunner:
         """The longest waiting draw; False, and the thread is to end, when there is none. By itself: nothing of a job
         outlives it."""
         with self._lock:
-            if not self._waiting:
+            if not self._waiting or _ending.is_set():
                 self._thread = None
                 return False
             job = self._waiting.popleft()
@@ -123,6 +129,14 @@ class DrawRunner:
             job.future.set_result(drawn)
         finally:
             self._begun = None
+
+
+@atexit.register
+def _wait_for_draws() -> None:
+    _ending.set()
+    until = time.monotonic() + _AT_EXIT
+    for thread in list(_threads):
+        thread.join(max(until - time.monotonic(), 0.0))
 
 
 def _be_nice() -> None:
