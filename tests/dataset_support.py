@@ -1,5 +1,4 @@
-"""What the tests of datasets share: small archives, readers of videos that are there for a test, and rows as they lie
-in a dataset."""
+"""What the tests of datasets share: small archives, and readers of videos that are there for a test."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -54,11 +52,3 @@ def deadly(path: str) -> Iterator[ArchivedFrame]:
         if number == 1 and (name == "always.mp4" or (name == "once.mp4" and len(seen.read_text()) == 1)):
             os.kill(os.getpid(), signal.SIGKILL)
         yield frame
-
-
-def rows_of(dataset: Path, kind: str = "faces") -> list[dict[str, Any]]:
-    """Every row, without the part it lies in, in an order that does not depend on it."""
-    import pyarrow.parquet as pq
-
-    rows = [row for file in sorted((dataset / kind).glob("*/*")) for row in pq.ParquetFile(file).read().to_pylist()]
-    return sorted(rows, key=lambda row: (row["source"], row["frame"] or 0, row.get("track", "")))

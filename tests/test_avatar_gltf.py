@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,18 @@ def test_morph_targets_are_the_units(head):
     reach = 1000 * np.linalg.norm(moved, axis=-1).max(axis=1)
     still = [name for name, millimetres in zip(ARKIT_NAMES, reach, strict=True) if millimetres < 0.5]
     assert still == ["tongueOut"]
+
+
+def test_frames_that_glTFs_time_cannot_tell_apart_are_left_out(head, tmp_path):
+    stamps = (0.0, 40000.0, 40000.001, 40001.0)
+    frames = [replace(one, stamp=stamp) for one, stamp in zip(played(4), stamps, strict=True)]
+    write_glb(tmp_path / "head.glb", head, np.zeros(head.n_shape, np.float32), frames)
+    document, arrays = read(tmp_path / "head.glb")
+    animation = document["animations"][0]
+    times = arrays[animation["samplers"][0]["input"]]
+    assert times.tolist() == [0, 40000, 40001]
+    counts = {len(arrays[sampler["output"]]) for sampler in animation["samplers"]}
+    assert counts == {3, 3 * 52}
 
 
 @pytest.mark.parametrize("frames", [[], [*played(2), *played(2)]])

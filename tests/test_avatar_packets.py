@@ -9,6 +9,7 @@ import pytest
 
 from ofer_models.avatar import live_link
 from ofer_models.avatar.performance import FACING, Performance, eye_angles, head_angles, performance
+from ofer_models.avatar.performer import PATIENCE, Performer, SeenFace
 from ofer_models.avatar.weight_filter import WeightFilter
 from ofer_models.head.arkit import ARKIT_NAMES
 from ofer_models.head.model import rotation_matrices
@@ -86,9 +87,26 @@ def test_live_link_packets_byte_by_byte():
     assert ARKIT_NAMES[0] == "eyeBlinkLeft" and ARKIT_NAMES[17] == "jawOpen" and ARKIT_NAMES[51] == "tongueOut"
 
 
-@pytest.mark.parametrize("name", ["", "x" * 257])
+@pytest.mark.parametrize("stamp, frame", [
+    (0.0, 0), (86399.99, 86399 * 60 + 59), (86400.0, 0), (np.nextafter(86400.0, 0), 86400 * 60 - 1), (-1e-20, 0),
+    (-0.5, 86400 * 60 - 30), (np.nextafter(1 / 60, 0), 0), (1.7e9 + 86400 * 7, None),
+])  # fmt: skip
+def test_live_links_time_code_stays_within_a_day_and_its_part_below_one(stamp, frame):
+    found, part, rate, _ = struct.unpack(">ifii", live_link.packet(acted(weight(), stamp=stamp), "f1", "d")[12:28])
+    assert 0 <= found < 86400 * rate and 0 <= part < 1
+    assert frame is None or found == frame
+
+
+def test_live_link_sends_names_of_any_script_with_their_length_in_bytes():
+    data = live_link.packet(acted(weight()), "小さな顔🙂", "d")
+    length = struct.unpack(">i", data[6:10])[0]
+    assert length == len("小さな顔🙂".encode()) and data[10 : 10 + length].decode() == "小さな顔🙂"
+    assert data[10 + length + 16] == 61
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "\ud800"])
 def test_live_link_refuses_names_that_the_engine_would_not_take(name):
-    with pytest.raises(ValueError, match="1 to 256 bytes"):
+    with pytest.raises(ValueError, match="1 to 256 bytes|surrogates"):
         live_link.packet(acted(weight()), name, "device")
 
 
@@ -130,6 +148,43 @@ def test_the_far_end_may_ask_for_one_hypothesis_or_their_mean():
         drawn("3")
     with pytest.raises(ValueError, match="neither"):
         drawn("best")
+
+
+@pytest.mark.parametrize("changed, said", [
+    ({"scores": np.zeros(3)}, "no weights"), ({"scores": np.array([1.0, -1.0, 1.0])}, "no weights"),
+    ({"scores": np.ones(2)}, "2 scores"), ({"selected": 3}, "row 3 is selected"), ({"selected": -1}, "row -1"),
+    ({"jaws": np.zeros((1, 3))}, "1 jaws"), ({"expressions": np.zeros((0, 1))}, "0 expressions"),
+    ({"expressions": np.array([[0.0], [np.nan], [0.0]])}, "no numbers"),
+    ({"jaws": np.full((3, 3), np.inf)}, "no numbers"), ({"rotation": np.full((3, 3), np.nan)}, "no numbers"),
+    ({"scores": np.array([1.0, np.nan, 0.0])}, "no numbers"),
+])  # fmt: skip
+def test_a_face_that_cannot_be_is_one_line_and_the_avatar_goes_on(changed, said):
+    def seen(**other: object) -> SeenFace:
+        good = {"expressions": np.full((3, 1), 0.5), "jaws": np.zeros((3, 3)), "scores": np.ones(3), "selected": 1,
+                "rotation": FACING, "translation": np.zeros(3)}  # fmt: skip
+        return SeenFace("f1", 1.0, **good | other)
+
+    performer = Performer(to_weights)
+    performer([seen()], 0.0)
+    with pytest.raises(ValueError, match=said) as told:
+        performer([seen(**changed)], 0.1)
+    assert "\n" not in str(told.value)
+    assert performer([seen()], 0.2).weights[ARKIT_NAMES.index("mouthPucker")] == 0.5
+
+
+def test_a_face_performs_once_its_head_is_known_or_has_had_its_time():
+    def performs(performer: Performer, stamp: float, name: str = "f1", known: bool = False) -> bool:
+        row = np.zeros((1, 1)), np.zeros((1, 3)), np.ones(1), 0, FACING, np.zeros(3)
+        return performer([SeenFace(name, 1.0, *row, head_known=known)], stamp) is not None
+
+    one = Performer(to_weights)
+    assert [performs(one, 10), performs(one, 10.3, known=True), performs(one, 10.4)] == [False, True, True]
+    assert not performs(one, 10.5, "f2"), "another face"
+    assert not performs(one, 10.5 + 0.9 * PATIENCE, "f2")
+    assert performs(one, 10.5 + PATIENCE, "f2"), "whatever head it has by then"
+    back = Performer(to_weights)
+    assert [performs(back, 10), performs(back, 5)] == [False, True], "a clock that was set back"
+    assert performs(Performer(to_weights, patience=0), 3.0)
 
 
 def test_a_still_face_is_still_and_a_blink_is_seen():

@@ -13,10 +13,12 @@ import pytest
 pytest.importorskip("pyarrow")
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dataset_support import CAMERA, SEED, H, N, make_pictures, moving_face, rows_of
+from dataset_support import CAMERA, SEED, H, N, make_pictures, moving_face
+from typer.testing import CliRunner
 
 from ofer_models.dataset.meshes import open_faces, write_meshes
 from ofer_models.dataset.parts import PICTURES_A_PART, Part, into_parts
+from ofer_models.dataset.playback import played
 from ofer_models.dataset.schema import faces_schema
 from ofer_models.dataset.sources import PICTURE, STREAM, Source, find_sources
 from ofer_models.dataset.store import DatasetError, DatasetStore, PartResult
@@ -25,6 +27,7 @@ from ofer_models.dataset.work import Job, PartWorker, bundle_hash, seed_of
 from ofer_models.perception.pictures import read_picture
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.unknown_camera import read_still
+from tools.archives.material import rows_of
 
 ABOUT = {"bundle": {"name": "open"}, "hypotheses": H, "seed": SEED}
 
@@ -363,6 +366,43 @@ def test_meshes_are_refused_before_the_first(dataset, open_bundle, tmp_path):
         write_meshes(dataset, tmp_path, replace(open_bundle, name="other", path=tmp_path))
     with pytest.raises(DatasetError, match="no dataset"):
         open_faces(tmp_path)
+
+
+def test_rows_are_played_frame_by_frame(dataset, archive):
+    source = str(archive / "a.mp4")
+    rows = [row for row in rows_of(dataset) if row["source"] == source]
+    frames = list(played(dataset, f"source == {source!r}"))
+    assert [stamp for _, _, stamp in frames] == [row["stamp"] for row in rows]
+    for row, (faces, betas, _) in zip(rows, frames, strict=True):
+        (face,) = faces
+        assert (face.id, face.selected, face.area) == (row["track"], row["selected"], row["roi"][2] * row["roi"][3])
+        assert face.expressions.tolist() == row["expressions"] and face.jaws.tolist() == row["jaws"]
+        assert face.rotation.ravel().tolist() == row["rotation"] and face.translation.tolist() == row["translation"]
+        assert face.scores.tolist() == row["weights"] and betas[face.id].tolist() == row["betas"]
+    for where, said in (("", "such sources: choose one by --where"), ("frame > 99", "no such row"), ("x < 1", "'x'")):
+        with pytest.raises(DatasetError, match=said):
+            played(dataset, where)
+
+
+@pytest.mark.ros
+def test_a_dataset_is_animated(dataset, archive, tmp_path):
+    pytest.importorskip("rclpy", reason="source .venv/ofer_env.sh for ROS")
+    pytest.importorskip("pygltflib", reason="pygltflib is of the extra `avatar`")
+    from ofer_ros.demo.animate import app as animate
+
+    where = f"source == {str(archive / 'a.mp4')!r}"
+    ran = CliRunner().invoke(animate, [str(dataset), "-o", str(tmp_path / "head.glb"), "--where", where])
+    assert ran.exit_code == 0 and "4 of 4 frames with the face, 0.1 s" in ran.output, ran.output
+    for arguments, said in (
+        ([str(dataset)], "choose one by --where"),
+        ([str(dataset), "--where", where, "--hypothesis", "7"], "the face has"),
+        ([str(archive), "--where", where], "--where goes with a dataset"),
+    ):  # fmt: skip
+        ran = CliRunner().invoke(animate, [*arguments, "-o", str(tmp_path / "none.glb")])
+        assert ran.exit_code == 1 and said in ran.output and len(ran.output.splitlines()) == 1, ran.output
+    nobody = [str(dataset), "--where", where, "--face", "t9", "-o", str(tmp_path / "none.glb")]
+    assert "no face 't9' in the 4 frames" in CliRunner().invoke(animate, nobody).output
+    assert not (tmp_path / "none.glb").exists()
 
 
 @pytest.mark.parametrize(

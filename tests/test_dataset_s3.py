@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,18 @@ import pytest
 pytest.importorskip("pyarrow")
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
-from dataset_support import SEED, H, N, make_pictures, rows_of
+from dataset_support import SEED, H, N, make_pictures
 
+from ofer_models.dataset import work
 from ofer_models.dataset.parts import into_parts
 from ofer_models.dataset.sources import PICTURE, STREAM, find_sources
 from ofer_models.dataset.store import DatasetStore
 from ofer_models.dataset.work import Job, PartWorker
+from tools.archives.material import make_archive, reconstruct, rows_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 300  # s, for what takes seconds on a quiet machine
+READER = "ofer_ros.camera.archived:archived_frames"
 
 
 @pytest.fixture
@@ -29,7 +37,7 @@ def bucket(monkeypatch):
     host, port = server.get_host_and_port()
     for name, value in (
         ("AWS_ENDPOINT_URL", f"http://{host}:{port}"), ("AWS_ACCESS_KEY_ID", "lab"), ("AWS_SECRET_ACCESS_KEY", "lab"),
-        ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_EC2_METADATA_DISABLED", "true"), ("RAY_worker_niceness", "0"),
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
     system = fsspec.filesystem("s3", skip_instance_cache=True)
@@ -99,3 +107,30 @@ def test_what_is_not_in_a_bucket_is_told_in_one_line(bucket):
     for address in ("s3://lab/nothing.mp4", "s3://nowhere/a.mp4", "s3://lab/none/*.png"):
         (source,) = find_sources([address])
         assert source.problem and "\n" not in source.problem, address
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is of the extra `scale`")
+def test_the_command_makes_the_rows_of_a_bucket_that_it_makes_of_its_files(bucket, open_bundle, tmp_path, monkeypatch):
+    """Pictures, a video and a file that is none. Noise goes by the address: the files are given that of the objects."""
+    archive, there = make_archive(tmp_path / "archive", 3, [6]), "s3://lab/archive"
+    bucket.put(f"{archive}/", "lab/archive/", recursive=True)
+    options = ["--ray", "--workers", "1", "--hypotheses", str(H), "--candidates", str(N), "--seed", str(SEED)]
+    command = reconstruct(archive, tmp_path / "d", *options)
+    command[command.index(str(archive))] = there
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert ran.returncode == 1, ran.stdout + ran.stderr  # for the broken one
+    assert "9 faces in 9 frames of 5 sources" in ran.stdout
+
+    monkeypatch.setattr(
+        work, "seed_of", lambda seed, address, own=work.seed_of: own(seed, address.replace(str(archive), there))
+    )
+    job = Job(str(open_bundle.path), H, N, SEED, READER)
+    worker = PartWorker(job)
+    with DatasetStore(tmp_path / "e", job.about()) as store:
+        for part in into_parts(store.pending(find_sources([str(archive)]))):
+            store.commit(part, worker.do(part, str(store.tmp)))
+    expected = rows_of(tmp_path / "e")
+    assert len(expected) == 9
+    assert rows_of(tmp_path / "d") == [row | {"source": row["source"].replace(str(archive), there)} for row in expected]
+    (failure,) = rows_of(tmp_path / "d", "failures")
+    assert failure["source"] == f"{there}/broken.mp4" and failure["frame"] is None and failure["reason"]

@@ -79,16 +79,18 @@ def morph_targets(head: HeadModel, betas: np.ndarray) -> np.ndarray:
 def write_glb(path: Path, head: HeadModel, betas: np.ndarray, frames: Sequence[Performance]) -> None:
     """The head of betas (S,) played through frames in the order of their stamps, which must rise.
 
-    The animation starts at 0 s, and its first frame stands in the origin. Raises ValueError without frames, for stamps
+    The animation starts at 0 s, and its first frame stands in the origin. Of frames that float32, which is glTF's time,
+    cannot tell apart the first is kept. Raises ValueError without frames, for stamps
     that do not rise, and for a head as `check_units` does.
     """
     stamps = np.array([frame.stamp for frame in frames], np.float64)
     if not len(stamps) or (np.diff(stamps) <= 0).any():
         raise ValueError("an animation needs at least one frame, and stamps that rise")
+    seconds, kept = np.unique((stamps - stamps[0]).astype(np.float32), return_index=True)
     document = gltf.GLTF2(asset=gltf.Asset(version="2.0", generator="ofer_ros"))
     buffer = Buffer(document)
     _add_head(document, buffer, head, betas)
-    _add_animation(document, buffer, frames, stamps - stamps[0])
+    _add_animation(document, buffer, [frames[index] for index in kept], seconds)
     buffer.close()
     path.parent.mkdir(parents=True, exist_ok=True)
     document.save_binary(str(path))

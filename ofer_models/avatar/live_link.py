@@ -23,6 +23,8 @@ from ofer_models.avatar.performance import Performance, eye_angles, head_angles
 
 PORT = 11111  # where Unreal Engine listens
 VERSION, COUNT = 6, 61
+_DAY = 86400  # s
+_ALMOST_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 _LONGEST = 256  # bytes of a name that the engine takes
 
 
@@ -31,8 +33,9 @@ def packet(performance: Performance, subject: str, device: str, rate: int = 60) 
 
     Raises ValueError for names that are empty or too long.
     """
-    count = performance.stamp % 86400 * rate
+    count = performance.stamp % _DAY * rate % (_DAY * rate)  # what rounds up to a whole day begins the next
     whole = math.floor(count)
+    part = min(count - whole, _ALMOST_ONE)  # the engine takes no whole one
     eyes = np.radians(eye_angles(performance.weights))
     values = [
         *performance.weights.tolist(), *head_angles(performance.rotation),
@@ -40,7 +43,7 @@ def packet(performance: Performance, subject: str, device: str, rate: int = 60) 
     ]  # fmt: skip
     return b"".join([
         struct.pack(">B", VERSION), _text(device, "device id"), _text(subject, "subject"),
-        struct.pack(">ifii", whole, count - whole, rate, 1), struct.pack(f">B{COUNT}f", COUNT, *values),
+        struct.pack(">ifii", whole, part, rate, 1), struct.pack(f">B{COUNT}f", COUNT, *values),
     ])  # fmt: skip
 
 

@@ -48,9 +48,10 @@ def performance(
     """The performance of hypotheses expressions (H, E), jaws (H, 3) rad, scores (H,) of which row `selected` is shown,
     with the head's pose in the optical frame: rotation (3, 3), translation (3,) m.
 
-    hypothesis: `selected`, `mean` (weighed by the scores), or a row's number. Raises ValueError for a row that is not
-    there, and for anything else.
+    hypothesis: `selected`, `mean` (weighed by the scores), or a row's number. Raises ValueError, in one line, for a row
+    that is not there and for anything else, for arrays that do not fit each other and numbers that are none.
     """
+    _check(expressions, jaws, scores, selected, rotation, translation)
     every = np.stack([to_weights(*row)[0] for row in zip(expressions, jaws, strict=True)])
     check_hypothesis(hypothesis, len(every))
     if hypothesis == MEAN:
@@ -81,6 +82,22 @@ def head_angles(rotation: np.ndarray) -> tuple[float, float, float]:
     pitch = np.arcsin(np.clip(rotation[1, 2], -1, 1))
     roll = -np.arctan2(rotation[1, 0], rotation[1, 1])
     return float(yaw), float(pitch), float(roll)
+
+
+def _check(
+    expressions: np.ndarray, jaws: np.ndarray, scores: np.ndarray, selected: int, rotation: np.ndarray,
+    translation: np.ndarray,
+) -> None:  # fmt: skip
+    """An avatar that once gets a number that is none keeps it."""
+    count = len(expressions)
+    if not len(jaws) == len(scores) == count or not 0 <= selected < count:
+        raise ValueError(
+            f"a face has {count} expressions, {len(jaws)} jaws, {len(scores)} scores, and row {selected} is selected"
+        )
+    if not all(np.isfinite(part).all() for part in (expressions, jaws, scores, rotation, translation)):
+        raise ValueError("a face has coefficients or a pose that are no numbers")
+    if (scores < 0).any() or not scores.sum() > 0:
+        raise ValueError("a face's scores are no weights: they are negative, or all 0")
 
 
 def check_hypothesis(hypothesis: str, count: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,11 +11,13 @@ import numpy as np
 from ofer_models.avatar.performance import SELECTED, Performance, WeightMap, check_hypothesis, performance
 from ofer_models.avatar.weight_filter import WeightFilter
 
+PATIENCE = 1.0  # s in which a new face's head usually becomes known
 
 @dataclass(frozen=True)
 class SeenFace:
     """What is needed of a face in one frame: its id and area in px^2, expressions (H, E), jaws (H, 3) rad, scores (H,),
-    the selected row, and the head's rotation (3, 3) and translation (3,) m in the optical frame."""
+    the selected row, and the head's rotation (3, 3) and translation (3,) m in the optical frame. head_known: False
+    while its head is still being gathered or on its way there: expressions change with it."""
 
     id: str
     area: float
@@ -24,20 +27,26 @@ class SeenFace:
     selected: int
     rotation: np.ndarray
     translation: np.ndarray
+    head_known: bool = True
 
 
 class Performer:
-    """performer(faces, stamp) -> Performance, or None while the face that it follows is not there.
+    """performer(faces, stamp) -> Performance, or None while the face that it follows is not there, and until its head
+    is known: the same face reads otherwise on another head, and an avatar would move with nobody moving.
 
     followed: its id, '' for none.
     """
 
-    def __init__(self, to_weights: WeightMap, face: str = "", hypothesis: str = SELECTED) -> None:
+    def __init__(
+        self, to_weights: WeightMap, face: str = "", hypothesis: str = SELECTED, patience: float = PATIENCE
+    ) -> None:
         """to_weights: `arkit_map` of the head. face: an id; '': the largest, and then the same one until it is lost.
-        hypothesis: as `performance` has it. Raises ValueError for one that no face can have."""
+        hypothesis: as `performance` has it. patience: s after which a new face performs with whatever head it has.
+        Raises ValueError for a hypothesis that no face can have."""
         check_hypothesis(hypothesis)
         self._to_weights, self._face, self._hypothesis = to_weights, face, hypothesis
-        self.followed = ""
+        self._patience, self._since = patience, -math.inf
+        self.followed, self._performs = "", False
         self._steady = WeightFilter()
 
     def __call__(self, faces: Sequence[SeenFace], stamp: float) -> Performance | None:
@@ -47,7 +56,11 @@ class Performer:
             self.followed = ""
             return None
         if face.id != self.followed:
-            self.followed, self._steady = face.id, WeightFilter()
+            self.followed, self._since, self._performs, self._steady = face.id, stamp, False, WeightFilter()
+        # A stamp before the first one is of a clock that was set back.
+        self._performs = self._performs or face.head_known or not 0 <= stamp - self._since < self._patience
+        if not self._performs:
+            return None
         acted = performance(
             self._to_weights, face.expressions, face.jaws, face.scores, face.selected, face.rotation, face.translation,
             stamp, self._hypothesis,

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from ofer_models.cli.console import BundleOption, check_choice, console, require, say
 
 if TYPE_CHECKING:
-    from ofer_models.dataset import cluster
+    from ofer_models.dataset.distribution import Progress as Distributed
 
 _EXTRA = "pip install 'ofer_ros[scale]', or ray, pyarrow and fsspec"
 _READER = "ofer_ros.camera.archived:archived_frames"  # by name: ofer_models imports nothing of ofer_ros
@@ -74,13 +74,13 @@ def reconstruct_archive(
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[cluster.Progress], None]]:
+def _bar() -> Iterator[Callable[[Distributed], None]]:
     """A line: sources, frames a second, faces, failures, time left by the bytes that are done."""
     columns = (BarColumn(20), TextColumn("{task.fields[line]}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         task, started = bars.add_task("", total=1.0, line=""), time.monotonic()
 
-        def tell(now: cluster.Progress) -> None:
+        def tell(now: Distributed) -> None:
             passed = time.monotonic() - started
             share = now.size / now.of_size if now.of_size else now.sources / max(now.of_sources, 1)
             left = _clock(passed / share - passed) if share > 0 else "?"

@@ -24,7 +24,7 @@ def view(context: typer.Context) -> None:
 
 
 def animate(context: typer.Context) -> None:
-    """One face of a video, a folder of pictures or a bag as an animated head: a GLB with ARKit's morph targets."""
+    """One face of a video, a folder of pictures, a bag or a dataset as an animated head: a GLB with morph targets."""
     _run("animate", context.args)
 
 

@@ -1,49 +1,44 @@
-"""Parts spread over Ray workers: one part at a time for each, and what dies is done again."""
+"""A Ray cluster to work on: one of this machine's cores, on the loopback alone, or one that runs already."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers unless it is told not to
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs of its own changes nothing
-
-import ray
-from ray.exceptions import RayActorError, RayTaskError
+from typing import TYPE_CHECKING
 
 from ofer_models.dataset.parts import Part
 from ofer_models.dataset.store import DatasetError, DatasetStore
-from ofer_models.dataset.work import Job, PartWorker
+from ofer_models.dataset.work import Job
 from ofer_models.files.refusal import one_line
 
+if TYPE_CHECKING:
+    from ofer_models.dataset.distribution import Progress
+
 LOCAL = "local"
-_DEATHS = 3  # of workers over one source, after which it is left
-_LOOK = 0.5  # s between looks at how far workers are
-_ANSWER = 10.0  # s for a cluster's head to answer
+_ANSWER = 10.0  # s for a machine to accept a connection
+_JOINED = 90.0  # s for a cluster to take a driver in: a few on an idle machine
 _OBJECT_STORE = 80 << 20  # bytes; parts and results are small
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Sources that are done and in all, and the same in bytes; frames and faces, also of parts at work; failures."""
-
-    sources: int
-    of_sources: int
-    size: int
-    of_size: int
-    frames: int
-    faces: int
-    failures: int
+# Ray reads these when it is imported. It reports to its makers unless it is told not to, takes GPUs from workers that
+# ask for none, and gives a machine that is busy 30 s.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_raylet_start_wait_time_s": "120",
+}  # fmt: skip
+# Its servers listen on every interface, also where 127.0.0.1 is asked for, unless clusters are switched off, which its
+# name keeps to other systems but its code does not.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_FEW_TRIES = {"RAY_NUM_REDIS_GET_RETRIES": "3"}  # a second each where the head says no; 20 by default
+_JOIN = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); ray.shutdown()"
+_VERSIONS = re.compile(r"Ray: *(\S+)\s+Python: *(\S+)")
 
 
 class Cluster:
-    """A Ray cluster for as long as the `with` block lasts: one of this machine's cores, or a running one."""
+    """A Ray cluster for as long as the `with` block lasts. One kind a process: local ones, or running ones."""
 
     def __init__(self, address: str = LOCAL, workers: int = 0, gpus: float = 0.0) -> None:
         """address: `local`, or a running cluster's host:port. workers: at most; 0: one for each CPU. gpus: of each
@@ -51,15 +46,19 @@ class Cluster:
         self._options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 0, "max_concurrency": 2}
         local = {
             "num_cpus": workers or None, "object_store_memory": _OBJECT_STORE, "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",  # nothing for the network
+            "_node_ip_address": "127.0.0.1",
         }  # fmt: skip
+        for name, value in (_ENVIRONMENT | (_LOOPBACK if address == LOCAL else {})).items():
+            os.environ.setdefault(name, value)
+        if address != LOCAL:
+            _try(address)
+        import ray
+
         try:
-            if ":" in address:  # Ray itself goes on trying for minutes
-                host, _, port = address.removeprefix("ray://").rpartition(":")
-                socket.create_connection((host, int(port)), _ANSWER).close()
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == LOCAL else {}))
         except Exception as error:  # OSError, ValueError, RuntimeError: each version its own
             raise DatasetError(f"no Ray cluster at {address}: {one_line(error)}") from None
+        self._leave = ray.shutdown
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._workers = min(workers or cores, cores)
 
@@ -67,7 +66,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        ray.shutdown()
+        self._leave()
 
     def run(
         self, parts: Iterable[Part], store: DatasetStore, job: Job, tell: Callable[[Progress], None] = lambda _: None
@@ -77,105 +76,52 @@ class Cluster:
 
         Raises OSError when rows cannot be written, and DatasetError when no worker can start.
         """
-        _Run(deque(parts), store, job, self._options, tell).work(self._workers)
+        from ofer_models.dataset.distribution import Distribution
+
+        Distribution(deque(parts), store, job, self._options, tell).work(self._workers)
 
 
-class _Run:
-    def __init__(
-        self, waiting: deque[Part], store: DatasetStore, job: Job, options: dict[str, Any],
-        tell: Callable[[Progress], None],
-    ) -> None:  # fmt: skip
-        self._waiting, self._store, self._job, self._tell = waiting, store, job, tell
-        self._actor = ray.remote(PartWorker).options(**options)
-        self._deaths: dict[str, int] = {}
-        self._at_work: dict[Any, tuple[Any, Part]] = {}  # result to come -> worker, part
-        self._looks: dict[Any, Any] = {}  # look to come -> worker
-        self._seen: dict[Any, tuple[int, int]] = {}  # worker -> frames and faces that it has told of
-        self._done = self._size = self._failures = self._frames = self._faces = 0
-        self._of = sum(len(part.sources) for part in waiting), sum(part.size for part in waiting)
-        self._finished: dict[Any, tuple[int, int]] = {}  # worker -> frames and faces of its parts that are done
+def _try(address: str) -> None:
+    """Raise DatasetError, in one line that says what to do, where a process of its own cannot join the cluster.
 
-    def work(self, workers: int) -> None:
-        for _ in range(min(workers, len(self._waiting))):
-            self._give(self._new())
-        while self._at_work:
-            for result in ray.wait(list(self._at_work), num_returns=1, timeout=_LOOK)[0]:
-                self._ended(result)
-            self._look()
-            self._tell(self._progress())
-
-    def _new(self) -> Any:
-        worker = self._actor.remote(self._job)
-        self._finished[worker] = self._seen[worker] = (0, 0)
-        return worker
-
-    def _give(self, worker: Any) -> None:
-        if not self._waiting:
-            self._forget(worker)
-            return
-        part = self._waiting.popleft()
-        self._at_work[worker.do.remote(part, str(self._store.tmp))] = (worker, part)
-
-    def _ended(self, result: Any) -> None:
-        worker, part = self._at_work.pop(result)
+    Ray tries for a quarter of an hour where something else answers, and tells why on the terminal alone.
+    """
+    if ":" in address:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
-            done = ray.get(result)
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, (OSError, ValueError)) else error from None
-        except RayActorError as error:
-            self._died(worker, part, error)
-            return
-        self._store.commit(part, done)
-        self._done, self._size = self._done + len(part.sources), self._size + part.size
-        self._failures += done.failures
-        self._frames, self._faces = self._frames + done.frames, self._faces + done.faces
-        frames, faces = self._finished[worker]
-        self._finished[worker] = frames + done.frames, faces + done.faces
-        self._give(worker)
-
-    def _died(self, worker: Any, part: Part, error: RayActorError) -> None:
-        self._forget(worker)
-        if "creation task" in str(error):  # the worker could not even be made
-            raise DatasetError(f"no worker could start: {_reason(error)}")
-        again = part.halves()
-        if len(again) == 1:
-            deaths = self._deaths[part.key] = self._deaths.get(part.key, 0) + 1
-            if deaths >= _DEATHS:
-                problem = f"its reader died {deaths} times (out of memory, or a fault in a decoder)"
-                again = (Part(tuple(replace(source, problem=problem) for source in part.sources)),)
-        self._waiting.extendleft(reversed(again))
-        self._give(self._new())
-
-    def _forget(self, worker: Any) -> None:
-        self._finished.pop(worker, None)
-        self._seen.pop(worker, None)
-        self._looks = {look: one for look, one in self._looks.items() if one is not worker}
-        ray.kill(worker)
-
-    def _look(self) -> None:
-        """Take the answers of workers that tell how far they are, and ask them again."""
-        ready = ray.wait(list(self._looks), num_returns=len(self._looks), timeout=0)[0] if self._looks else []
-        for look in ready:
-            worker = self._looks.pop(look)
-            with suppress(RayActorError):  # the result of its part tells the same
-                self._seen[worker] = ray.get(look)
-        asked = list(self._looks.values())
-        for worker, _ in self._at_work.values():
-            if worker not in asked:
-                self._looks[worker.progress.remote()] = worker
-
-    def _progress(self) -> Progress:
-        under_way = [
-            (seen[0] - self._finished[worker][0], seen[1] - self._finished[worker][1])
-            for worker, seen in self._seen.items()
-        ]
-        frames, faces = (sum(max(0, one[i]) for one in under_way) for i in range(2))
-        return Progress(
-            self._done, self._of[0], self._size, self._of[1], self._frames + frames, self._faces + faces,
-            self._failures,
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
+        except (OSError, OverflowError) as error:
+            raise DatasetError(
+                f"no Ray cluster at {address}: {one_line(error)}; `ray start --head` tells its address"
+            ) from None
+    try:
+        joined = subprocess.run(
+            [sys.executable, "-c", _JOIN, address], env={**os.environ, **_FEW_TRIES}, capture_output=True, text=True,
+            errors="replace", timeout=_JOINED,
         )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace")
+    else:
+        if joined.returncode == 0:
+            return
+        said = joined.stderr
+    raise DatasetError(f"no Ray cluster at {address}: {refusal(said)}")
 
 
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return one_line(lines[-1] if lines else error)
+def refusal(said: str) -> str:
+    """Why Ray does not let a driver in, and what to do, in one line out of what it `said` on the terminal."""
+    if "InvalidAuthToken" in said or "AuthenticationError" in said:
+        return (
+            "its head asks for a token, and there is none here or another: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
+            "to what `ray get-auth-token` prints on the head, on every node"
+        )
+    versions = _VERSIONS.findall(said)
+    if "ersion mismatch" in said and len(versions) > 1:
+        (its_ray, its_python), (ray, python) = versions[:2]
+        return (
+            f"it runs Ray {its_ray} on Python {its_python}, this is Ray {ray} on Python {python}: they have to be the "
+            "same on every node"
+        )
+    if "Failed to connect to GCS" in said or not said.strip():
+        return "what answers there is no Ray head: `ray start --head` tells its address"
+    return one_line(said.strip().splitlines()[-1])

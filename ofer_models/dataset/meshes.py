@@ -37,6 +37,18 @@ def open_faces(dataset: Path) -> pads.Dataset:
     return faces
 
 
+def hypotheses_with(dataset: Path, bundle: Bundle) -> int:
+    """Hypotheses a face. Raises DatasetError for a dataset that was made with another bundle."""
+    about = read_about(dataset)
+    made = about.get("bundle", {})
+    if made.get("sha256") != bundle_hash(bundle):
+        raise DatasetError(
+            f"{dataset} was made with bundle {made.get('name')} {made.get('version')}, not {bundle.name} "
+            f"{bundle.version}: give that by --bundle"
+        )
+    return int(about["hypotheses"])
+
+
 def write_meshes(
     dataset: Path, out: Path, bundle: Bundle, where: str = "", which: str = SELECTED, mesh_format: MeshFormat = "ply"
 ) -> Iterator[Path]:
@@ -46,14 +58,7 @@ def write_meshes(
     which: `selected`, `all`, `identity` (the neutral head), or the number of a hypothesis. Raises DatasetError, before
     the first mesh where it can.
     """
-    about = read_about(dataset)
-    if about.get("bundle", {}).get("sha256") != bundle_hash(bundle):
-        made = about.get("bundle", {})
-        raise DatasetError(
-            f"{dataset} was made with bundle {made.get('name')} {made.get('version')}, not {bundle.name} "
-            f"{bundle.version}: give that by --bundle"
-        )
-    count = int(about["hypotheses"])
+    count = hypotheses_with(dataset, bundle)
     if which not in (SELECTED, ALL, IDENTITY) and not (which.isdecimal() and int(which) < count):
         raise DatasetError(f"--hypothesis {which!r} is none of {SELECTED}, {ALL}, {IDENTITY} and 0 to {count - 1}")
     faces = open_faces(dataset)

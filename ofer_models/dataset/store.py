@@ -187,6 +187,11 @@ class DatasetStore:
                     shutil.rmtree(one)
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is, or is becoming, a dataset."""
+    return (folder / _ABOUT).is_file()
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """What a dataset's rows are made with. Raises DatasetError for a folder that is none."""
     try:
