@@ -125,7 +125,8 @@ class LandmarkEvidence:
         linear = system.linear(pictures, resting, start, at)
         own = linear.normal[:, :n, :n] + np.diag(free_pose(1 / _SHAPE_OFF**2, system.shapes))
         cross = linear.normal[:, :n, n:]
-        without = np.linalg.solve(own, cross)
+        freed = np.linalg.inv(own)
+        without = freed @ cross
         known = linear.normal[:, n:, n:] - cross.swapaxes(-1, -2) @ without
         residual, prior = linear.off, np.broadcast_to(self._of_mean, start.shape)
         for round_ in range(_ROUNDS):
@@ -138,7 +139,7 @@ class LandmarkEvidence:
             normal = known + prior[..., None] * np.eye(known.shape[-1])
             place, step = bounded_solve(normal, right, place, self.bounds, self._bounded)
             left = gradient[:, :n] - (cross @ step[..., None])[..., 0]
-            at = at.moved(np.linalg.solve(own, left[..., None])[:, system.shapes :, 0])
+            at = at.moved((freed[:, system.shapes :] @ left[..., None])[..., 0])
         place = place[:, None]
         apart = noise @ _root(known).swapaxes(-1, -2) + self.precision * INFLATION * (drawn - start[:, None])
         apart[:, 0] = 0

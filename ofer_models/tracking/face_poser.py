@@ -24,7 +24,9 @@ from ofer_models.tracking.spread import region_rows, spread_mm
 from ofer_models.tracking.steady_hypotheses import SteadyHypotheses
 
 _BESIDE = ("rotation", "camera", "translation", "albedo", "light")  # groups of a regressor that a face shows as told
-_NEAR = 2  # rounds of the pose that the landmarks' evidence starts from
+# Rounds of the pose that the landmarks' evidence starts from, and of the selected hypothesis' own, which is near then:
+# more of them turn it by less than 0.1 degrees.
+_NEAR, _LAST = 2, 3
 
 
 @dataclass
@@ -94,7 +96,7 @@ class FacePoser:
         resting = self._landmarks.at_rest([head.identity for head in heads])
         coefficients = np.stack([memory.drawn for memory in memories])
         middle = self._models(resting, coefficients.mean(1, keepdims=True))[:, 0]
-        near = {} if self._evidence is None else {"rounds": _NEAR}  # the evidence moves it on
+        near, last = ({}, {}) if self._evidence is None else ({"rounds": _NEAR}, {"rounds": _LAST})
         means = poses_of(compared, middle, [memory.pose for memory in memories], **near)
         weighed = [row for row, pose in enumerate(means) if pose is not None]
         trusts: list[np.ndarray | None] = [None] * len(memories)
@@ -117,7 +119,7 @@ class FacePoser:
         ]
         selected = [memories[row].selection(log, stamps[row]) for row, log in zip(weighed, logs, strict=True)]
         chosen = models[np.arange(len(weighed)), selected]
-        poses = poses_of([compared[row] for row in weighed], chosen, [means[row] for row in weighed])
+        poses = poses_of([compared[row] for row in weighed], chosen, [means[row] for row in weighed], **last)
         scores = [softmax(log) for log in logs]
         spreads = self._spreads(models, np.stack(scores))
         for i, row in enumerate(weighed):

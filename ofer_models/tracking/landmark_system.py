@@ -57,8 +57,8 @@ class Poses:
 @dataclass(frozen=True)
 class Pictures:
     """Where F faces' points (F, n, 2) are seen, px, their camera matrices K (F, 3, 3), the distances between the eyes
-    (F,) px, roots (F, 2 n) float32 of the points' weights, and what parts are off as a whole, common (F, 2 n, 2 G)
-    float32."""
+    (F,) px, roots (F, 2 n) float32 of the points' weights, and what parts are off as a whole in each coordinate,
+    common (F, n, G) float32."""
 
     points: np.ndarray
     K: np.ndarray
@@ -68,7 +68,8 @@ class Pictures:
 
     def whitened(self, rows: np.ndarray) -> np.ndarray:
         """Columns (F, 2 n, ...) times the roots of the points' weights, times that of the inverse covariance."""
-        return rows - self.common @ (self.common.swapaxes(-1, -2) @ rows)
+        both = rows.reshape(*self.common.shape[:2], -1)  # a point's two coordinates side by side
+        return (both - self.common @ (self.common.swapaxes(-1, -2) @ both)).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Systems:
     @cached_property
     def normal(self) -> np.ndarray:
         """(F, columns, columns) float64 products of the derivatives."""
-        return (self.derivatives.swapaxes(-1, -2) @ self.derivatives).astype(np.float64)
+        # One by one: of a matrix and itself BLAS works half of the product out.
+        return np.stack([columns.T @ columns for columns in self.derivatives]).astype(np.float64)
 
     def gradient(self, off: np.ndarray) -> np.ndarray:
         """(F, ..., columns) of residuals (F, ..., 2 n), times the roots of their weights."""
@@ -148,7 +150,7 @@ class LandmarkSystem:
         apart = COMMON * self._parts * roots[:, None]
         size = np.square(apart).sum(-1, keepdims=True)
         shrunk = np.sqrt((1 - 1 / np.sqrt(1 + size)) / np.maximum(size, 1e-12))
-        common = np.kron((shrunk * apart).swapaxes(-1, -2), np.eye(2)).astype(np.float32)
+        common = np.ascontiguousarray((shrunk * apart).swapaxes(-1, -2), np.float32)
         points, cameras = np.stack([face.points[self.rows] for face in seen]), np.stack([face.K for face in seen])
         return Pictures(points, cameras, eyes, np.repeat(roots, 2, axis=-1).astype(np.float32), common)
 

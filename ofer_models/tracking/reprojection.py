@@ -9,7 +9,7 @@ import numpy as np
 
 from ofer_models.head.landmark_sets import INNER_CORNERS, LOWER_LIDS, N_WITH_IRISES, OUTER_CORNERS, UPPER_LIDS
 from ofer_models.perception.head_pose import HeadPose, estimate_head_pose, estimate_head_poses
-from ofer_models.perception.intrinsics import Intrinsics, project
+from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.point_fusion import MEDIAPIPE_DEVIATION, PointEstimate, fuse, inter_ocular
 
 
@@ -56,8 +56,9 @@ class SeenLandmarks:
 
     def distances(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
         """Distances (..., L) of posed landmarks (..., L, 3) from those seen, as a part of the inter-ocular distance."""
-        pixels = project(models.reshape(-1, 3) @ pose.rotation.T + pose.translation, self.K)
-        apart = pixels.reshape(*models.shape[:-1], 2) - self.points
+        camera = (self.K @ np.column_stack([pose.rotation, pose.translation])).astype(models.dtype)
+        placed = models.reshape(-1, 3) @ camera[:, :3].T + camera[:, 3]
+        apart = (placed[:, :2] / placed[:, 2:]).reshape(*models.shape[:-1], 2) - self.points
         return np.sqrt(np.einsum("...i,...i->...", apart, apart)) / self.between_eyes
 
     def log_weights(self, models: np.ndarray, pose: HeadPose, trust: np.ndarray | None = None) -> np.ndarray:
