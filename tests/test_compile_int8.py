@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -190,6 +191,66 @@ def test_one_of_another_machine_is_refused_or_left_aside(bundle, ready, changes,
     assert StageSet(bundle).backend == "onnxruntime", "auto goes on in fp32"
     (warning,) = caplog.messages
     assert warning.startswith(f"{STAGE}.onnx in fp32 meanwhile: ") and re.search(said, warning)
+
+
+def _recorded(path: Path, graph: Path, content: bytes) -> None:
+    """A quantized graph with a record that fits it, whatever is in it."""
+    key = dataclasses.replace(engine_cache.entries(path.parent)[0].key, graph_sha256=sha256_of(graph))
+    path.unlink()
+    engine_cache.write(path.parent, key, content, {"inputs": {}, "outputs": {}}, 1.0)
+
+
+def _of_another_shape(path: Path, graph: Path) -> None:
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value = 7
+    _recorded(path, graph, model.SerializeToString())
+
+
+def _of_another_onnxruntime(path: Path, graph: Path) -> None:
+    model = onnx.load(path)
+    model.graph.node[0].domain, model.graph.node[0].op_type = "com.microsoft", "QNothingThatIsKnownHere"
+    _recorded(path, graph, model.SerializeToString())
+
+
+def _weights_elsewhere(path: Path, graph: Path) -> None:
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    _recorded(path, graph, path.read_bytes())
+
+
+def _a_link_to_nowhere(path: Path, graph: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _a_folder(path: Path, graph: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        pytest.param(_of_another_shape, "the manifest says", id="another-shape"),
+        pytest.param(_of_another_onnxruntime, "ONNX Runtime cannot load it", id="unknown-operator"),
+        pytest.param(lambda path, graph: _recorded(path, graph, b"no graph at all"), "int8 ", id="no-graph"),
+        pytest.param(lambda path, graph: _recorded(path, graph, b""), "int8 is empty", id="empty"),
+        pytest.param(_weights_elsewhere, "takes weights from", id="weights-elsewhere"),
+        pytest.param(_a_link_to_nowhere, "is no file", id="link"),
+        pytest.param(_a_folder, "is no file", id="folder"),
+        pytest.param(lambda path, graph: path.with_name(f"{path.name}.json").write_text("{"), "record", id="record"),
+    ],
+)
+def test_one_that_cannot_be_used_is_refused_where_it_was_asked_for_and_left_aside_by_auto(
+    bundle, ready, spoil, said, caplog
+):
+    spoil(ready, int8.encoder_graphs(bundle)[STAGE].path)
+    with pytest.raises(BundleError, match=said) as refused:
+        StageSet(bundle, backend="onnxruntime")
+    assert "\n" not in str(refused.value)
+    assert StageSet(bundle).backend == "onnxruntime", "auto goes on in fp32"
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{STAGE}.onnx in fp32 meanwhile: ") and "\n" not in warning
 
 
 def test_tensorrt_and_other_providers_do_not_mind_it(bundle, ready, monkeypatch):

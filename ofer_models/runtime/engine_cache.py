@@ -169,7 +169,7 @@ def _fitting(folder: Path, graph: Path, here: Runtime, command: str, suffix: str
     refusals = [entry.refuse(graph, here) for entry in own]
     found = [entry for entry, refusal in zip(own, refusals, strict=True) if not refusal]
     if own and not found:
-        newest = max(range(len(own)), key=lambda i: own[i].path.stat().st_mtime)
+        newest = max(range(len(own)), key=lambda i: own[i].path.lstat().st_mtime)  # a link may lead nowhere
         raise StageError(f"{own[newest].path.name} {refusals[newest]}; run `{command}`")
     return found
 

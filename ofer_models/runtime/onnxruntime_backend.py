@@ -174,7 +174,7 @@ class OnnxRuntimeBackend(Backend):
     ) -> None:
         """threads per stage; providers in order of preference, by default those of PREFERRED that are installed.
         int8_from: a bundle's folder, whose quantized graphs take the place of those they were made from, on the CPU.
-        int8_optional: one that is stale or foreign is left aside, with a warning, and its graph runs in fp32.
+        int8_optional: one that cannot be used is left aside, with a warning, and its graph runs in fp32.
         """
         self._threads = threads
         self.providers = tuple(providers or preferred_providers(onnxruntime.get_available_providers()))
@@ -187,31 +187,44 @@ class OnnxRuntimeBackend(Backend):
         self._told: set[str] = set()
 
     def load(self, graph: GraphSpec, urgent: bool = True) -> OnnxStage:
-        """The graph, ready to call. Raises StageError, also where its quantized form is stale and not optional."""
-        path = graph.path
-        if self._int8_from:
-            folder = self._int8_from
-            command = (
-                f"ofer build --prune --bundle {folder}` for fp32, or "
-                f"`ofer build --backend onnxruntime --precision int8 --pictures FOLDER --bundle {folder}"
-            )
-            try:
-                entry = engine_cache.find_int8(folder, path, here(), command)
-            except StageError as error:
-                if not self._int8_optional:
-                    raise
-                _log.warning("%s in fp32 meanwhile: %s", path.name, error)
-                entry = None
-            if entry:
-                path, self.name = entry.path, "onnxruntime int8"
-                if weights := external_files(path):  # which no record lists
-                    raise StageError(f"{path.name} takes weights from {one_line(min(weights))}; run `{command}`")
-        elif self._int8_unused and "int8" not in self._told:
+        """The graph, ready to call. Raises StageError, also where its quantized form is there, cannot be used and is
+        not optional."""
+        stage = self._quantized(graph) if self._int8_from else None
+        if self._int8_unused and "int8" not in self._told:
             self._told.add("int8")
             _log.info("8-bit encoders of %s are for the CPU and not used with %s", self._int8_unused, self.providers[0])
-        stage = OnnxStage(path, self._threads, inputs=graph.inputs, outputs=graph.outputs, providers=self.providers)
+        stage = stage or self._stage(graph, graph.path)
         self._tell(stage)
         return stage
+
+    def _stage(self, graph: GraphSpec, path: Path) -> OnnxStage:
+        return OnnxStage(path, self._threads, inputs=graph.inputs, outputs=graph.outputs, providers=self.providers)
+
+    def _quantized(self, graph: GraphSpec) -> OnnxStage | None:
+        """The graph's quantized form; None where there is none, or where it is optional and cannot be used."""
+        folder = self._int8_from
+        command = (
+            f"ofer build --prune --bundle {folder}` for fp32, or "
+            f"`ofer build --backend onnxruntime --precision int8 --pictures FOLDER --bundle {folder}"
+        )
+        try:
+            entry = engine_cache.find_int8(folder, graph.path, here(), command)
+            if entry is None:
+                return None
+            if weights := external_files(entry.path):  # which no record lists
+                raise StageError(f"{entry.path.name} takes weights from {one_line(min(weights))}; run `{command}`")
+            stage = self._stage(graph, entry.path)
+        except FileRefused as error:
+            refused = StageError(f"{entry.path.name} {one_line(error)}; run `{command}`")
+        except (StageError, OSError) as error:
+            refused = error
+        else:
+            self.name = "onnxruntime int8"
+            return stage
+        if not self._int8_optional:
+            raise refused
+        _log.warning("%s in fp32 meanwhile: %s", graph.path.name, refused)
+        return None
 
     def _tell(self, stage: OnnxStage) -> None:
         """Name what runs; a provider that was wanted and does not run is told once."""
