@@ -7,12 +7,14 @@ It listens to that node's ~/faces_selected; with hypotheses:=true to ~/faces, wh
 
 from __future__ import annotations
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from ofer_ros.base.launch_arguments import parameter_file, slips
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -45,4 +47,9 @@ def generate_launch_description() -> LaunchDescription:
         parameters=[value("params_file"), {"bundle": ParameterValue(value("bundle"), value_type=str)}],
         remappings=[("faces", [value("node"), topic]), ("head_info", [value("node"), "/head_info"])],
     )
-    return LaunchDescription([*arguments, mesh])
+
+    def check(context: LaunchContext) -> list[LogInfo]:
+        parameter_file("params_file", value("params_file").perform(context))
+        return [LogInfo(msg=line) for line in slips(context.launch_configurations, [one.name for one in arguments])]
+
+    return LaunchDescription([*arguments, OpaqueFunction(function=check), mesh])

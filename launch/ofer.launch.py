@@ -16,7 +16,7 @@ from dataclasses import fields
 from typing import Any
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
@@ -24,6 +24,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from ofer_models.bundle.share import share_folder
+from ofer_ros.base.launch_arguments import log_level, parameter_file, slips, value_of
 from ofer_ros.base.parameters import CameraSettings, OferSettings, defaults
 
 _FLAGS = ["true", "false"]
@@ -54,12 +55,14 @@ def _parameter_arguments(settings: dict[str, type], taken: set[str]) -> list[Dec
 
 
 def _given_parameters(context: LaunchContext, section: str, taken: set[str]) -> dict[str, Any]:
-    """Those parameters of a node that the command line gives, with the type of their defaults."""
-    return {
-        name: ParameterValue(LaunchConfiguration(name), value_type=type(default))
-        for name, default in defaults(section).items()
-        if name not in taken and context.launch_configurations.get(name, "")
-    }
+    """Those parameters of a node that the command line gives, with the type of their defaults. Raises ValueError."""
+    given = {}
+    for name, default in defaults(section).items():
+        text = "" if name in taken else context.launch_configurations.get(name, "")
+        if text:
+            value = value_of(name, text, type(default))
+            given[name] = ParameterValue(value, value_type=str) if isinstance(value, str) else value
+    return given
 
 
 def _arguments() -> list[DeclareLaunchArgument]:
@@ -105,8 +108,11 @@ def _arguments() -> list[DeclareLaunchArgument]:
     return own + _parameter_arguments({"ofer_node": OferSettings, "camera_node": CameraSettings}, taken)
 
 
-def _nodes(context: LaunchContext) -> list[Node]:
+def _nodes(context: LaunchContext) -> list[Node | LogInfo]:
     value = LaunchConfiguration
+    parameter_file("params_file", value("params_file").perform(context))
+    log_level(value("log_level").perform(context))
+    said = [LogInfo(msg=line) for line in slips(context.launch_configurations, [one.name for one in _arguments()])]
     common = {
         "package": "ofer_ros",
         "namespace": value("namespace"),
@@ -139,8 +145,8 @@ def _nodes(context: LaunchContext) -> list[Node]:
         **common,
     )
     if value("rviz").perform(context) != "true":
-        return [ofer, camera]
-    frame = value("fixed_frame").perform(context)
+        return [*said, ofer, camera]
+    frame = value("fixed_frame").perform(context).lstrip("/")  # tf2 takes no leading slash
     shown = [(f"ofer_node/{topic}", [value("name"), f"/{topic}"]) for topic in ("markers", "overlay")]
     arguments = ["-d", PathJoinSubstitution([FindPackageShare("ofer_ros"), "config", "ofer.rviz"])]
     rviz = Node(
@@ -150,7 +156,7 @@ def _nodes(context: LaunchContext) -> list[Node]:
         parameters=[time],
         remappings=[*shown, ("faces", [value("name"), "/faces"])],
     )
-    return [ofer, camera, rviz]
+    return [*said, ofer, camera, rviz]
 
 
 def generate_launch_description() -> LaunchDescription:
