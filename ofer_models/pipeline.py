@@ -283,6 +283,11 @@ class FacePipeline:
             self._last_frame = self._arrival()
             return look
 
+    def look_ahead(self) -> None:
+        """What the next `look` would begin with, as far as it can be done without its frame; between two of them."""
+        with self._perception.lock:
+            self._perception.frontend.look_ahead()
+
     def faces(self, look: Look) -> list[Face]:
         """The second half: what a call gives. Looks in their order, each once; one may be left out."""
         with self.lock:

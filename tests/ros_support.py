@@ -141,12 +141,16 @@ class FakePipeline:
         self.latencies: list[float] = []
         self.expiries = self.warm_ups = self.closed = 0
         self.looked: list[float] = []
+        self.aheads = 0
         self.identity_trouble = ""
 
     def look(self, rgb: np.ndarray, stamp: float, intrinsics=None, camera_pose=None) -> tuple:
         assert rgb.dtype == np.uint8 and rgb.shape[2] == 3
         self.looked.append(stamp)
         return rgb, stamp, intrinsics, camera_pose
+
+    def look_ahead(self) -> None:
+        self.aheads += 1
 
     def faces(self, look: tuple) -> list[Face]:
         rgb, stamp, intrinsics, camera_pose = look

@@ -287,3 +287,27 @@ def test_a_weak_detection_beside_a_face_must_be_found_twice(
     tracks = [frontend(one if i == 0 else both, i / RATE) for i in range(3 * frontend_module.DETECT_EVERY)]
     assert len(runs) >= 3
     assert max(sum(track.visible for track in found) for found in tracks) == expected
+
+
+@pytest.mark.parametrize(("passed", "beside"), [(1 / RATE, True), (0.2, False)])
+def test_the_detector_runs_between_quick_frames_and_changes_nothing_by_that(picture, monkeypatch, passed, beside):
+    """Of a slow camera's frames the last one says too little: there it sees the frame itself."""
+    alone, ahead = FaceFrontend(), FaceFrontend()
+    runs, inside = [], []
+    detect = ahead._detector.detect
+
+    def counted(*arguments):
+        runs.append(bool(inside))
+        return detect(*arguments)
+
+    monkeypatch.setattr(ahead._detector, "detect", counted)
+    for i in range(3 * frontend_module.DETECT_EVERY):
+        frame = view(picture, x=300 + 2 * i, scale=1.0)[0]
+        (expected,) = alone(frame, i * passed)
+        inside.append(True)
+        (found,) = ahead(frame, i * passed)
+        inside.clear()
+        ahead.look_ahead()
+        np.testing.assert_array_equal(found.points, expected.points)
+    assert runs[0] and len(runs) >= 3
+    assert any(runs[1:]) != beside and all(runs[1:]) != beside

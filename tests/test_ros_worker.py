@@ -268,6 +268,23 @@ def test_a_frame_that_is_looked_at_when_the_worker_stops_is_counted():
     assert (bench.statistics.dropped, bench.statistics.processed) == (1, 0)
 
 
+def test_what_can_be_done_without_a_frame_is_done_before_it_comes_and_ends_nothing_where_it_fails():
+    bench, again = Bench(), threading.Semaphore(0)
+
+    def look_ahead():
+        again.release()
+        raise RuntimeError("for a test")
+
+    bench.pipeline.look_ahead = look_ahead
+    bench.worker.start()
+    assert again.acquire(timeout=60), "before the first frame"
+    for stamp in (1.0, 2.0):
+        bench.mailbox.put(Frame(image_message(stamp=stamp)))
+        assert again.acquire(timeout=60)
+    assert bench.pipeline.looked == [1.0, 2.0]
+    assert bench.worker.stop(60) and bench.statistics.failures == 0
+
+
 class Clock:
     """Seconds that a test lets pass."""
 

@@ -17,6 +17,7 @@ from ofer_models.perception.mediapipe_graph import check_rgb
 from ofer_models.perception.tracker import FaceTracker, Observation, Track
 
 DETECT_EVERY = 5  # frames between runs of the detector; while a known face is missing it runs on every one
+_AHEAD = 0.1  # s between frames, up to which it runs on the one before, between the two
 _SAME_FACE = 0.6  # two boxes that share this part of the smaller one lie on one face
 _NEAR = 0.3  # the same of two detections that see a face different ways round
 # How a detection's region relates to that of a mesh that fits: 0.6 to 1.1 times its size, centres within 0.2 sizes.
@@ -37,6 +38,17 @@ _THUMBNAIL = (32, 24)  # px, width and height at which frames are compared
 _CUT = 0.45
 
 
+@dataclass
+class _Ahead:
+    """A frame (H, W, 3) at `stamp` with these faces, on which the detector runs for the next; what it found, if it has
+    run."""
+
+    rgb: np.ndarray
+    stamp: float
+    faces: list[LandmarkResult]
+    found: list[Detection] | None = None
+
+
 @dataclass(frozen=True)
 class FaceNetworks:
     """MediaPipe's networks, which several frontends may share, each on its own thread."""
@@ -50,7 +62,8 @@ class FaceFrontend:
 
     The mesh network follows a face by itself, but when a face is half hidden the mesh may shrink onto the visible half
     or slide off, and report full presence.  Hence the regular detections: a mesh much smaller than the detection on it
-    is placed anew, and one that no detection confirms is dropped.
+    is placed anew, and one that no detection confirms is dropped. They take longer than all else, so where frames come
+    quickly they are of the frame before, and `look_ahead` makes them when nothing waits for it.
 
     Faces may have any roll. The detector knows upright ones: it sees the picture as the camera is mounted, turned as
     the followed faces are, and every now and then, where it is not sure, in all orientations.
@@ -89,6 +102,7 @@ class FaceFrontend:
         self._stamp = 0.0
         self._last_passed = math.inf  # between the last two frames, s
         self._since_detection = 0
+        self._ahead: _Ahead | None = None
         self._looked_around = -math.inf  # stamp
         self._scene: np.ndarray | None = None
         self._doubtful: list[np.ndarray] = []  # boxes of weak detections in the detector's last run
@@ -116,13 +130,25 @@ class FaceFrontend:
         followed = self._follow(rgb, passed)
         new: list[LandmarkResult] = []
         self._since_detection += 1
-        if len(followed) < max(1, len(self._tracks)) or self._since_detection >= DETECT_EVERY:
+        missing = len(followed) < max(1, len(self._tracks))
+        if missing or self._since_detection >= DETECT_EVERY:
+            if missing or passed > _AHEAD:
+                self._ahead = None
             new = self._detect(rgb, stamp, followed)
             self._since_detection = 0
+        self._ahead = None
+        if self._since_detection == DETECT_EVERY - 1 and self._last_passed <= _AHEAD:
+            self._ahead = _Ahead(rgb, stamp, list(followed.values()))
         seen = [Observation(face.points, face.presence) for face in (*followed.values(), *new)]
         self._tracks = self._tracker.update(seen, stamp)
         self._stamp = stamp
         return self._tracks
+
+    def look_ahead(self) -> None:
+        """Between two frames: run the detector for the next one, where that is due and it has not."""
+        ahead = self._ahead
+        if ahead is not None and ahead.found is None:
+            ahead.found = self._look(ahead.rgb, ahead.stamp, ahead.faces)
 
     def _follow(self, rgb: np.ndarray, passed: float) -> dict[str, LandmarkResult]:
         """Track id -> landmarks, for the faces of the last frame, each looked for where its motion leads."""
@@ -137,11 +163,13 @@ class FaceFrontend:
         return followed
 
     def _detect(self, rgb: np.ndarray, stamp: float, followed: dict[str, LandmarkResult]) -> list[LandmarkResult]:
-        """Run the detector: correct or drop faces in `followed` (changed in place) and return further ones."""
+        """By what the detector finds, correct or drop faces in `followed`, changed in place; returns further ones."""
         ids, faces = list(followed), list(followed.values())
+        self.look_ahead()
+        found = self._look(rgb, stamp, faces) if self._ahead is None else self._ahead.found
         confirmed: set[int] = set()
         doubtful: list[np.ndarray] = []
-        for detection in self._look(rgb, stamp, faces):
+        for detection in found:
             roi = roi_from_keypoints(detection.box, detection.keypoints)
             partner = _on_same_face(detection.box, faces)
             if partner is not None:

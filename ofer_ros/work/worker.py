@@ -3,6 +3,7 @@ them and hands over. They know no publishers and no node."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -120,6 +121,8 @@ class FrameWorker:
 
     def _look_at_frames(self) -> None:
         while self._relay.wait_for_turn():
+            with contextlib.suppress(Exception):  # the next frame meets it again, and tells
+                self.pipeline.look_ahead()
             frame = self.mailbox.take()
             if frame is None:
                 return
