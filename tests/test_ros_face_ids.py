@@ -11,8 +11,10 @@ import re
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_support import FakePipeline, NodeHarness, RosSession, fake_face, held_up, image_message, synthetic_head
 from skimage.data import astronaut
@@ -21,6 +23,7 @@ from std_srvs.srv import Trigger
 
 from ofer_msgs.msg import FaceArray
 from ofer_ros.base.face_ids import face_ids
+from ofer_ros.input.name_watch import NameWatch
 from ofer_ros.nodes import ofer_node
 from ofer_ros.nodes.ofer_node import OferNode
 from ofer_ros.output import publishers, transforms
@@ -73,9 +76,40 @@ def test_two_namespaces_on_one_machine_share_no_face(open_bundle, deterministic)
     assert len(ids) == 2 and all(re.fullmatch("[a-z]{5}", one) for one in ids)
 
 
+def test_two_nodes_of_one_name_are_told_after_a_while_and_a_restart_is_not():
+    """One that was killed is still thought to be there for twenty seconds."""
+    seconds, names, logged = [100.0], [("ofer_node", "/left"), ("ofer_node", "/")], []
+    node = SimpleNamespace(
+        get_name=lambda: "ofer_node", get_namespace=lambda: "/", get_fully_qualified_name=lambda: "/ofer_node",
+        get_node_names_and_namespaces=lambda: names, get_logger=lambda: SimpleNamespace(warning=logged.append),
+    )  # fmt: skip
+    watch = NameWatch(node, lambda: seconds[0])
+
+    def after(wait: float) -> str:
+        seconds[0] += wait
+        return watch.check()
+
+    assert after(100.0) == ""
+    names.append(("ofer_node", "/"))
+    assert after(1.0) == after(30.0) == ""
+    assert after(30.0).startswith("2 nodes are called /ofer_node, ") and after(1.0) and len(logged) == 1
+    names.pop()
+    assert after(1.0) == after(100.0) == ""
+
+
+def test_a_twin_is_a_warning_of_the_node():
+    with NodeHarness(silence_warning=3600.0) as harness:
+        harness.add(Node("ofer_node", context=harness.context))
+        seconds = itertools.count(time.monotonic(), 30.0)
+        harness.node._names._clock = lambda: next(seconds)
+        told = harness.status(lambda status: "2 nodes are called /ofer_node" in status.message)
+        assert told.level == b"\1" and "a name or a namespace of its own" in told.message
+
+
 def test_tf_frames_have_the_prefix(monkeypatch):
     monkeypatch.setattr(transforms, "TFMessage", None)
     message = face_array_message([fake_face("abcde")], Header(frame_id="camera"), (480, 640, 3))
+    assert transforms.FaceTransforms(None, synthetic_head(), "/left/")._prefix == "left/", "tf2 takes no leading slash"
     face, gaze = transforms.FaceTransforms(None, synthetic_head(), "left/").transforms(message)
     assert (face.child_frame_id, gaze.header.frame_id, gaze.child_frame_id) == (
         "left/face_abcde", "left/face_abcde", "left/gaze_abcde",

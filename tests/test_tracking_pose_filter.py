@@ -74,6 +74,46 @@ def test_a_place_that_is_missing_is_that_of_before_and_the_first_one_begins_anew
     np.testing.assert_allclose(rotation, seen(far, np.zeros(6))[0], atol=1e-9)
 
 
+def worst(told: list[CameraPose | None], real: list[CameraPose]) -> tuple[float, float]:
+    """How far, m and degrees, the filtered face is ever from the true one, which does not tremble."""
+    motion, apart, angle = PoseFilter(), 0.0, 0.0
+    for frame, (place, camera) in enumerate(zip(told, real, strict=True)):
+        true = seen(camera, np.zeros(6))
+        rotation, translation = motion(*true, frame / RATE, place)
+        apart = max(apart, float(np.linalg.norm(translation - true[1])))
+        angle = max(angle, float(np.degrees(np.linalg.norm(cv2.Rodrigues(rotation @ true[0].T)[0]))))
+    return apart, angle
+
+
+@pytest.mark.parametrize(
+    ("yaw", "shift"), [(0.0, [0.5, 0.0, 0.0]), (0.5, [0.0, 0.0, 0.0]), (np.pi, [3.0, 0.0, -2.0])]
+)
+def test_a_fixed_frame_that_leaps_moves_no_face(yaw, shift):
+    """A map that is corrected, a place that was set anew: the camera has not moved."""
+    leapt = turned(yaw, np.array(shift))
+    told = [pan(0)] * 20 + [CameraPose(leapt.rotation @ pan(0).rotation, leapt.translation)] * 20
+    apart, angle = worst(told, [pan(0)] * 40)
+    assert apart < 1e-6 and angle < 1e-3
+
+
+def test_a_fixed_frame_that_comes_back_after_a_gap_does_not_pull_the_face_back():
+    real = [pan(frame) for frame in range(90)]
+    told = [None if 20 <= frame < 30 or 50 <= frame < 56 else camera for frame, camera in enumerate(real)]
+    untold, steady = worst([None] * 90, real), worst(real, real)
+    apart, angle = worst(told, real)
+    assert steady[0] < 1e-6 and apart <= 1.05 * untold[0] and angle <= 1.05 * untold[1]
+
+
+def test_a_leap_that_a_walking_person_makes_is_none():
+    """At 2 m/s past a camera that stands still, filtered as ever."""
+    motion, plain = PoseFilter(), PoseFilter()
+    for frame in range(30):
+        place = np.array([2.0 * frame / RATE - 1.0, 0.0, 1.5])
+        told = motion(FACE[0], place, frame / RATE, turned(0.3))
+        expected = plain(FACE[0], place, frame / RATE)
+        np.testing.assert_allclose(told[1], expected[1], atol=1e-9)
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_photograph_before_a_camera_that_pans(open_bundle, told):
     """The whole pipeline: a camera that only turns sees the same picture through a homography."""

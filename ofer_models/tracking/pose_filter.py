@@ -8,6 +8,8 @@ import numpy as np
 
 from ofer_models.tracking.one_euro import OneEuroFilter, RotationFilter
 
+_LEAP = 0.05  # of a face's distance, by which it moves in the fixed frame at least where that frame itself has leapt
+
 
 @dataclass(frozen=True)
 class CameraPose:
@@ -24,11 +26,13 @@ class PoseFilter:
     """One-euro filters of a rotation and a translation.
 
     In the camera's own frame a face that stands still is one that moves as soon as the camera does, and what is
-    filtered lags behind it. In a fixed frame it stands still.
+    filtered lags behind it. In a fixed frame it stands still. Where that frame leaps, as a map does that is corrected,
+    or comes back after a gap in which the camera has moved, the filters begin anew.
     """
 
     def __init__(self) -> None:
         self._camera: CameraPose | None = None
+        self._seen = self._fixed = np.zeros(3)  # where the face was measured last, before the camera and in that frame
         self._begin()
 
     def _begin(self) -> None:
@@ -44,11 +48,19 @@ class PoseFilter:
         camera: where it was when it saw this. None: where it was the last time, and if it never was told, anywhere.
         """
         if camera is not None:
-            if self._camera is None:  # what was filtered until now was in another frame
+            if self._camera is None or self._leapt(translation, camera):  # what was filtered was in another frame
                 self._begin()
             self._camera = camera
         if self._camera is None:
             return self._rotation(rotation, stamp), self._translation(translation, stamp)
         turn, place = self._camera.rotation, self._camera.translation
-        fixed = self._translation(turn @ translation + place, stamp)
+        self._seen, self._fixed = translation, turn @ translation + place
+        fixed = self._translation(self._fixed, stamp)
         return turn.T @ self._rotation(turn @ rotation, stamp), turn.T @ (fixed - place)
+
+    def _leapt(self, translation: np.ndarray, camera: CameraPose) -> bool:
+        """Whether the face leaps in the fixed frame while it moves much less before the camera: then it is not the
+        face that does."""
+        fixed = np.linalg.norm(camera.rotation @ translation + camera.translation - self._fixed)
+        seen = np.linalg.norm(translation - self._seen)
+        return bool(fixed > max(_LEAP * np.linalg.norm(translation), 2 * seen))

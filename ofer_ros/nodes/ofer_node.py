@@ -31,6 +31,7 @@ from ofer_ros.base.parameters import OferSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.input_watch import InputWatch
+from ofer_ros.input.name_watch import NameWatch
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
 from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.active_stream import FaceStream
@@ -68,6 +69,7 @@ class OferNode(ManagedNode):
         self._statistics = FrameStatistics()
         self._problems = ProblemLog(self.get_logger().warning)
         self._watch = InputWatch(self)
+        self._names = NameWatch(self)
         self._enabled = True
         self._pipeline = None
         self._loaded: tuple = ()
@@ -309,6 +311,7 @@ class OferNode(ManagedNode):
         trouble = ""
         if self._stream is not None:
             trouble = self._watch.check(self._stream.inputs, self._settings) or self._pipeline.identity_trouble
+            trouble = trouble or self._names.check()
             self._statistics.lost = self._lost_before + self._stream.inputs.lost
         level, text = self._status(trouble)
         bundle = getattr(self._pipeline, "bundle", None)

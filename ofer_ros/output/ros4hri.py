@@ -175,7 +175,7 @@ def aligned(rgb: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     turn = np.array([[cosine, sine], [-sine, cosine]])
     upright = points @ turn.T
     low, high = upright.min(axis=0), upright.max(axis=0)
-    scale = CROP / (_AIR * (high - low).max())
+    scale = CROP / (_AIR * max(float((high - low).max()), 1.0))
     shift = CROP / 2 - scale * (low + high) / 2
     return cv2.warpAffine(rgb, np.column_stack([scale * turn, shift]), (CROP, CROP), flags=cv2.INTER_AREA)
 

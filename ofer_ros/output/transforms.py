@@ -37,8 +37,8 @@ class FaceTransforms:
     """Broadcasts the frames of a FaceArray; does nothing where tf2_msgs is missing."""
 
     def __init__(self, node: Node, head: HeadModel, prefix: str = "") -> None:
-        """prefix: before the name of each frame."""
-        self._prefix = prefix
+        """prefix: before the name of each frame, without a leading slash, which tf2 does not take."""
+        self._prefix = prefix.lstrip("/")
         self.available = TFMessage is not None
         self._node = node
         self._landmarks = FaceLandmarks(head, np.array([_SELLION]))
