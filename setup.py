@@ -44,6 +44,7 @@ setup(
             "ofer = ofer_models.cli.main:main",
             "ofer_node = ofer_ros.nodes.ofer_node:main",
             "fleet_node = ofer_ros.nodes.fleet_node:main",
+            "identity_server = ofer_ros.nodes.identity_server:main",
             "mesh_node = ofer_ros.nodes.mesh_node:main",
             "camera_node = ofer_ros.nodes.camera_node:main",
             "recorder = ofer_ros.nodes.recorder:main",

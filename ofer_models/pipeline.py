@@ -27,6 +27,7 @@ from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import FacePoser, TrackMemory
+from ofer_models.tracking.identity_ranking import Ranking
 from ofer_models.tracking.load_plan import TIERS, LoadPlan
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.regressed_faces import RegressedFaces
@@ -201,6 +202,11 @@ class FacePipeline:
         with self.lock:
             self._method.set_steps(steps)
         self.warm_up()
+
+    def rank_elsewhere(self, ranking: Ranking | None) -> None:
+        """Have the candidates of heads drawn and ranked by `ranking` from the next draw on, and here where it gives
+        none; None: always here. It is called by the thread that draws identities. Of the method `ofer`."""
+        self._method.rank_elsewhere(ranking)
 
     def report_latency(self, milliseconds: float) -> None:
         """Tell the load plan how long the last frame took from its arrival to its publication."""

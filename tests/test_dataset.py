@@ -23,7 +23,7 @@ from ofer_models.dataset.schema import faces_schema
 from ofer_models.dataset.sources import PICTURE, STREAM, Source, find_sources
 from ofer_models.dataset.store import DatasetError, DatasetStore, PartResult
 from ofer_models.dataset.where import condition
-from ofer_models.dataset.work import Job, PartWorker, bundle_hash, seed_of
+from ofer_models.dataset.work import Job, PartWorker, seed_of
 from ofer_models.perception.pictures import read_picture
 from ofer_models.pipeline import FacePipeline
 from ofer_models.reconstruction.unknown_camera import read_still
@@ -190,7 +190,7 @@ def test_a_row_holds_what_the_pipeline_finds(dataset, archive, open_bundle):
             ("landmark_error", face.landmark_error), ("occlusion", face.occlusion),
         ):  # fmt: skip
             np.testing.assert_array_equal(np.array(row[column], np.float32), np.float32(value), err_msg=column)
-        assert row["bundle"] == bundle_hash(open_bundle)
+        assert row["bundle"] == open_bundle.sha256
 
 
 def test_what_cannot_be_read_is_a_row_of_failures_and_costs_nothing_else(dataset, archive):

@@ -9,6 +9,8 @@ import pytest
 from skimage.data import astronaut
 
 from ofer_models.pipeline import FacePipeline
+from ofer_models.runtime.stages import StageSet
+from ofer_models.tracking.identity_ranking import CandidateRanker, RankedCandidates, RankingRequest
 
 
 def test_idrank_alone_chooses_where_the_bundle_says_so(open_bundle, monkeypatch):
@@ -30,3 +32,21 @@ def test_idrank_alone_chooses_where_the_bundle_says_so(open_bundle, monkeypatch)
     np.testing.assert_array_equal(face.shape, asked["betas"][0, score.argmax()])
     odds = np.exp(score - score.max())
     assert face.identity_score == pytest.approx(1 / odds.sum(), rel=1e-5)
+
+
+def test_candidates_ranked_elsewhere_give_the_same_heads_and_none_are_ranked_here(open_bundle):
+    stages = StageSet(open_bundle, names=("idgen", "idrank"))
+    ranker, asked = CandidateRanker(stages), []
+
+    def elsewhere(request: RankingRequest) -> RankedCandidates | None:
+        asked.append(request)
+        return ranker(request) if len(asked) % 2 else None
+
+    here, there = (FacePipeline(open_bundle, candidates=30, seed=4) for _ in range(2))
+    there.rank_elsewhere(elsewhere)
+    for number in range(8):
+        picture = np.roll(astronaut(), 2 * number, 1)
+        (face,), (other,) = here(picture, 0.2 * number), there(picture, 0.2 * number)
+        np.testing.assert_array_equal(face.shape, other.shape)
+        assert face.identity_score == other.identity_score
+    assert len(asked) > 1 and {request.candidates for request in asked} == {30}

@@ -92,7 +92,7 @@ def installed(tmp_path) -> Path:
     programs.mkdir(parents=True)
     for folder in ("config", "launch", "engines"):
         (share / folder).symlink_to(ROOT / folder)
-    for name in ("ofer_node", "camera_node", "mesh_node", "rviz"):
+    for name in ("ofer_node", "camera_node", "identity_server", "mesh_node", "rviz"):
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ofer_ros.nodes.{name} "$@"\n')
         program.chmod(0o755)

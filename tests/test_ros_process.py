@@ -407,6 +407,7 @@ def test_a_node_without_a_bundle_says_so_stays_and_works_once_it_is_there(open_b
     [
         ("ofer_node", ["-p", "autostart:=false"]),
         ("mesh_node", []),
+        ("identity_server", []),
         ("camera_node", ["-p", "source:=scene"]),
         ("recorder", ["-p", "output:={folder}"]),
     ],

@@ -37,6 +37,7 @@ STARTERS = {
     "ofer": "ofer_models.cli",
     "ofer_node": "ofer_ros.nodes.ofer_node",
     "fleet_node": "ofer_ros.nodes.fleet_node",
+    "identity_server": "ofer_ros.nodes.identity_server",
     "mesh_node": "ofer_ros.nodes.mesh_node",
     "camera_node": "ofer_ros.nodes.camera_node",
     "recorder": "ofer_ros.nodes.recorder",

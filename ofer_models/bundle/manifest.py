@@ -23,7 +23,7 @@ from ofer_models.bundle.onnx_header import external_files
 from ofer_models.bundle.regression import RegressorSpec, read_regressor
 from ofer_models.bundle.share import share_folder
 from ofer_models.files.documents import read_yaml
-from ofer_models.files.hashing import sha256_of_open
+from ofer_models.files.hashing import sha256_of, sha256_of_open
 from ofer_models.files.refusal import FileRefused, one_line
 from ofer_models.head.albedo import Albedo
 from ofer_models.head.model import HeadModel, HeadModelError
@@ -153,6 +153,11 @@ class Bundle:
         )  # fmt: skip
         bundle._check_files()
         return bundle
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the manifest, which holds those of all files: equal bundles have equal ones."""
+        return sha256_of(self.path / MANIFEST)
 
     @cached_property
     def head(self) -> HeadModel:

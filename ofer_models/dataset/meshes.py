@@ -13,7 +13,6 @@ import pyarrow.dataset as pads
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.dataset.store import FACES, DatasetError, read_about
 from ofer_models.dataset.where import condition
-from ofer_models.dataset.work import bundle_hash
 from ofer_models.head.decoders import HypothesisDecoder
 from ofer_models.head.model import Identity
 from ofer_models.reconstruction.mesh_files import MeshFormat, write_mesh
@@ -41,7 +40,7 @@ def hypotheses_with(dataset: Path, bundle: Bundle) -> int:
     """Hypotheses a face. Raises DatasetError for a dataset that was made with another bundle."""
     about = read_about(dataset)
     made = about.get("bundle", {})
-    if made.get("sha256") != bundle_hash(bundle):
+    if made.get("sha256") != bundle.sha256:
         raise DatasetError(
             f"{dataset} was made with bundle {made.get('name')} {made.get('version')}, not {bundle.name} "
             f"{bundle.version}: give that by --bundle"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ofer_models.bundle.manifest import MANIFEST, Bundle
+from ofer_models.bundle.manifest import Bundle
 from ofer_models.dataset.frames import ArchivedFrame, FrameReader
 from ofer_models.dataset.parts import Part
 from ofer_models.dataset.places import on_this_machine, picture_bytes
@@ -24,7 +24,6 @@ from ofer_models.dataset.rows import Row, face_rows
 from ofer_models.dataset.schema import FAILURES, faces_schema
 from ofer_models.dataset.sources import PICTURE, Source
 from ofer_models.dataset.store import PartResult
-from ofer_models.files.hashing import sha256_of
 from ofer_models.files.refusal import one_line
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.pictures import decode_picture, printable, read_picture
@@ -53,14 +52,9 @@ class Job:
         """What the rows are made with."""
         bundle = Bundle.load(self.bundle)
         return {
-            "bundle": {"name": bundle.name, "version": bundle.version, "sha256": bundle_hash(bundle)},
+            "bundle": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256},
             "hypotheses": self.hypotheses, "candidates": self.candidates, "seed": self.seed,
         }  # fmt: skip
-
-
-def bundle_hash(bundle: Bundle) -> str:
-    """The sha256 of a bundle's manifest, which holds those of all its files."""
-    return sha256_of(bundle.path / MANIFEST)
 
 
 class PartWorker:
@@ -71,7 +65,7 @@ class PartWorker:
         self._job = job
         self._read = _reader(job.reader)
         self._bundle = Bundle.load(job.bundle)
-        self._hash = bundle_hash(self._bundle)
+        self._hash = self._bundle.sha256
         self._schema = faces_schema(self._bundle, job.hypotheses)
         self._pipelines: dict[str, FacePipeline] = {}
         self._ids = _TrackIds()

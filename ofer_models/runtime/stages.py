@@ -29,7 +29,7 @@ _LANDMARKS = (
     {LANDMARK_CROP: ("F", 3, 128, 128)},
     {"points": ("F", _POINTS, 2), "deviation": ("F", _POINTS), "visible": ("F", _POINTS)},
 )
-_BESIDE = ("idrank",)  # with idgen, what identities are drawn with, beside the frames
+_BESIDE = ("idgen", "idrank")  # what identities are drawn with, beside the frames
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class _Drawing:
 
 
 class CoefficientSampler:
-    """Draws coefficients (F, N, D), in the head model's units, from contexts and starting noise."""
+    """Draws coefficients (F, N, D), in the head model's units, from contexts and starting noise. steps: those that were
+    asked for; None: the bundle's."""
 
     def __init__(
         self, spec: StageSpec, backend: Backend, steps: int | None = None, urgent: bool = True,
@@ -70,6 +71,7 @@ class CoefficientSampler:
         distilled = bool(spec.timesteps)
         if distilled not in self._samplers:
             self._samplers[distilled] = self._load(spec)
+        self.steps = steps
         # At once: identities are drawn on a thread of their own.
         self._drawing = _Drawing(self._samplers[distilled], table, distilled or self._recorded is not None)
 
@@ -169,10 +171,9 @@ class StageSet:
             loaded = {
                 name: runtime.load(graph_specs(spec)["graph"], name not in _BESIDE) for name, spec in graphs.items()
             }
-            if "idgen" in names:
-                check = bundle.check_unchanged
-                self.idgen = CoefficientSampler(bundle.stages["idgen"], runtime, steps, urgent=False, check=check)
-                self.expgen = CoefficientSampler(bundle.stages["expgen"], runtime, steps, check=check)
+            for name in (name for name in names if bundle.stages[name].kind == "sampler"):
+                urgent, check = name not in _BESIDE, bundle.check_unchanged
+                setattr(self, name, CoefficientSampler(bundle.stages[name], runtime, steps, urgent, check))
             if REGRESSOR in names:
                 self.regressor = Regressor(bundle.stages[REGRESSOR], runtime, bundle.n_shape, bundle.n_expression)
             bundle.check_unchanged()

@@ -1,4 +1,4 @@
-"""Drawing and ranking candidate heads on the views of a face."""
+"""Choosing a head for a face from candidates that are ranked on its views, by the landmarks of these."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ofer_models.head.decoders import LandmarkDecoder
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_evidence import IdentityEvidence
+from ofer_models.tracking.identity_ranking import CandidateRanker, RankedCandidates, Ranking, RankingRequest
 from ofer_models.tracking.identity_state import POOLED, Draw, Drawn, View
 from ofer_models.tracking.reprojection import best_pose_log_weights, softmax
 
@@ -24,9 +25,9 @@ REPLACE_ODDS = 1.5
 
 
 class CandidateDrawer:
-    """draw(draw) -> Drawn: candidates from every view's context, ranked on all views together.
+    """draw(draw) -> Drawn: the best of the candidates that a `CandidateRanker` draws and ranks on all views together.
 
-    It uses IdGen and IdRank and nothing that the expression stream uses, so it may run on another thread.
+    It uses nothing that the expression stream uses, so it may run on another thread.
     """
 
     def __init__(
@@ -40,41 +41,41 @@ class CandidateDrawer:
         """candidates: N, shared out among the views. evidence: moves the chosen head to the views' landmarks."""
         self._fit = None if evidence is None or bundle.rank_alone else IdentityEvidence(bundle.head, evidence)
         self._bundle = bundle
-        self._stages = stages
+        self._rank = CandidateRanker(stages)
         self._landmarks = landmarks
         self._candidates = candidates
+        self.elsewhere: Ranking | None = None
+        """Draws and ranks in place of this machine's networks, which do what it cannot."""
 
     def __call__(self, draw: Draw) -> Drawn:
         """The best of the candidates and the head in use, by scores pooled over the views. Raises ValueError where the
         networks give no numbers."""
-        views, rng = draw.views, np.random.default_rng(draw.seed)
-        context = np.stack([view.context for view in views])
-        shape = self._drawn(len(views))
-        betas = self._stages.idgen(context, rng.standard_normal(shape, dtype=np.float32), rng)
-        betas = betas.astype(np.float32).reshape(-1, shape[-1])
+        incumbent = draw.incumbent if self._fit is None else None
+        ranked = self._ranked(draw, incumbent)
         if self._fit is not None:
-            return self._fitted(draw, betas, self._scores(views, context, betas, False))
-        if draw.incumbent is not None:
-            betas = np.concatenate([betas, draw.incumbent[None]])
-        scores = self._scores(views, context, betas, draw.incumbent is not None)
+            return self._fitted(draw, ranked.betas, self._scores(draw.views, ranked.betas, ranked.log_odds, False))
+        betas, log_odds = ranked.betas, ranked.log_odds
+        if incumbent is not None:
+            betas, log_odds = np.concatenate([betas, incumbent[None]]), np.append(log_odds, ranked.incumbent)
+        scores = self._scores(draw.views, betas, log_odds, incumbent is not None)
         best, probabilities = int(scores.argmax()), softmax(scores)
-        if draw.incumbent is not None and scores[best] < scores[-1] + math.log(REPLACE_ODDS):
+        if incumbent is not None and scores[best] < scores[-1] + math.log(REPLACE_ODDS):
             return Drawn(None, float(probabilities[-1]))
         return self._head(betas[best], float(probabilities[best]))
 
     def warm_up(self) -> None:
         """Run both networks once at every size that draws have."""
-        stages = self._stages
-        width = int(stages.idgen.spec.inputs["context"][-1])
-        for views in range(POOLED, 0, -1):
-            shape = self._drawn(views)
-            stages.idgen(np.zeros((views, width), np.float32), np.zeros(shape, np.float32), np.random.default_rng(0))
-            for candidates in (views * shape[1], views * shape[1] + 1):  # the incumbent takes part
-                sizes = {"F": views, "N": candidates}
-                stages.idrank(**stages.empty_inputs(stages.idrank, sizes))
+        self._rank.warm_up(self._candidates, POOLED)
 
-    def _drawn(self, views: int) -> tuple[int, int, int]:
-        return views, math.ceil(self._candidates / views), self._stages.idgen.n_coefficients
+    def _ranked(self, draw: Draw, incumbent: np.ndarray | None) -> RankedCandidates:
+        views = draw.views
+        request = RankingRequest(
+            np.stack([view.context for view in views]), _shares(views), self._candidates, draw.seed, self._rank.steps,
+            {name: np.concatenate([view.inputs[name] for view in views]) for name in self._rank.inputs}, incumbent,
+        )  # fmt: skip
+        elsewhere = self.elsewhere
+        answer = None if elsewhere is None else elsewhere(request)
+        return self._rank(request) if answer is None else answer
 
     def _fitted(self, draw: Draw, betas: np.ndarray, scores: np.ndarray) -> Drawn:
         """The best of betas (N, S) by scores (N,), moved to the landmarks, unless the incumbent is as likely there."""
@@ -91,29 +92,20 @@ class CandidateDrawer:
             raise ValueError("the head that was chosen, or its score, is not a number: NaN or infinite")
         return Drawn(self._bundle.head.identity(betas), score)
 
-    def _scores(self, views: Sequence[View], context: np.ndarray, betas: np.ndarray, keep_last: bool) -> np.ndarray:
-        """Log odds (N,) of betas (N, S): IdRank's, and how well each fits the landmarks in its best pose; -inf for
-        those that rank too low to be posed, which the last never does if keep_last.
-
-        Over the views these are means by quality, not sums: views of one face are no independent witnesses.
-        """
-        weights = _shares(views)
-        names = self._stages.idrank.inputs.keys() - {"betas", "context"}
-        arrays = {name: np.concatenate([view.inputs[name] for view in views]) for name in names}
-        if "context" in self._stages.idrank.inputs:
-            arrays["context"] = context
-        everywhere = np.ascontiguousarray(np.broadcast_to(betas, (len(views), *betas.shape)))
-        ranked = self._stages.idrank(betas=everywhere, **arrays)["score"].astype(np.float64)
-        top = ranked.max(1, keepdims=True)
-        scores = weights @ (ranked - top - np.log(np.exp(ranked - top).sum(1, keepdims=True)))
+    def _scores(
+        self, views: Sequence[View], betas: np.ndarray, log_odds: np.ndarray, keep_last: bool
+    ) -> np.ndarray:
+        """Scores (N,) of betas (N, S): IdRank's log odds (N,), and how well each fits the landmarks in its best pose, a
+        mean over the views as well; -inf for those that rank too low to be posed, which the last never does if
+        keep_last."""
         if self._bundle.rank_alone:
-            return scores
-        compared = np.argsort(-scores)[:COMPARED]
+            return log_odds
+        compared = np.argsort(-log_odds, kind="stable")[:COMPARED]
         if keep_last:
             compared = np.union1d(compared, [len(betas) - 1])
         result = np.full(len(betas), -np.inf)
-        result[compared] = RANK_SHARE * scores[compared]
-        for view, weight in zip(views, weights, strict=True):
+        result[compared] = RANK_SHARE * log_odds[compared]
+        for view, weight in zip(views, _shares(views), strict=True):
             models = self._landmarks.of_candidates(betas[compared], view.expression, view.jaw)
             result[compared] += weight * best_pose_log_weights(view.seen, models)
         return result

@@ -13,6 +13,7 @@ from ofer_models.perception.regressor_crop import regressed_pose, regressor_crop
 from ofer_models.perception.tracker import Track
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.face_poser import TrackMemory
+from ofer_models.tracking.identity_ranking import Ranking
 from ofer_models.tracking.load_plan import Tier
 from ofer_models.tracking.regressed_identities import RegressedIdentities
 from ofer_models.tracking.reprojection import SeenLandmarks
@@ -35,6 +36,9 @@ class RegressedFaces:
 
     def set_steps(self, steps: int | None) -> None:
         """Nothing is sampled."""
+
+    def rank_elsewhere(self, ranking: Ranking | None) -> None:
+        """Nothing is ranked."""
 
     def remember(self, hypotheses: int, rng: np.random.Generator) -> TrackMemory:
         """The memory of a new track."""

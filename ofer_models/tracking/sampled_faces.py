@@ -18,6 +18,7 @@ from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face_poser import TrackMemory
 from ofer_models.tracking.identity_cache import IdentityCache
 from ofer_models.tracking.identity_candidates import CandidateDrawer
+from ofer_models.tracking.identity_ranking import Ranking
 from ofer_models.tracking.identity_state import View
 from ofer_models.tracking.load_plan import Tier
 from ofer_models.tracking.reprojection import SeenLandmarks
@@ -55,6 +56,10 @@ class SampledFaces:
         """Sampling steps from now on. Raises ValueError for a count that is refused."""
         for sampler in (self._stages.idgen, self._stages.expgen):
             sampler.set_steps(steps)
+
+    def rank_elsewhere(self, ranking: Ranking | None) -> None:
+        """Have candidates drawn and ranked by `ranking` from the next draw on."""
+        self._drawer.elsewhere = ranking
 
     def remember(self, hypotheses: int, rng: np.random.Generator) -> TrackMemory:
         """The memory of a new track."""

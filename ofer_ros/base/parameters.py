@@ -21,6 +21,7 @@ from ofer_models.pipeline_settings import METHODS, PipelineSettings
 from ofer_ros.base.face_ids import face_ids
 
 Settings = TypeVar("Settings")
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 
 
 def setting(
@@ -87,6 +88,10 @@ class OferSettings(LayerSettings):
     identity_memory: float = setting(
         "how long a lost face's identity is kept, in memory alone", 0.0, 3600.0, unit="s"
     )
+    identity_server: str = setting(
+        "full name of an identity_server on any machine, with the same bundle, which then draws head shapes; they are "
+        "drawn here while it is gone. Needs identity_in_background. '': always here"
+    )
     max_faces: int = setting("most faces tracked at once", 1, 64)
     camera_rotation: str = setting(
         "how far images have to be turned clockwise to be upright, for a camera that is mounted so: new faces are "
@@ -102,7 +107,7 @@ class OferSettings(LayerSettings):
     backend: str = setting(
         "inference engine; auto: tensorrt where a GPU and engines made by `ofer build` are present, else onnxruntime, "
         "with 8-bit encoders where `ofer build` made some",
-        choices=("auto", "tensorrt", "onnxruntime", "torch"),
+        choices=BACKENDS,
     )
     transport: str = setting(
         "image topics to listen to; auto: image_raw, and image_raw/compressed while image_raw is silent",
@@ -185,6 +190,16 @@ class FleetSettings:
     perception_threads: int = setting(
         "cameras in which faces are looked for at the same time; 0: one a processor core", 0, 64
     )
+
+
+@dataclass(frozen=True)
+class IdentityServerSettings:
+    """Parameters of identity_server."""
+
+    autostart: bool = setting("configure and activate by itself at start, where no lifecycle manager does")
+    bundle: str = setting("bundle of the nodes that ask: a name in engines/ or a folder")
+    threads: int = setting("threads of the inference engine", 1, 64)
+    backend: str = setting("inference engine, as of ofer_node", choices=BACKENDS)
 
 
 @dataclass(frozen=True)
@@ -278,6 +293,7 @@ class LiveLinkSettings(AvatarSettings):
 NODES: dict[str, type] = {
     "ofer_node": OferSettings,
     "fleet_node": FleetSettings,
+    "identity_server": IdentityServerSettings,
     "mesh_node": MeshSettings,
     "camera_node": CameraSettings,
     "recorder": RecorderSettings,

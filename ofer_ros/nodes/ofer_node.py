@@ -37,6 +37,7 @@ from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.active_stream import FaceStream
 from ofer_ros.work.camera_loop import CameraLoop
 from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message, frame_values
+from ofer_ros.work.identity_client import IdentityClient
 
 NAME = "ofer_node"
 # Seconds that a service waits for the frame at work before it answers without knowing the outcome.
@@ -72,6 +73,7 @@ class OferNode(ManagedNode):
         self._names = NameWatch(self)
         self._enabled = True
         self._pipeline = None
+        self._identity_server: IdentityClient | None = None
         self._loaded: tuple = ()
         self._outputs: FaceOutputs | None = None
         self._stream: FaceStream | None = None
@@ -168,7 +170,7 @@ class OferNode(ManagedNode):
         now = self._settings
         return (
             now.bundle, now.pipeline(), now.deterministic_ids, now.mesh_region, now.publish_head, now.ros4hri,
-            now.tf_prefix,
+            now.tf_prefix, now.identity_server,
         )  # fmt: skip
 
     def _load(self, step: str) -> TransitionCallbackReturn:
@@ -177,6 +179,11 @@ class OferNode(ManagedNode):
         self._settings = read(self, OferSettings)
         try:
             self._pipeline = self._make_pipeline(self._settings)
+            if self._settings.identity_server and self._settings.method == "ofer":
+                if not self._settings.identity_in_background:
+                    raise ValueError("identity_server needs identity_in_background: a frame would wait for the network")
+                self._identity_server = IdentityClient(self, self._settings.identity_server, self._pipeline.bundle)
+                self._pipeline.rank_elsewhere(self._identity_server)
             self._outputs = FaceOutputs(self, self._pipeline.bundle, self._pipeline.head, lambda: self._settings)
             self._pipeline.warm_up(self.get_logger().info)
         except Exception as error:
@@ -205,7 +212,10 @@ class OferNode(ManagedNode):
     def _release(self) -> None:
         outputs, self._outputs = self._outputs, None
         pipeline, self._pipeline = self._pipeline, None
+        server, self._identity_server = self._identity_server, None
         self._loaded = ()
+        if server is not None:
+            server.close()  # a draw that waits for it would hold up the pipeline's end
         if pipeline is not None:
             closing = threading.Thread(target=pipeline.close, daemon=True)
             closing.start()
@@ -313,12 +323,16 @@ class OferNode(ManagedNode):
             trouble = self._watch.check(self._stream.inputs, self._settings) or self._pipeline.identity_trouble
             trouble = trouble or self._names.check()
             self._statistics.lost = self._lost_before + self._stream.inputs.lost
+            if self._identity_server is not None:
+                trouble = trouble or self._identity_server.trouble
         level, text = self._status(trouble)
         bundle = getattr(self._pipeline, "bundle", None)
         values = {"state": self.state, "enabled": self._enabled, **frame_values(self._statistics)}
         if self._pipeline is not None:
             self._expire()
             values |= self._pipeline.status()
+        if self._identity_server is not None:
+            values |= self._identity_server.status()
         self._diagnostics.publish(
             diagnostics_message(
                 f"{self.get_fully_qualified_name().lstrip('/')}: faces",
