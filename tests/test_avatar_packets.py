@@ -202,6 +202,36 @@ def test_a_still_face_is_still_and_a_blink_is_seen():
         assert peak >= 0.8 * given
 
 
+def settled(signal: np.ndarray, rate: float = 30.0) -> np.ndarray:
+    """What the filter makes of a signal (N, D), without its first two seconds."""
+    smooth = WeightFilter()
+    return np.array([smooth(row, frame / rate) for frame, row in enumerate(signal)])[int(2 * rate) :]
+
+
+def test_weights_that_tremble_more_than_others_are_averaged_longer_and_without_a_bias():
+    rng = np.random.default_rng(2)
+    noise = settled(0.5 + rng.normal(0, 0.1, (300, 52)))
+    assert np.std(noise, axis=0).max() <= 0.04 and abs(noise.mean() - 0.5) < 0.01
+    outliers = settled(0.15 + 0.85 * (rng.random((300, 52)) < 0.15))  # read as the other way now and then
+    assert np.std(outliers, axis=0).mean() <= 0.03
+
+
+@pytest.mark.parametrize("rate, hertz", [(30, 2), (30, 4), (30, 6), (60, 8), (15, 4), (10, 4)])
+def test_movement_is_not_taken_for_noise(rate, hertz):
+    moved = 0.3 + 0.3 * np.sin(0.3 + 2 * np.pi * hertz * np.arange(10 * rate) / rate)[:, None]
+    assert settled(moved, rate).std() >= 0.8 * moved.std()
+
+
+def test_a_blink_is_seen_among_others_and_in_noise():
+    rng = np.random.default_rng(3)
+    for phase in np.linspace(0, 1, 9):
+        stamps = (np.arange(200) + phase) / 30
+        lids = np.max([np.maximum(0, 1 - abs(stamps - at) / 0.06) for at in (1, 1.4, 2, 3, 3.2, 5)], axis=0)
+        given = (lids + rng.normal(0, 0.03, 200))[:, None]
+        last = slice(84, 96)  # frames after the two seconds that fall on the sixth
+        assert settled(given)[last].max() >= 0.8 * given[60:][last].max()
+
+
 def test_the_filter_begins_anew_after_a_gap_and_on_stamps_that_do_not_advance():
     smooth = WeightFilter()
     smooth(np.zeros(1), 0.0)

@@ -57,15 +57,16 @@ class Performer:
             return None
         if face.id != self.followed:
             self.followed, self._since, self._performs, self._steady = face.id, stamp, False, WeightFilter()
-        # A stamp before the first one is of a clock that was set back.
-        self._performs = self._performs or face.head_known or not 0 <= stamp - self._since < self._patience
-        if not self._performs:
-            return None
         acted = performance(
             self._to_weights, face.expressions, face.jaws, face.scores, face.selected, face.rotation, face.translation,
             stamp, self._hypothesis,
         )  # fmt: skip
-        return replace(acted, weights=self._steady(acted.weights, stamp).astype(np.float32))
+        # A stamp before the first one is of a clock that was set back.
+        if not self._performs and (face.head_known or not 0 <= stamp - self._since < self._patience):
+            self._performs = True
+            self._steady.begin()
+        steady = self._steady(acted.weights, stamp)  # while it waits, to learn how the weights tremble
+        return replace(acted, weights=steady.astype(np.float32)) if self._performs else None
 
     def _choose(self, faces: Sequence[SeenFace]) -> SeenFace | None:
         wanted = self._face or self.followed

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-_PATIENCE, _TRIES = 120.0, 3  # s, for what takes seconds on a quiet machine
+_PATIENCE, _TRIES = 200.0, 5  # s, for what takes seconds on a quiet machine
 _STARTED = "Ray runtime started"
 _RECONNECT = "5"  # s after which a process gives a head up that is gone; Ray's own 60
 
