@@ -17,6 +17,7 @@ from itertools import pairwise
 import cv2
 from dataset_support import face_picture
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from ros_support import RosSession, image_message
 from sensor_msgs.msg import Image
 
@@ -94,6 +95,45 @@ def test_cameras_come_and_go_and_the_others_do_not_notice(tmp_path):
             fleet.wait_for(lambda: all(any(values_of(m, name) for m in fleet.statuses) for name in names))
             values = next(v for m in reversed(fleet.statuses) if (v := values_of(m, names[0])))
             assert (values["cameras"], values["active"]) == ("2", "2")
+        finally:
+            fleet.process.terminate()
+            assert fleet.process.wait(60) == 0, (tmp_path / "log").read_text()
+
+
+def test_transitions_are_made_by_one_camera_or_by_all(tmp_path):
+    with Fleet(tmp_path / "log", "left", "right") as fleet:
+
+        def change(node: str, label: str) -> bool:
+            request = ChangeState.Request()
+            request.transition.label = label
+            return fleet.call(ChangeState, f"/{node}/change_state", request).success
+
+        def told(**expected: str) -> None:
+            """Wait for the fleet's next status with these values."""
+            fleet.statuses.clear()
+            found = lambda message: values_of(message, "fleet_node: cameras") or {}  # noqa: E731
+            fleet.wait_for(lambda: any(expected.items() <= found(m).items() for m in list(fleet.statuses)))
+
+        def answered(name: str, *others: str) -> bool:
+            """Whether a camera is answered while those others are."""
+            before = len(fleet.faces[name])
+            for _ in range(3):
+                fleet.cameras[name].publish(image_message(fleet.picture, stamp=fleet.stamp))
+                fleet.see(*others)
+            return len(fleet.faces[name]) > before
+
+        try:
+            fleet.see("left", "right")
+            assert change("left/ofer_node", "deactivate")
+            assert not answered("left", "right")
+            told(state="active", cameras="2", active="1")
+            assert not change("left/ofer_node", "deactivate")  # it cannot twice
+            assert change("fleet_node", "deactivate")
+            told(state="inactive", active="0")
+            assert change("fleet_node", "cleanup") and change("fleet_node", "configure")
+            assert change("fleet_node", "activate")
+            fleet.see("left", "right")
+            told(state="active", active="2")
         finally:
             fleet.process.terminate()
             assert fleet.process.wait(60) == 0, (tmp_path / "log").read_text()

@@ -90,7 +90,7 @@ class OferSettings(LayerSettings):
     )
     identity_server: str = setting(
         "full name of an identity_server on any machine, with the same bundle, which then draws head shapes; they are "
-        "drawn here while it is gone. Needs identity_in_background. '': always here"
+        "drawn here while it is gone. Of method ofer; needs identity_in_background. '': always here"
     )
     max_faces: int = setting("most faces tracked at once", 1, 64)
     camera_rotation: str = setting(
