@@ -78,11 +78,14 @@ class CandidateDrawer:
         return self._rank(request) if answer is None else answer
 
     def _fitted(self, draw: Draw, betas: np.ndarray, scores: np.ndarray) -> Drawn:
-        """The best of betas (N, S) by scores (N,), moved to the landmarks, unless the incumbent is as likely there."""
-        best = int(scores.argmax())
-        probability = float(softmax(scores)[best])
-        weights = _shares(draw.views)
-        shape, gain = self._fit(betas[best], draw.views, weights, draw.incumbent)
+        """The mean of betas (N, S), weighed by scores (N,), moved to the landmarks, unless the incumbent is as likely
+        there. The score is the likeliest one's probability.
+
+        The likeliest of some draws is a draw still: two pictures of one person would begin from different chances.
+        """
+        probabilities = softmax(scores)
+        probability, weights = float(probabilities.max()), _shares(draw.views)
+        shape, gain = self._fit(probabilities @ betas, draw.views, weights, draw.incumbent)
         if draw.incumbent is not None and gain < math.log(REPLACE_ODDS):
             return Drawn(None, probability)
         return self._head(shape, probability)

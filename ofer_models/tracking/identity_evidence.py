@@ -1,12 +1,13 @@
-"""A chosen head moved to the landmarks of the views that it was chosen on.
+"""Candidates' mean moved to the landmarks of the views that they were drawn on.
 
 IdGen's candidates are near to each other where the encoder is unsure, which on photographs is everywhere: people get
 one head. The landmarks of a view say more, together with an expression: both are fitted at once (Gauss-Newton, Gaussian
-priors about the candidate and the view's expression), and views add up by their quality.
+priors about the candidates' mean and the view's expression), and views add up by their quality.
 
 How far a head may move is told by what it leaves unexplained (discrepancy principle, Morozov 1966): the prior about the
-candidate is widened until the landmarks are off by what they are unsure of, and narrowed where they are off by less.
-People are more varied than the heads that the candidates were learned from, renderings of these are not.
+mean is widened until the landmarks are off by what they are unsure of. People are more varied than the heads that the
+candidates were learned from, renderings of these are not. It is not narrowed: of two pictures of a person, the one
+without much of an expression would hold the head back and the other not.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _ROUNDS = 6
 # What points count here of what they count for an expression: where a network sees them too high in every picture of a
 # person, the head would take it over.
 _SHARE = 0.25
-_SHAPE_PRIOR = 0.9  # deviation about the candidate, in each component, at first
-_WIDTHS = (0.25, 4.0)  # least and greatest variance, in parts of that
+_SHAPE_PRIOR = 0.9  # deviation about the candidates' mean, in each component, at first
+_WIDTHS = (1.5, 4.0)  # least and greatest variance, in parts of that
 _UNEXPLAINED = 0.5  # of the landmarks' variance: what the right head leaves, of which the fit itself takes a part
 
 
@@ -91,8 +92,8 @@ class IdentityEvidence:
     def _step(
         self, fits: list[_Fit], systems: list[Systems], away: np.ndarray | None = None, width: float = 1.0
     ) -> np.ndarray:
-        """One round: the shape's step (S',), away (S',) from the candidate, and every view's expression and pose; no
-        step of the shape without `away`. width: of the prior about the candidate."""
+        """One round: the shape's step (S',), away (S',) from the mean, and every view's expression and pose; no
+        step of the shape without `away`. width: of the prior about the mean."""
         count, precision = self._system.shapes, 1 / (width * _SHAPE_PRIOR**2)
         normal, right, pending = precision * np.eye(count), np.zeros(count), []
         if away is not None:
