@@ -271,7 +271,7 @@ def test_swapped_graphs_are_refused(real):
         (lambda d: d["stages"]["expgen"].update(steps=2), "3 to 1000 steps"),
         (
             lambda d: [d["stages"]["expgen"]["coefficients"][part].pop() for part in ("mean", "deviation")],
-            "expgen_step.onnx draws 53 coefficients",
+            "expgen_distilled_step.onnx draws 53 coefficients",
         ),
         (lambda d: d.update(n_shape=200), "idgen draws"),
         (lambda d: d["stages"]["identity_context"]["outputs"].update(context=["F", 8]), "identity_context.onnx"),

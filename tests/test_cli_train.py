@@ -29,7 +29,6 @@ def need_evaluation() -> None:
         (("train", "--layout", "own"), "is none of ofer, mica, famos"),
         (("train", "cfr", "--stage", "3"), "is none of 1, 2"),
         (("train", "distil", "--stage", "2"), "is none of expgen, idgen"),
-        (("train", "distil", "--steps", "9"), "less than or equal to 8"),
         (("evaluate", "--set", "faces"), "is none of open545, open545-plain"),
     ],
 )

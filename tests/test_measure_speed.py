@@ -188,7 +188,7 @@ def test_a_distilled_variant_is_measured_beside_its_own_networks(open_bundle, pi
     # These are ExpGen's own networks: two steps of plain DDIM, which draw too near to the middle.
     assert one[0].spread < 0.95 * next(p for p in found.points if p.solver == "ddim").spread
     text = write_report([found], bundle, tmp_path, "ofer sampling")[0].read_text()
-    assert "| distilled | 999 499 | 2 |" in text and "The bundle's default: `distilled`, 2 steps" in text
+    assert "| distilled | 999 499 | 2 |" in text and "The bundle's default: `distilled`, steps: 2" in text
 
 
 ROOT = Path(frame_pipeline.__file__).parents[4]

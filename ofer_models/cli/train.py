@@ -80,7 +80,6 @@ def train(
     bundle: Annotated[
         Path | None, typer.Option(help="Of `distil`: the bundle whose stage gets the variant `distilled`.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, max=8, help="Of `distil`: how many steps the student takes.")] = 2,
     backbone: Annotated[
         str, typer.Option(help="Of `learner`: resnet50, or small, upon the landmark network of `eyes`.")
     ] = "resnet50",
@@ -95,7 +94,7 @@ def train(
 
     `eyes` trains the dense landmark network on pictures of people, which a bundle may have beside the rest
     (docs/eyes.md), `regressor` one answer a face upon it; `cfr` a regressor for hidden faces in two stages, `learner` a
-    student that bears them (docs/regressors.md); `distil` a sampler that takes two steps
+    student that bears them (docs/regressors.md); `distil` a sampler that takes one step
     (ofer_models/workshop/train/README.md).
 
     The same command runs on the CPU, on a GPU, and under `accelerate launch -m ofer_models.cli train` on many.
@@ -113,7 +112,7 @@ def train(
         from ofer_models.cli.train_distil import train_distil
 
         return train_distil(
-            bundle, stage or stages[0], steps, data, work, pictures, seed=seed, workers=workers, again=again,
+            bundle, stage or stages[0], data, work, pictures, seed=seed, workers=workers, again=again,
             smoke=smoke,
         )  # fmt: skip
     if part == "regressor":

@@ -1,4 +1,4 @@
-"""`ofer train distil`: a sampler of a bundle that takes two steps."""
+"""`ofer train distil`: a sampler of a bundle that takes one step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ofer_models.cli.console import progress, say
 
 
 def train_distil(
-    bundle: Path | None, stage: str, steps: int, data: Path | None, work: Path, pictures: int, *, seed: int,
+    bundle: Path | None, stage: str, data: Path | None, work: Path, pictures: int, *, seed: int,
     workers: int, again: bool, smoke: bool,
 ) -> None:  # fmt: skip
     """Distil a stage of a bundle, on contexts of renderings in `work` or of photographs, and write it there."""
@@ -26,9 +26,7 @@ def train_distil(
         )  # fmt: skip
     else:
         contexts, source = photographed_contexts(loaded, stage, data, progress=progress, say=say)
-    student, _ = distil(
-        loaded, stage, steps, contexts, work, plan, seed=seed, again=again, accelerator=accelerator, log=say
-    )
+    student, _ = distil(loaded, stage, contexts, work, plan, seed=seed, again=again, accelerator=accelerator, log=say)
     if accelerator.main:
         write_student(loaded, stage, student, source)
         say(f"written into {loaded.path}; `ofer sampling --bundle {loaded.path}` measures it")

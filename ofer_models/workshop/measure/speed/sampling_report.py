@@ -90,7 +90,8 @@ def _verdict(curve: StepCurve, bundle: Bundle) -> list[str]:
         if not point:
             return "none tried"
         warm = f", temperature {point.temperature}" if point.temperature != 1 else ""
-        return f"`{point.solver}`, {point.spacing}, {point.steps} steps{warm} ({point.ms:.1f} ms)"
+        steps = f"{point.steps} step{'s' if point.steps > 1 else ''}"
+        return f"`{point.solver}`, {point.spacing}, {steps}{warm} ({point.ms:.1f} ms)"
 
     any_kind, of_limit = curve.cheapest(), curve.cheapest(against=curve.limit)
     spec = bundle.stages[curve.stage]
@@ -111,8 +112,8 @@ def _verdict(curve: StepCurve, bundle: Bundle) -> list[str]:
         own = at.get(spec.solver)
         against = f", and {found.ms / own.ms:.2f} of the time of the {own.steps} steps of `{own.solver}`" if own else ""
         lines.append(
-            f"- The bundle's default: `{DISTILLED}`, {usual.steps} steps, temperature {temperature}: `cond` has learned"
-            f" to reach in them what many steps reach ({_changes(curve, found)} against DDPM,"
+            f"- The bundle's default: `{DISTILLED}`, steps: {usual.steps}, temperature {temperature}: learned from"
+            f" where many steps lead ({_changes(curve, found)} against DDPM,"
             f" {_changes(curve, found, curve.limit)} against DDIM{against}). Who asks for a number of steps gets the"
             f" stage's own networks, `{spec.solver}`, {spec.spacing}."
         )
