@@ -186,7 +186,10 @@ def test_what_is_no_picture_says_so_and_blocks_nobody(tmp_path):
 def test_a_folder_gives_pictures_in_the_order_of_their_numbers_and_names_hidden_ones(tmp_path):
     for name in ("10.png", "2.PNG", "a1b10.jpg", "a1b9.jpg", "a01b9.jpg", "x.txt", ".x.jpg", "._2.PNG", "folder.png"):
         (tmp_path / name).mkdir() if name == "folder.png" else (tmp_path / name).touch()
+    (tmp_path / "z.png").symlink_to("nowhere")
+    (tmp_path / "zz.png").symlink_to("folder.png")
     pictures, hidden = pictures_in(tmp_path.iterdir())
+    assert pictures.pop().name == "z.png", "whoever reads it says that it leads nowhere"
     names = [path.name for path in pictures]
     assert names[:2] == ["2.PNG", "10.png"] and set(names[2:4]) == {"a1b9.jpg", "a01b9.jpg"} and names[4] == "a1b10.jpg"
     assert {path.name for path in hidden} == {".x.jpg", "._2.PNG"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -222,6 +224,10 @@ def test_sets_go_on_and_are_not_mixed(open_head, tmp_path, monkeypatch):
     assert np.allclose(loaded.points[2], direct.points, atol=1e-4)
     with pytest.raises(DataError, match="holds 4 pictures of 6"):
         dataset.load(folder, 6)
+    with pytest.raises(DataError, match=r"holds pictures, but made_by\.json does not say of whom"):
+        dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=9)
+    key = {"head": open_head.sha256, "assets": assets.SHA256, "seed": 9, "version": dataset.VERSION}
+    (folder / "made_by.json").write_text(json.dumps(key))
     dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=9)  # nothing left to draw
     with pytest.raises(DataError, match="was made with seed 9, asked for is seed 8"):
         dataset.generate(OPEN / "head.npz", tmp_path, folder, 4, seed=8)

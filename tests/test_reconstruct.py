@@ -271,10 +271,18 @@ def test_an_argument_that_cannot_be_looked_at_is_one_of_the_problems():
     assert not found and all("cannot be read" in problem for problem in problems.values()) and len(problems) == 2
 
 
-def test_a_link_to_itself_costs_no_other_picture(pictures):
-    names = [path.name for path in find_pictures([str(pictures)])[0]]
-    (pictures / "loop.png").symlink_to("loop.png")
-    assert [path.name for path in find_pictures([str(pictures)], outside=pictures / "out")[0]] == names
+def test_links_that_lead_nowhere_cost_no_other_picture_and_are_named(pictures, pipeline, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "one.png").symlink_to(pictures / "one.png")
+    for name, target in (("gone.jpg", "nowhere"), ("loop.png", "loop.png")):
+        (folder / name).symlink_to(target)
+    found = find_pictures([str(folder)], outside=folder / "out")[0]
+    assert [path.name for path in found] == ["gone.jpg", "loop.png", "one.png"]
+    results = {result.picture.name: result for result in reconstruct(found, pipeline, Output(tmp_path / "out"), SEED)}
+    assert results["gone.jpg"].problem == "cannot be read (No such file or directory)"
+    assert results["loop.png"].problem.startswith("cannot be read (Too many levels of symbolic links")
+    assert len(results["one.png"].faces) == 1 and not results["one.png"].problem
 
 
 def test_a_picture_whose_identity_fails_is_a_problem_and_no_mean_head(open_bundle, pictures, tmp_path, monkeypatch):

@@ -124,9 +124,11 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 def pictures_in(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Of the entries of a folder: the picture files by their names, 2 before 10, and the hidden ones among them.
 
-    Hidden ones (`.x.jpg`, and the `._x.jpg` that macOS leaves beside x.jpg) are for nobody to look at.
+    What only looks like one, as a link that leads nowhere does, is among them too: whoever reads it is told. Hidden
+    ones (`.x.jpg`, and the `._x.jpg` that macOS leaves beside x.jpg) are for nobody to look at.
     """
-    pictures = sorted((file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()), key=natural_key)
+    named = (file for file in files if file.suffix.lower() in SUFFIXES and not file.is_dir())
+    pictures = sorted(named, key=natural_key)
     return [p for p in pictures if p.name[0] != "."], [p for p in pictures if p.name[0] == "."]
 
 

@@ -33,7 +33,7 @@ def find_pictures(
             continue
         passed_over += hidden
         for picture in pictures:
-            found.setdefault(picture.resolve(), picture)  # links lead to one picture more than once
+            found.setdefault(_place(picture), picture)  # links lead to one picture more than once
     return list(found.values()), problems, passed_over
 
 
@@ -49,11 +49,15 @@ def _expand(argument: str, outside: Path | None) -> tuple[list[Path], list[Path]
     else:
         raise PictureError("does not exist")
     excluded = outside.resolve() if outside else None
-    # Not by Path.resolve, which raises for a link that leads to itself: one such would cost the whole folder.
-    pictures, hidden = pictures_in(file for file in candidates if excluded not in Path(os.path.realpath(file)).parents)
+    pictures, hidden = pictures_in(file for file in candidates if excluded not in _place(file).parents)
     if not pictures:
         raise PictureError(nothing)
     return pictures, hidden
+
+
+def _place(path: Path) -> Path:
+    """Where links lead. Path.resolve raises for one that leads to itself, which would cost the whole folder."""
+    return Path(os.path.realpath(path))
 
 
 def folder_names(pictures: Iterable[Path]) -> list[str]:

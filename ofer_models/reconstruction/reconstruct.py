@@ -86,6 +86,7 @@ def reconstruct(pictures: Iterable[Path], pipeline: FacePipeline, output: Output
 def _one(picture: Path, folder: Path, pipeline: FacePipeline, output: Output, seed: int) -> list[Reconstruction]:
     rgb = read_picture(picture)
     # Ids of tracks go on counting from picture to picture; names must not depend on what came before.
+    pipeline.reset()
     faces, camera = read_still(pipeline, rgb, pipeline.reset)
     found = sorted(faces, key=lambda face: face.roi)
     if pipeline.identity_failure:

@@ -29,10 +29,10 @@ def assumed_camera(width: int, height: int, between_eyes: float = 0.0) -> Intrin
 
 
 def read_still(pipeline: FacePipeline, rgb: np.ndarray, restart: Callable[[], None]) -> tuple[list[Face], Intrinsics]:
-    """The faces in a picture (H, W, 3), and the camera that was assumed. restart: before each reading of it."""
+    """The faces in a picture (H, W, 3), and the camera that was assumed. The pipeline knows nobody yet; restart: before
+    a second reading."""
     height, width = rgb.shape[:2]
     camera = assumed_camera(width, height)
-    restart()
     faces = pipeline(rgb, 0.0, camera)
     further = assumed_camera(width, height, max((inter_ocular(face.landmarks) for face in faces), default=0.0))
     if further.K[0, 0] > camera.K[0, 0]:

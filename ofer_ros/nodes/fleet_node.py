@@ -20,7 +20,6 @@ from ofer_models.camera_batch import SharedStages
 from ofer_models.pipeline import FacePipeline
 from ofer_models.runtime.memory import resident_megabytes
 from ofer_ros.base.bundles import load_bundle
-from ofer_ros.base.heap import few_arenas
 from ofer_ros.base.parameters import FleetSettings, OferSettings, declare, read
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
 from ofer_ros.nodes.ofer_node import OferNode
@@ -136,7 +135,6 @@ def _start(node: FleetNode) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    few_arenas()
     return run(FleetNode, args, started=_start)
 
 

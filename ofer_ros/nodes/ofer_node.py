@@ -26,7 +26,7 @@ from std_srvs.srv import SetBool, Trigger
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.srv import ResetIdentity
 from ofer_ros.base.bundles import load_bundle
-from ofer_ros.base.heap import few_arenas, give_memory_back
+from ofer_ros.base.heap import give_memory_back
 from ofer_ros.base.parameters import OferSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics
@@ -381,7 +381,6 @@ def _start(node: OferNode) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    few_arenas()
     return run(OferNode, args, started=_start)
 
 

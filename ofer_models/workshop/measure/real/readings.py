@@ -79,6 +79,7 @@ class Reader:
 
     def faces(self, rgb: np.ndarray) -> tuple[list[Face], Intrinsics]:
         """Faces in a picture (H, W, 3), the largest first, and the camera that was assumed."""
+        self.pipeline.reset()
         found, camera = read_still(self.pipeline, rgb, self.pipeline.reset)
         return sorted(found, key=lambda face: -face.roi[2] * face.roi[3]), camera
 

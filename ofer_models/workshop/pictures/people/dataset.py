@@ -65,6 +65,8 @@ def generate(
             refuse_other(folder, read_json(described, _MOST_BYTES), key, _REMEDY)
         except FileRefused as error:
             raise DataError(f"{described} {error}; {_REMEDY}") from None
+    elif _truth(folder, 0).is_file():
+        raise DataError(f"{folder} holds pictures, but {described.name} does not say of whom: {_REMEDY}")
     described.write_text(json.dumps(key, indent=1))
     load_library(assets)  # fetched once, not by every process
     jobs = [(head_path, assets, folder, shard, seed) for shard in range(-(-count // SHARD))]
