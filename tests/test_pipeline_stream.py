@@ -216,12 +216,13 @@ def test_heads_go_with_the_faces_when_the_tracker_swaps_them(pipeline, people, m
 
 def test_a_face_gets_its_head_back_and_nobody_else_does(pipeline, people):
     empty = together(people, (None, None))
-    mine = stream(pipeline, together(people, (60, None)), 16)[-1][0]
-    stream(pipeline, empty, 3, 16)
-    other = stream(pipeline, together(people, (None, 70)), 20, 19)[-1][0]
+    mine = stream(pipeline, together(people, (60, None)), 26)[-1][0]
+    assert mine.identity_state == "locked" and mine.identity_blend == 1
+    stream(pipeline, empty, 3, 26)
+    other = stream(pipeline, together(people, (None, 70)), 20, 29)[-1][0]
     assert not np.array_equal(other.shape, mine.shape)
-    stream(pipeline, empty, 40, 39)  # longer than the tracker keeps an id
-    back = stream(pipeline, together(people, (500, None)), 12, 79)[-1][0]
+    stream(pipeline, empty, 40, 49)  # longer than the tracker keeps an id
+    back = stream(pipeline, together(people, (500, None)), 12, 89)[-1][0]
     assert back.id not in (mine.id, other.id)
     np.testing.assert_array_equal(back.shape, mine.shape)
 
