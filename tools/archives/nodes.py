@@ -77,8 +77,9 @@ class Nodes:
         """A process of `ray start` once it works; None where it does not."""
         self._count += 1
         self._log, first = self._folder / f"node{self._count}.log", 22000 + 10 * self._count
-        agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")  # a busy raylet waits 15 s for
-        ports = [f"--{agent}-port={first + number}" for number, agent in enumerate(agents)]  # those that are not given
+        agents = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+        # A raylet waits 15 s for agents to write down a port that is not given, and a busy machine needs longer.
+        ports = [f"--{agent}-port={first + number}" for number, agent in enumerate(agents)]
         options = ["--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", f"--object-store-memory={80 << 20}"]
         with self._log.open("w") as file:
             node = subprocess.Popen(
