@@ -4,20 +4,38 @@ several frames at once."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.tracker import Track
+from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import TrackMemory
 from ofer_models.tracking.identity_cache import ShownHead
 from ofer_models.tracking.load_plan import TIERS, Tier
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.reprojection import SeenLandmarks
+
+
+class LookOwner(Protocol):
+    """What of a `FacePipeline` its looks are asked for."""
+
+    drift: float
+    hypotheses: int
+    timings: dict[str, float]
+
+    @property
+    def stages_key(self) -> tuple: ...
+
+    def draw(self, looks: Sequence[Look]) -> None: ...
+
+    def identify(self, look: Look) -> None: ...
+
+    def pose(self, looks: Sequence[Look]) -> list[list[Face]]: ...
 
 
 @dataclass
@@ -30,7 +48,7 @@ class Look:
     Perception gives it up to the crops; the rest is filled in by who takes it over.
     """
 
-    pipeline: Any  # a FacePipeline, which makes it
+    pipeline: LookOwner  # which makes it
     beginning: int
     started: float
     now: float

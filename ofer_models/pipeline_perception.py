@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from ofer_models.perception import point_fusion
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.mediapipe_graph import check_rgb
-from ofer_models.pipeline_look import Look
+from ofer_models.pipeline_look import Look, LookOwner
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.reprojection import SeenLandmarks
 from ofer_models.tracking.stream_clock import StreamClock
@@ -50,7 +49,7 @@ class FramePerception:
         self.beginning += 1
 
     def __call__(
-        self, pipeline: Any, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None,
+        self, pipeline: LookOwner, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None,
         camera_pose: CameraPose | None,
     ) -> Look:  # fmt: skip
         """Arguments and errors as of a `FacePipeline`, which the look will belong to; `lock` is held."""
