@@ -92,6 +92,7 @@ class FacePipeline:
                 background=settings.background, seed=(settings.seed, _IDENTITY),
             )  # fmt: skip
         self.hypotheses = self._method.hypotheses(self.hypotheses)
+        self.plan.fixed_steps = self._method.fixed_steps
         self._identities = self._method.identities
         evidence = None if regressed else LandmarkEvidence.of(self.bundle)
         self._pose_faces = FacePoser(self.head, embedding, points, evidence)
@@ -201,6 +202,7 @@ class FacePipeline:
         """Sampling steps from the next frame on; None: the bundle's. Raises ValueError for a count that is refused."""
         with self.lock:
             self._method.set_steps(steps)
+            self.plan.fixed_steps = self._method.fixed_steps
         self.warm_up()
 
     def rank_elsewhere(self, ranking: Ranking | None) -> None:

@@ -228,6 +228,15 @@ def test_too_much_work_stays_at_the_last_tier():
     assert run(LoadPlan(80.0), cost(5000), 60)[-1] == len(TIERS) - 1
 
 
+def test_tiers_of_fewer_steps_are_left_out_where_these_are_fixed():
+    plan, heavy = LoadPlan(80.0), [200.0] * 40
+    plan.fixed_steps = True
+    downward = list(dict.fromkeys(plan.measured(ms, i / 30).name for i, ms in enumerate(heavy)))
+    assert downward == ["full", "fewer hypotheses", "few hypotheses", "every other frame"]
+    upward = list(dict.fromkeys(plan.measured(10.0, 10 + i / 30).name for i in range(3000)))
+    assert upward == downward[::-1]
+
+
 def test_everything_comes_back_when_there_is_time_again():
     plan = LoadPlan(80.0)
     assert run(plan, cost(500), 10)[-1] == 4

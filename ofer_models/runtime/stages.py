@@ -81,6 +81,11 @@ class CoefficientSampler:
         return self._drawing.table
 
     @property
+    def fixed_steps(self) -> bool:
+        """Whether all steps are taken, whatever share of them is asked for."""
+        return self._drawing.fixed
+
+    @property
     def n_coefficients(self) -> int:
         return self._drawing.sampler.n_coefficients
 

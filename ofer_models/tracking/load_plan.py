@@ -45,6 +45,7 @@ class LoadPlan:
     def __init__(self, bound_ms: float = 0.0) -> None:
         """bound_ms: wanted latency; 0: never give anything up."""
         self.bound_ms = bound_ms
+        self.fixed_steps = False  # whether tiers that take fewer steps give nothing up, and are left out
         self._level = 0
         self._latencies: deque[float] = deque(maxlen=WINDOW)
         self._since = 0.0  # when the room began that lasts until now
@@ -72,16 +73,27 @@ class LoadPlan:
         if sum(value > self.bound_ms for value in self._latencies) >= TOO_MANY:
             if now - self._raised < 3 * self._patience:
                 self._patience = min(2 * self._patience, _MOST_PATIENCE)
-            self._go(min(self._level + 1, len(TIERS) - 1))
+            self._go(self._next(1))
         elif max(self._latencies) > ROOM * self.bound_ms:
             self._since = now
         elif self._level and now - self._since >= self._patience:
             if now - self._raised > 10 * self._patience:
                 self._patience = _PATIENCE
             self._raised = now
-            self._go(self._level - 1)
+            self._go(self._next(-1))
         return self.tier
+
+    def _next(self, by: int) -> int:
+        """The level beside this one, one more (by = 1) or less (-1) of what can be given up."""
+        level = self._level + by
+        while self.fixed_steps and 0 < level < len(TIERS) and _but_for_steps(level) == _but_for_steps(level - 1):
+            level += by
+        return min(level, len(TIERS) - 1)
 
     def _go(self, level: int) -> None:
         self._level = level
         self._latencies.clear()
+
+
+def _but_for_steps(level: int) -> tuple[float, bool]:
+    return TIERS[level].hypotheses, TIERS[level].alternate

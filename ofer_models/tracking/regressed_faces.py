@@ -34,6 +34,11 @@ class RegressedFaces:
         """One, whatever is wanted."""
         return 1
 
+    @property
+    def fixed_steps(self) -> bool:
+        """There are none to take fewer of."""
+        return True
+
     def set_steps(self, steps: int | None) -> None:
         """Nothing is sampled."""
 

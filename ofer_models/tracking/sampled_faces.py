@@ -52,6 +52,11 @@ class SampledFaces:
         """How many a face has."""
         return wanted
 
+    @property
+    def fixed_steps(self) -> bool:
+        """Whether hypotheses take all steps at every tier."""
+        return self._stages.expgen.fixed_steps
+
     def set_steps(self, steps: int | None) -> None:
         """Sampling steps from now on. Raises ValueError for a count that is refused."""
         for sampler in (self._stages.idgen, self._stages.expgen):
