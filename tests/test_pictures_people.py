@@ -16,7 +16,7 @@ from ofer_models.perception.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.pictures.people import assets, dataset
 from ofer_models.workshop.pictures.people import source as source_module
-from ofer_models.workshop.pictures.people.binding import Jaws, bind
+from ofer_models.workshop.pictures.people.binding import Jaws, bind, on_jaws
 from ofer_models.workshop.pictures.people.body import Body, between_lids
 from ofer_models.workshop.pictures.people.raster import LINEAR, draw, shade
 from ofer_models.workshop.pictures.people.source import MARGIN, SIZE, PeopleSource
@@ -131,11 +131,29 @@ def test_lower_teeth_turn_with_the_jaw(open_head):
     base = open_head.v_template
     joints = open_head.joint_regressor @ base
     rest = open_head.landmarks(base, "landmarks68")[[51, 57]]
-    teeth = Jaws(rest, np.array([0, 1], np.float32), open_head.masks["mouth"])
+    teeth = Jaws(rest, np.array([0, 1], np.float32), np.array([0.01, -0.01], np.float32), open_head.masks["mouth"])
     still, zero = np.zeros_like(base), np.zeros(3, np.float32)
     assert np.allclose(teeth.place(still, base, joints, zero), rest, atol=1e-5)
     opened = teeth.place(still, base, joints, np.array([0.3, 0, 0], np.float32))
     assert np.allclose(opened[0], rest[0], atol=1e-5) and opened[1, 1] < rest[1, 1] - 0.01
+    tall = teeth.place(still, base, joints, zero, height=1.5)
+    assert np.allclose(tall - rest, [[0, 0.005, 0], [0, -0.005, 0]], atol=1e-5), "away from the bite"
+
+
+def test_a_tooth_hangs_on_one_jaw_whole_and_gums_on_both():
+    def box(x: float, low: float, high: float, z: float) -> np.ndarray:
+        return np.array([[x, low, z], [x + 0.004, low, z], [x + 0.004, high, z], [x, high, z]])
+
+    # Upper front teeth bite before lower ones, and everything lies lower in front than behind.
+    front = [box(0, -0.004, 0.01, 0.09), box(0, -0.01, 0.004, 0.088)]
+    teeth = [*front, box(0, 0.006, 0.02, 0.05), box(0, 0, 0.014, 0.048)]
+    gums = np.concatenate([box(0, -0.02, 0.02, 0.085), box(0.004, -0.02, 0.02, 0.085)])
+    vertices = np.concatenate([gums, *teeth])
+    square = np.array([[0, 1, 2], [0, 2, 3]])
+    faces = np.concatenate([square, square + 4, [[1, 4, 2]], *(square + 8 + 4 * n for n in range(4))])
+    above, lower = on_jaws(vertices, faces)
+    assert lower[8:].reshape(4, 4).tolist() == [[0] * 4, [1] * 4, [0] * 4, [1] * 4]
+    assert lower[:8].tolist() == [1, 1, 0, 0, 1, 1, 0, 0] and (above[:8] < 0).tolist() == (lower[:8] == 1).tolist()
 
 
 def square(depth: float) -> np.ndarray:

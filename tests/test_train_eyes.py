@@ -19,7 +19,7 @@ from ofer_models.perception.landmark_crop import CROP_TEMPLATE, HALF, INPUT, POI
 from ofer_models.workshop.errors import DataError, EvaluationError
 from ofer_models.workshop.measure.eyes.report import write_report
 from ofer_models.workshop.networks import landmarks
-from ofer_models.workshop.networks.landmarks import LandmarkNetwork, canonical_points
+from ofer_models.workshop.networks.landmarks import LandmarkNetwork, PointHeads, canonical_points
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.pictures.people.dataset import PeopleSet
 from ofer_models.workshop.train.eyes import training
@@ -143,10 +143,18 @@ def test_differences_are_worth_what_they_are_off_and_hidden_ones_less():
     assert {index for pair in PAIRS for index in pair} <= set(range(POINTS))
 
 
-def test_every_pair_but_the_chins_lies_in_a_region_that_is_looked_at_closely():
-    network = LandmarkNetwork()
-    close = set(torch.cat([region.place.argmax(0) for region in network.regions]).tolist())
-    assert {index for pair in PAIRS for index in pair} - close == {152}
+def test_a_point_is_found_where_its_map_is_bright():
+    heads = PointHeads(4, 4).eval()
+    side = INPUT // 8
+    coarse, fine = torch.zeros(1, 4, side, side), torch.zeros(1, 4, 2 * side, 2 * side)
+    coarse[0, 0, 5, 11], coarse[0, 1, 5, 11] = 1, 3
+    fine[0, 2, 10:12, 22:24] = 2  # the four fine cells of that place
+    with torch.no_grad():
+        heads.look[7, 3], heads.bias[7] = 60, 0
+        heads.tell[7, 1, 2], heads.correct[7, 2, 3] = 0.5, 0.25
+        told = heads(coarse, fine)[0, 7]
+    assert told[:2].tolist() == pytest.approx([(11.5 / side) * 2 - 1, (5.5 / side) * 2 - 1], abs=1e-3)
+    assert told[2:].tolist() == pytest.approx([1.5, 0.5], abs=1e-2), "what the maps show there, and nowhere else"
 
 
 def test_an_untrained_network_says_the_canonical_face():
@@ -202,7 +210,7 @@ def work(tmp_path, monkeypatch):
     """A working folder with 16 pictures of a dotted face that moves, in shards of eight."""
     monkeypatch.setattr(dataset, "SHARD", 8)
     monkeypatch.setattr(dataset, "generate", lambda *arguments, **options: None)
-    for name, value in (("_CHANNELS", (8,) * 5), ("_RESIDUALS", (0, 0, 0, 0, 1)), ("_HIDDEN", 16)):
+    for name, value in (("_CHANNELS", (8,) * 5), ("_RESIDUALS", (0, 0, 0, 0, 1)), ("_MERGED", (8, 8, 8))):
         monkeypatch.setattr(landmarks, name, value)
     rng = np.random.default_rng(1)
     for folder, shards in (("pictures", 2), ("held_out", 1)):

@@ -1,15 +1,17 @@
 """A dense landmark network: an aligned crop to MediaPipe's 478 points, a deviation for each, and whether it is seen.
 
 After E. Wood et al., "3D face reconstruction with dense landmarks" (ECCV 2022): all points and a deviation for each
-from one pass over the crop. Plain convolutions, because they reach far more of a processor's speed than separable ones.
-Eyes and mouth are looked at once more where the picture is still fine: after five halvings an eye is a third of one
-place, and its lids move by a tenth of it.
+from one pass over the crop. Where a point is, is the mean of a map of its own (X. Sun et al., "Integral human pose
+regression", ECCV 2018), not what one vector of the whole crop remembers of it, and is corrected by what a finer map
+shows there: lids move by a tenth of what the coarsest map shows as one place. Plain convolutions, because they reach
+far more of a processor's speed than separable ones.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofer_models.perception.crops import canonical_face, five_points, similarity
@@ -17,18 +19,15 @@ from ofer_models.perception.landmark_crop import CROP_TEMPLATE, HALF, INPUT, POI
 
 _CHANNELS = (32, 64, 96, 160, 256)  # after each halving of the picture
 _RESIDUALS = (0, 0, 0, 1, 1)  # and residual blocks at that size
-_HIDDEN = 512
-_REGION_CHANNELS = (48, 64, 96)
-_REGION_HIDDEN = 160
-# Windows of the map after the first halving that hold the right eye, the left eye and the mouth of an aligned crop,
-# also where the crop lies off: first row and column, and how many of each.
-_WINDOWS = ((14, 14, 20, 20), (14, 30, 20, 20), (34, 18, 20, 28))
+_MERGED = (128, 96, 64)  # on the way back to a quarter of the picture's size
+_SIDE = INPUT // 8  # of the map in which points are found
+_PRIOR = 0.3  # deviation, in the network's unit, of where an untrained network looks for a point
 _LEAST, _MOST = -6.0, 1.0  # log deviation in the network's unit: 0.16 px to more than the crop
 
 
 class LandmarkNetwork(nn.Module):
     """Crops (n, 3, 128, 128) RGB in -1..1 to points (n, 478, 2) px of the crop, deviations (n, 478) px of each
-    coordinate, and visible (n, 478), the logit of the probability that the point is seen. 163 million multiplications.
+    coordinate, and visible (n, 478), the logit of the probability that the point is seen.
 
     Untrained it answers with the canonical face, seen from before.
     """
@@ -41,21 +40,10 @@ class LandmarkNetwork(nn.Module):
             layers.append(convolution(before, channels, 2))
             layers += [Residual(channels) for _ in range(residuals)]
             before = channels
-        side = INPUT // 2 ** len(_CHANNELS)
         self.features = nn.Sequential(*layers)
-        # Normalised, as the regions are: without it 493 of the 512 units were dead after 1.5 million crops.
-        self.hidden = nn.Sequential(
-            nn.Flatten(), nn.Linear(before * side * side, _HIDDEN, bias=False), nn.BatchNorm1d(_HIDDEN),
-            nn.ReLU(inplace=True),
-        )  # fmt: skip
-        self.out = nn.Linear(_HIDDEN, POINTS * 4)
-        nn.init.normal_(self.out.weight, std=1e-3)
-        face = canonical_points()
-        start = torch.zeros(POINTS, 4)
-        start[:, :2] = torch.from_numpy(to_unit(face))
-        start[:, 2] = -2.0
-        self.out.bias.data = start.reshape(-1)
-        self.regions = nn.ModuleList(Region(window, face) for window in _WINDOWS)
+        steps = zip((_CHANNELS[4], *_MERGED[:2]), (_CHANNELS[3], _CHANNELS[2], _CHANNELS[1]), _MERGED, strict=True)
+        self.merges = nn.ModuleList(Merge(*channels) for channels in steps)
+        self.heads = PointHeads(_MERGED[1], _MERGED[2])
 
     def forward(self, crop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """In px, as a pipeline wants it."""
@@ -64,12 +52,16 @@ class LandmarkNetwork(nn.Module):
 
     def raw(self, crop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points and log deviations in the unit of `to_unit`, as a training wants it."""
-        fine = self.features[0](crop)
-        hidden = self.hidden(self.features[1:](fine))
+        maps = []
+        for layer in self.features:
+            crop = layer(crop)
+            if isinstance(layer, Residual) or not maps or crop.shape[-1] != maps[-1].shape[-1]:
+                maps = [one for one in maps if one.shape[-1] != crop.shape[-1]] + [crop]
+        merged = [maps[-1]]
+        for merge, fine in zip(self.merges, maps[-2::-1], strict=False):
+            merged.append(merge(merged[-1], fine))
         with torch.autocast(crop.device.type, enabled=False):  # bfloat16 would round a point by a quarter of a pixel
-            values = self.out(hidden.float()).reshape(-1, POINTS, 4)
-        for region in self.regions:
-            values = values + region(fine, hidden)
+            values = self.heads(merged[-2].float(), merged[-1].float())
         return values[..., :2], values[..., 2].clamp(_LEAST, _MOST), values[..., 3]
 
 
@@ -96,36 +88,47 @@ class Residual(nn.Module):
         return torch.relu(x + self.second(self.first(x)))
 
 
-class Region(nn.Module):
-    """What a window of the fine map says about the points in it: a correction (n, 478, 4) of what the whole crop says,
-    zero outside the window and before any training.
+class Merge(nn.Module):
+    """A coarse map (n, coarse, s, s), enlarged, and a finer one (n, fine, 2 s, 2 s) as one (n, after, 2 s, 2 s)."""
 
-    window: first row and column in the map (n, 32, 64, 64), rows and columns. face (478, 2) px: which points those are.
+    def __init__(self, coarse: int, fine: int, after: int) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(coarse, fine, 1, bias=False)
+        self.both = nn.Sequential(nn.BatchNorm2d(fine), nn.ReLU(inplace=True), convolution(fine, after, 1))
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        return self.both(F.interpolate(self.narrow(coarse), scale_factor=2.0, mode="nearest") + fine)
+
+
+class PointHeads(nn.Module):
+    """Maps of features, coarse (n, coarse, 16, 16) and fine (n, fine, 32, 32), to (n, 478, 4): x and y in the network's
+    unit, log deviation, logit of being seen.
+
+    Every point looks at the coarse map by weights of its own, which sum to one: their mean place is the point, and the
+    mean of the features there says what is left of it, how sure it is and whether it is seen. The fine map at the place
+    that was found so corrects all of that once more.
     """
 
-    def __init__(self, window: tuple[int, int, int, int], face: np.ndarray) -> None:
+    def __init__(self, coarse: int, fine: int) -> None:
         super().__init__()
-        top, left, rows, columns = window
-        self.rows, self.columns = slice(top, top + rows), slice(left, left + columns)
-        cells = torch.from_numpy(face) / 2
-        inside = (cells >= torch.tensor([left, top])) & (cells < torch.tensor([left + columns, top + rows]))
-        chosen = inside.all(-1).nonzero()[:, 0]
-        self.register_buffer("place", nn.functional.one_hot(chosen, POINTS).float().T.contiguous())
-        first, second, third = _REGION_CHANNELS
-        self.features = nn.Sequential(
-            convolution(_CHANNELS[0], first, 1), convolution(first, second, 2), Residual(second),
-            convolution(second, third, 2), nn.Flatten(),
-        )  # fmt: skip
-        self.fine = nn.Linear(third * (rows // 4) * (columns // 4), _REGION_HIDDEN, bias=False)
-        self.whole = nn.Linear(_HIDDEN, _REGION_HIDDEN, bias=False)
-        self.norm = nn.BatchNorm1d(_REGION_HIDDEN)
-        self.out = nn.Linear(_REGION_HIDDEN, len(chosen) * 4)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        middle = (torch.arange(_SIDE) + 0.5) / _SIDE * 2 - 1
+        y, x = torch.meshgrid(middle, middle, indexing="ij")
+        self.register_buffer("grid", torch.stack([x, y, x**2 + y**2]).reshape(1, 3, -1))
+        # At first a Gaussian about the point in an aligned crop, a linear function of the grid.
+        place = torch.from_numpy(to_unit(canonical_points()))
+        narrow = torch.full((POINTS, 1), 1 / _PRIOR**2)
+        look = torch.randn(POINTS, coarse) * 1e-3
+        self.look = nn.Parameter(torch.cat([place * narrow, -narrow / 2, look], dim=1))
+        self.tell = nn.Parameter(torch.zeros(POINTS, coarse, 4))
+        self.correct = nn.Parameter(torch.zeros(POINTS, fine, 4))
+        start = (self.look[:, :3] @ self.grid[0]).softmax(-1) @ self.grid[0, :2].T  # which the map's edge moves inwards
+        bias = torch.tensor([0.0, 0.0, -2.0, 0.0]) + F.pad(place - start.detach(), (0, 2))
+        self.bias = nn.Parameter(bias)
 
-    def forward(self, fine: Tensor, hidden: Tensor) -> Tensor:
-        """fine (n, 32, 64, 64), hidden (n, 512) of the whole crop."""
-        own = self.fine(self.features(fine[:, :, self.rows, self.columns])) + self.whole(hidden)
-        own = torch.relu(self.norm(own))
-        with torch.autocast(fine.device.type, enabled=False):
-            return self.place @ self.out(own.float()).reshape(-1, self.place.shape[1], 4)
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        there = torch.cat([self.grid.expand(coarse.shape[0], -1, -1), coarse.flatten(2)], dim=1)
+        seen = (self.look @ there).softmax(-1) @ there.transpose(1, 2)
+        told = torch.einsum("nkc,kco->nko", seen[..., 3:], self.tell) + self.bias + F.pad(seen[..., :2], (0, 2))
+        at = told[:, :, None, :2].detach()
+        close = F.grid_sample(fine, at, padding_mode="border", align_corners=False)[..., 0]
+        return told + torch.einsum("nck,kco->nko", close, self.correct)

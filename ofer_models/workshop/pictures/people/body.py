@@ -9,7 +9,7 @@ from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.head.model import LEFT_EYE, RIGHT_EYE, HeadModel
 from ofer_models.tracking.spread import REGIONS
 from ofer_models.workshop.pictures.people.assets import Library
-from ofer_models.workshop.pictures.people.binding import Binding, Jaws, base_positions, bind
+from ofer_models.workshop.pictures.people.binding import Binding, Jaws, base_positions, bind, on_jaws
 from ofer_models.workshop.pictures.surface import describe_surface
 
 _IRIS = 0.0059  # metres, a person's iris radius
@@ -41,27 +41,30 @@ class Body:
         self.inner_mouth = np.sort(head.masks["inner_mouth"])
         self._skin = np.setdiff1d(np.flatnonzero(~eye), self.inner_mouth)
 
-    def worn(self, name: str, neutral: np.ndarray, vertices: np.ndarray, jaw: np.ndarray) -> np.ndarray:
+    def worn(
+        self, name: str, neutral: np.ndarray, vertices: np.ndarray, jaw: np.ndarray, height: float = 1.0
+    ) -> np.ndarray:
         """Vertices (P, 3) of a mesh of the library on a head: neutral and vertices (V, 3) without and with expression,
-        jaw (3,) axis-angle.
+        jaw (3,) axis-angle; height: a factor on the height of teeth.
         """
         if name not in self._bindings:
             self._bindings[name] = self._bind(name)
         binding = self._bindings[name]
         if isinstance(binding, Jaws):
             joints = self._head.joint_regressor @ neutral
-            return binding.place(neutral - self._base, self._base, joints, jaw)
+            return binding.place(neutral - self._base, self._base, joints, jaw, height)
         moving = vertices if name.startswith(_MOVES_WITH_SKIN) else neutral
         return binding.place(moving - self._base)
 
     def _bind(self, name: str) -> Binding | Jaws:
-        rest = self._library.meshes[name].vertices + self._shift
+        mesh = self._library.meshes[name]
+        rest = mesh.vertices + self._shift
         if name.startswith(("teeth", "tongue")):
             anchors = np.setdiff1d(self._head.masks["mouth"], self.inner_mouth)
             if name.startswith("tongue"):
-                return Jaws(rest, np.ones(len(rest), np.float32), anchors)
-            lips = self._base[self._head.masks["lips"]]
-            return Jaws(rest, (rest[:, 1] < lips[:, 1].mean()).astype(np.float32), anchors)
+                return Jaws(rest, np.ones(len(rest), np.float32), np.zeros(len(rest), np.float32), anchors)
+            above, lower = on_jaws(rest, mesh.faces)
+            return Jaws(rest, lower, above, anchors)
         count = next(count for start, count in _NEIGHBOURS.items() if name.startswith(start))
         return bind(rest, self._base, self._skin, count)
 

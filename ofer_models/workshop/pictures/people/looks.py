@@ -28,7 +28,8 @@ BEARDS = ("Full_beard", "Moustache")
 @dataclass(frozen=True)
 class Worn:
     """A mesh of the library with its texture's number, and its look: colour (3,), a factor on the texture's own or, by
-    the share recolour, what replaces it; cutoff of alpha (-1: opaque), gloss and its exponent, and wrap of the light.
+    the share recolour, what replaces it; cutoff of alpha (-1: opaque), gloss and its exponent, wrap of the light, and
+    height, a factor on that of teeth.
     """
 
     mesh: str
@@ -39,6 +40,7 @@ class Worn:
     gloss: float = 0.0
     exponent: float = 20.0
     wrap: float = 0.3
+    height: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _dress(look: Look, library: Library, female: bool, rng: np.random.Generator)
             wear(f"hair/{name}", beard, recolour=1.0, cutoff=float(rng.uniform(0.2, 0.7)))
     wear(f"teeth/{rng.choice(['Teeth_Base', *(f'Teeth_Shape{n:02d}' for n in range(1, 6))])}",
          rng.uniform(0.75, 1.35) * np.array([1.0, rng.uniform(0.9, 1.0), rng.uniform(0.75, 1.0)]), gloss=0.25,
-         cutoff=-1.0)  # fmt: skip
+         cutoff=-1.0, height=float(rng.uniform(1.0, 1.6)))  # fmt: skip
     wear("tongue/tongue01", rng.uniform(0.5, 0.9, 3), gloss=0.12, cutoff=-1.0)
     if rng.uniform() < 0.2:
         dark = rng.uniform() < 0.25

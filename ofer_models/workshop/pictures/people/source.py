@@ -27,6 +27,7 @@ _SUPERSAMPLING = 2
 _SHADOW = 192  # px of the shadow map's side
 _SHADOW_SPAN = 0.36  # metres across it
 _TO_CAMERA = np.array([1.0, -1.0, -1.0], np.float32)  # head axes to a camera that looks at the face
+_MOUTH_DARK = (-0.045, -0.005)  # metres behind the front of teeth or tongue: where light ends, and where it is whole
 _HIDDEN_BEHIND = 0.008  # metres: what lies nearer before a point than this does not hide it (brows, lashes)
 
 
@@ -120,7 +121,7 @@ class PeopleSource:
         parts = [(vertices, head.faces, self._body.uv)]
         for worn in look.worn:
             mesh = self.library.meshes[worn.mesh]
-            parts.append((self._body.worn(worn.mesh, neutral, vertices, jaw), mesh.faces, mesh.uv))
+            parts.append((self._body.worn(worn.mesh, neutral, vertices, jaw, worn.height), mesh.faces, mesh.uv))
         irises = self._body.irises(neutral, vertices)
         landmarks = np.concatenate([head.landmarks(vertices, "mediapipe"), irises])
         camera, pose = view(landmarks, vertices)
@@ -165,7 +166,9 @@ class PeopleSource:
         openness[: self.head.n_vertices] = self._body.openness
         for worn, start, end in zip(look.worn, starts[1:-1], starts[2:], strict=True):
             if worn.mesh.startswith(("teeth", "tongue")):
-                openness[start:end] = rng.uniform(0.25, 0.8)
+                # The light that comes between the lips does not reach far.
+                depth = self.library.meshes[worn.mesh].vertices[:, 2]
+                openness[start:end] = rng.uniform(0.25, 0.8) * np.interp(depth - depth.max(), _MOUTH_DARK, (0.1, 1))
         tint = np.ones((len(vertices), 3), np.float32)
         tint[: self.head.n_vertices] = self._tint(look)
         lighting, softness = random_lighting(rng)

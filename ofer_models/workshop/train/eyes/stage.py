@@ -45,7 +45,7 @@ def calibrate(network: LandmarkNetwork, pictures: PeopleSet) -> float:
     error = np.abs(points - (true.numpy() * HALF + (INPUT - 1) / 2)) / deviation[..., None]
     factor = float(np.quantile(error[seen.numpy()], _ONE_DEVIATION))
     with torch.no_grad():
-        network.out.bias.view(-1, 4)[:, 2] += float(np.log(factor))
+        network.heads.bias[:, 2] += float(np.log(factor))
     return factor
 
 
