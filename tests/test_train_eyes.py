@@ -210,7 +210,7 @@ def work(tmp_path, monkeypatch):
     """A working folder with 16 pictures of a dotted face that moves, in shards of eight."""
     monkeypatch.setattr(dataset, "SHARD", 8)
     monkeypatch.setattr(dataset, "generate", lambda *arguments, **options: None)
-    for name, value in (("_CHANNELS", (8,) * 5), ("_RESIDUALS", (0, 0, 0, 0, 1)), ("_MERGED", (8, 8, 8))):
+    for name, value in (("_CHANNELS", (8, 8, 8, 8, 64)), ("_RESIDUALS", (0, 0, 0, 0, 1)), ("_MERGED", (8, 8, 8))):
         monkeypatch.setattr(landmarks, name, value)
     rng = np.random.default_rng(1)
     for folder, shards in (("pictures", 2), ("held_out", 1)):
