@@ -14,12 +14,15 @@ from people_support import small_library
 from ofer_models.perception.crops import five_points
 from ofer_models.perception.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.errors import DataError
+from ofer_models.workshop.head.face_parts import PART_POINTS, part_triangles
+from ofer_models.workshop.head.people_points import moved
 from ofer_models.workshop.pictures.people import assets, dataset
 from ofer_models.workshop.pictures.people import source as source_module
 from ofer_models.workshop.pictures.people.binding import Jaws, bind, on_jaws
 from ofer_models.workshop.pictures.people.body import Body, between_lids
 from ofer_models.workshop.pictures.people.raster import LINEAR, draw, shade
-from ofer_models.workshop.pictures.people.source import MARGIN, SIZE, PeopleSource
+from ofer_models.workshop.pictures.people.source import PeopleSource
+from ofer_models.workshop.pictures.people.view import MARGIN, SIZE
 
 TEXTURES = np.zeros((2, 8, 8, 4), np.uint8)
 TEXTURES[0] = [200, 200, 200, 255]
@@ -51,12 +54,37 @@ def test_pictures_show_what_the_network_will_see(pictures):
         assert abs((own * centred).sum()) < 1 and abs((own * centred[:, ::-1] * [1, -1]).sum()) < 1
 
 
-def test_points_follow_from_the_coefficients(open_head, pictures):
+def test_points_follow_from_the_coefficients(open_head, source, pictures):
     for picture in pictures:
         vertices = open_head.decode(picture.betas, picture.expression, picture.jaw)
-        seen = open_head.landmarks(vertices, "mediapipe") @ picture.pose[:, :3].T + picture.pose[:, 3]
+        seen = source.meant(vertices) @ picture.pose[:, :3].T + picture.pose[:, 3]
         pixels = seen @ picture.camera.T
         assert np.allclose(pixels[:, :2] / pixels[:, 2:], picture.points[:468], atol=0.02)
+
+
+def test_what_mediapipe_means_on_people_lies_near_the_heads_own_points(open_head, source):
+    own, meant = open_head.landmarks(open_head.v_template, "mediapipe"), source.meant(open_head.v_template)
+    off = meant - own
+    assert np.linalg.norm(off, axis=1).max() < 0.01 and np.median(np.linalg.norm(off, axis=1)) < 0.002
+    brows = [66, 107, 336, 296]
+    assert (off[brows, 1] < -0.003).all(), "brows of hair lie lower than the painted ones"
+    # Both sides alike, and lips and lids where they were.
+    assert np.allclose(off[[66, 105, 50]] * [-1, 1, 1], off[[296, 334, 280]], atol=1e-3)
+    assert np.linalg.norm(off[[13, 14, 159, 145, 386, 374]], axis=1).max() < 0.0015
+
+
+def test_points_move_on_their_own_part(open_head):
+    places = lambda triangle, bary: np.einsum(  # noqa: E731
+        "kc,kcx->kx", bary, open_head.v_template[open_head.faces[triangle]]
+    )
+    own = open_head.landmarks(open_head.v_template, "mediapipe")
+    assert np.linalg.norm(places(*moved(open_head, np.zeros((468, 2)))) - own, axis=1).max() < 0.0065
+    down = np.tile([0.0, 0.02], (468, 1))
+    triangle, bary = moved(open_head, down)
+    step = 0.02 * np.linalg.norm(own[33] - own[263])
+    assert np.median((places(triangle, bary) - own)[:, 1]) == pytest.approx(-step, rel=0.02)
+    for part, own_triangles in part_triangles(open_head).items():
+        assert own_triangles[triangle[list(PART_POINTS[part])]].all(), part
 
 
 def test_irises_lie_between_the_eye_corners_when_the_eyes_look_ahead(open_head):

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ofer_models.files.arrays import read_npz
 from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE
-from ofer_models.head.model import HeadModel, rotation_matrices
-from ofer_models.perception.crops import five_points, similarity
-from ofer_models.perception.landmark_crop import CROP_TEMPLATE, INPUT
+from ofer_models.head.model import HeadModel
 from ofer_models.workshop.pictures.occluders import add_occluders
 from ofer_models.workshop.pictures.people.assets import Library
 from ofer_models.workshop.pictures.people.body import Body, between_lids, eye_paint
 from ofer_models.workshop.pictures.people.light import add_shoulders, photograph, random_background, random_lighting
 from ofer_models.workshop.pictures.people.looks import Look, random_look
 from ofer_models.workshop.pictures.people.raster import LINEAR, brightness, draw, shade
+from ofer_models.workshop.pictures.people.view import SIZE, crop_camera, placed, project, random_turn
 from ofer_models.workshop.pictures.population import Population
 from ofer_models.workshop.pictures.raster import vertex_normals
 
-SIZE = 160  # px of a training picture's side: the network's crop with room to move it by
-MARGIN = (SIZE - INPUT) / 2
+SEEN_POINTS = Path(__file__).with_name("mediapipe_points.npz")  # see `workshop.head.people_points`
 _SUPERSAMPLING = 2
 _SHADOW = 192  # px of the shadow map's side
 _SHADOW_SPAN = 0.36  # metres across it
-_TO_CAMERA = np.array([1.0, -1.0, -1.0], np.float32)  # head axes to a camera that looks at the face
 _MOUTH_DARK = (-0.045, -0.005)  # metres behind the front of teeth or tongue: where light ends, and where it is whole
 _HIDDEN_BEHIND = 0.008  # metres: what lies nearer before a point than this does not hide it (brows, lashes)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """image (SIZE, SIZE, 3) uint8 RGB; points (478, 2) px, where MediaPipe's points truly are; visible (478,) bool:
+    """image (SIZE, SIZE, 3) uint8 RGB; points (478, 2) px, where truly lies what MediaPipe means on people; visible
+    (478,) bool:
     seen by the camera and covered by nothing; the head's coefficients: betas (S,), expression (E,), jaw (3,); camera
     (3, 3) and pose (3, 4) m from the head's frame to the camera's (x right, y down, z forward).
     """
@@ -85,6 +85,7 @@ class PeopleSource:
         self._textures = library.textures.copy()
         for number in library.textures_of("eyes"):
             self._textures[number] = eye_paint(library.textures[number])
+        self._seen_triangle, self._seen_bary = _seen_points(head)
         self._brightness: dict[int, float] = {}
         rng = np.random.default_rng(0)
         fine = rng.normal(0, 1, (512, 512)).astype(np.float32)
@@ -97,17 +98,19 @@ class PeopleSource:
         betas = self._population.betas(rng)
         expression, jaw = self._expression(rng)
 
-        def view(landmarks: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def view(_landmarks: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             middle = self.head.shaped(betas)[self.head.masks["eyes"]].mean(0) - [0, 0.035, 0.02]
-            return _camera(landmarks, middle, _turn(rng), float(rng.uniform(0.3, 1.5)))
+            return crop_camera(self.meant(vertices), middle, random_turn(rng), float(rng.uniform(0.3, 1.5)))
 
         scene = self.scene(betas, expression, jaw, random_look(self.library, rng), view, rng)
         image, cover = self._covered(scene.light, scene.place, rng)
-        place = scene.place
+        place, far = scene.place.copy(), scene.far.copy()
+        points = placed(self.meant(self.head.decode(betas, expression, jaw)), scene.pose)
+        far[:N_MEDIAPIPE], place[:N_MEDIAPIPE] = project(points, scene.camera)
         near = _nearest_depth(scene.depth, place)
         inside = ((place > -0.5) & (place < self._size - 0.5)).all(1)
         x, y = np.clip(np.round(place), 0, self._size - 1).astype(int).T
-        visible = (near > scene.far - _HIDDEN_BEHIND) & (cover[y, x] < 0.5) & inside
+        visible = (near > far - _HIDDEN_BEHIND) & (cover[y, x] < 0.5) & inside
         visible[N_MEDIAPIPE:] &= between_lids(place)
         return Picture(photograph(image, rng), place, visible, betas, expression, jaw, scene.camera, scene.pose)
 
@@ -125,13 +128,17 @@ class PeopleSource:
         irises = self._body.irises(neutral, vertices)
         landmarks = np.concatenate([head.landmarks(vertices, "mediapipe"), irises])
         camera, pose = view(landmarks, vertices)
-        far, place = _project(_placed(landmarks, pose), camera)
-        drawn = [_placed(part[0], pose) for part in parts]
+        far, place = project(placed(landmarks, pose), camera)
+        drawn = [placed(part[0], pose) for part in parts]
         light, depth, triangle = self._render(drawn, parts, look, camera, rng)
         own = triangle[(triangle >= 0) & (triangle < len(head.faces))]
         seen = np.zeros(head.n_vertices, bool)
         seen[head.faces[own]] = True
-        return Scene(light, depth, _project(drawn[0], camera)[1], seen, far, place, camera, pose)
+        return Scene(light, depth, project(drawn[0], camera)[1], seen, far, place, camera, pose)
+
+    def meant(self, vertices: np.ndarray) -> np.ndarray:
+        """(468, 3): the places on a head's vertices (V, 3) that MediaPipe means by its points on people."""
+        return np.einsum("kc,kcx->kx", self._seen_bary, vertices[self.head.faces[self._seen_triangle]])
 
     def _expression(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """As people make them; one in five a strong mixture of anything, and more closed eyes and winks."""
@@ -174,7 +181,7 @@ class PeopleSource:
         lighting, softness = random_lighting(rng)
         shadow, to_shadow = self._shadow(vertices, faces, uv, texture, cutoff, lighting.directions[0])
         side = self._size * _SUPERSAMPLING
-        far, pixels = _project(vertices, camera)
+        far, pixels = project(vertices, camera)
         background = random_background(self._size, self._fabrics, rng)
         add_shoulders(background, pixels[: self.head.n_vertices], self._fabrics, rng)
         screen = np.concatenate([(pixels + 0.5) * _SUPERSAMPLING - 0.5, far[:, None]], axis=1).astype(np.float32)
@@ -250,42 +257,14 @@ def covered(
     return np.where(cover[..., None] > 0, image**2 * level, light).astype(np.float32), cover
 
 
-def _turn(rng: np.random.Generator) -> np.ndarray:
-    """Head rotation (3, 3): mostly towards the camera, one in three anywhere to profile."""
-    wide = rng.uniform() < 0.35
-    yaw = rng.uniform(-80, 80) if wide else np.clip(rng.normal(0, 20), -80, 80)
-    pitch = np.clip(rng.normal(0, 13), -42, 42)
-    turn = np.eye(3, dtype=np.float32)
-    for axis, angle in enumerate((pitch, yaw, rng.normal(0, 12))):
-        turn = rotation_matrices((np.eye(3)[axis] * np.radians(angle)).astype(np.float32)) @ turn
-    return turn
-
-
-def _camera(
-    landmarks: np.ndarray, middle: np.ndarray, turn: np.ndarray, distance: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """A camera that sees landmarks (478, 3) as the network's crop does: its matrix (3, 3), and the pose (3, 4) of a
-    head turned by (3, 3) whose `middle` lies `distance` metres in front of it.
-    """
-    rotation = _TO_CAMERA[:, None] * turn
-    pose = np.concatenate([rotation, (np.array([0, 0, distance]) - rotation @ middle)[:, None]], axis=1)
-    seen = _placed(landmarks, pose)
-    crop = similarity(five_points(seen[:, :2] / seen[:, 2:]), CROP_TEMPLATE + MARGIN)
-    focal = float(np.hypot(crop[0, 0], crop[1, 0]))
-    roll = np.eye(3)
-    roll[:2, :2] = crop[:, :2] / focal
-    camera = np.array([[focal, 0, crop[0, 2]], [0, focal, crop[1, 2]], [0, 0, 1]])
-    return camera, roll @ pose
-
-
-def _placed(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    return (points @ pose[:, :3].T + pose[:, 3]).astype(np.float32)
-
-
-def _project(points: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depths (P,) and pixels (P, 2) float32 of points (P, 3) in the camera's frame."""
-    pixels = points[:, :2] / points[:, 2:] * camera[0, 0] + camera[:2, 2]
-    return points[:, 2].astype(np.float32), pixels.astype(np.float32)
+def _seen_points(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles (468,) and barycentric coordinates (468, 3) of where MediaPipe means its points on people; the head's
+    own embedding where its mesh is not the open head's."""
+    embedding = head.embeddings["mediapipe"]
+    known = read_npz(SEEN_POINTS) if SEEN_POINTS.is_file() else {}
+    if known.get("triangle", np.array([len(head.faces)])).max() >= len(head.faces):
+        return embedding.triangle, embedding.bary
+    return known["triangle"], known["bary"]
 
 
 def _nearest_depth(depth: np.ndarray, place: np.ndarray) -> np.ndarray:
