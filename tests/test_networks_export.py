@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from recipe import recipe_state, relative_error
@@ -63,36 +62,10 @@ def test_a_zero_vector_stays_finite(sampler):
     assert np.isfinite(got["x_next"]).all()
 
 
-def test_half_weights_halve_the_files_and_round_the_weights_only(tmp_path):
-    net = recipe_denoiser("open ExpGen")
-    paths, outputs = {}, {}
-    x = np.random.default_rng(0).standard_normal((1, 15, 53)).astype(np.float32)
-    context = np.random.default_rng(1).standard_normal((1, 256)).astype(np.float32)
-    for half in (False, True):
-        paths[half] = export_sampler(net, tmp_path, f"half_{half}", half_weights=half)
-        cond, step = (OnnxStage(paths[half][part]) for part in ("cond", "step"))
-        modulation = cond(context=context, timesteps=np.array([400], np.float32))["modulation"][0]
-        coefficients = np.array([0, -1, 0, 0, 0], np.float32)
-        outputs[half] = step(x=x, x0_prev=x, modulation=modulation, coefficients=coefficients)["x0"]
-    assert 0 < relative_error(outputs[True], outputs[False]) < 3e-3
-    for part in ("cond", "step"):
-        assert paths[True][part].stat().st_size < 0.55 * paths[False][part].stat().st_size
-    stored = onnx.load(paths[True]["step"])
-    assert {node.attribute[0].i for node in stored.graph.node if node.op_type == "Cast"} == {onnx.TensorProto.FLOAT}
-
-
 def test_export_twice_gives_the_same_bytes(tmp_path):
     net = recipe_denoiser("open ExpGen")
     first, second = (export_sampler(net, tmp_path, name) for name in ("a", "b"))
     assert all(first[part].read_bytes() == second[part].read_bytes() for part in first)
-
-
-def test_a_weight_beyond_half_precision_is_refused(tmp_path):
-    net = recipe_denoiser("open ExpGen")
-    with torch.no_grad():
-        net.enter.weight[0, 0] = 1e6
-    with pytest.raises(ValueError, match="does not fit float16"):
-        export_sampler(net, tmp_path, "stage", half_weights=True)
 
 
 @pytest.mark.parametrize(("faces", "candidates"), [(1, 1), (1, 100), (8, 3), (4, 20)])

@@ -58,16 +58,6 @@ def test_traced_stages_equal_the_module_for_any_number_of_faces(tmp_path, kind):
         assert relative_error(got, expected) <= 1e-4
 
 
-def test_half_weights_halve_the_file_and_hardly_change_the_output(tmp_path):
-    module, inputs = small_stage("expression_context")
-    for name, half in (("full", False), ("half", True)):
-        export_module(module, tmp_path / f"{name}.onnx", inputs, ["out"], half_weights=half)
-    full, half = (OnnxStage(tmp_path / f"{name}.onnx") for name in ("full", "half"))
-    arrays = {name: np.random.default_rng(0).random((2, *dims[1:]), np.float32) for name, dims in inputs.items()}
-    assert 0 < relative_error(half(**arrays)["out"], full(**arrays)["out"]) < 5e-3
-    assert half.path.stat().st_size < 0.8 * full.path.stat().st_size
-
-
 @pytest.fixture(scope="module")
 def in_bytes(tmp_path_factory):
     """A convolution and a linear layer, exported with float32 weights and with bytes; and the module."""

@@ -125,14 +125,15 @@ class LandmarkSystem:
         return self.shapes + 6
 
     def counts(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:
-        """How many independent points each of a face's landmarks (n,) counts as: by the chance (468,) that each of
-        MediaPipe's points is seen, the less of what the encoder and a landmark network say; all are without either."""
+        """How many independent points each of a face's landmarks (n,) counts as: by the chance that each of MediaPipe's
+        points is seen, of a landmark network where there is one, else the encoder's (468,); all are without either."""
         told = np.ones(len(self._weights))
         if seen.opening is not None:
             told[self._iris_rows] = _ramp(seen.opening, *_NARROW)[self._iris_sides]
-        for chance, numbers in ((visible, self._judged), (seen.visible, self.numbers)):
-            if chance is not None:
-                told = np.minimum(told, _ramp(chance[numbers], _DOUBTFUL, _CLEAR))
+        if seen.visible is not None:
+            told = np.minimum(told, _ramp(seen.visible[self.numbers], _DOUBTFUL, _CLEAR))
+        elif visible is not None:
+            told = np.minimum(told, _ramp(visible[self._judged], _DOUBTFUL, _CLEAR))
         return told * self._weights
 
     def weights(self, seen: SeenLandmarks, visible: np.ndarray | None) -> np.ndarray:

@@ -70,11 +70,10 @@ def write_sampler(
     steps: int,
     mean: np.ndarray,
     deviation: np.ndarray,
-    half_weights: bool,
     temperature: float | tuple[float, float] = 1.0,
 ) -> dict[str, Any]:
     """Write a sampler's two graphs and return its manifest entry; raw coefficients = drawn * deviation + mean."""
-    files = export_sampler(network, folder, name, half_weights)
+    files = export_sampler(network, folder, name)
     inputs, outputs = _tensors(files["step"])
     return {
         "kind": "sampler", "files": {part: file.name for part, file in files.items()},
@@ -87,9 +86,9 @@ def write_sampler(
     }  # fmt: skip
 
 
-def write_rank(network: FoldedRank | PosteriorRank, path: Path, half_weights: bool) -> dict[str, Any]:
+def write_rank(network: FoldedRank | PosteriorRank, path: Path) -> dict[str, Any]:
     """Write the rank network and return its manifest entry."""
-    export_rank(network, path, half_weights)
+    export_rank(network, path)
     return graph_entry(path)
 
 

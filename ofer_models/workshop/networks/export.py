@@ -23,21 +23,18 @@ RMS_FLOOR = 1e-12
 MODULATION_ROW = 64  # float32 numbers, 256 bytes
 
 
-def export_sampler(net: Denoiser, folder: str | Path, name: str, half_weights: bool = False) -> dict[str, Path]:
-    """Write `<name>_cond.onnx` and `<name>_step.onnx` into a folder; returns their paths by the keys cond and step.
-
-    half_weights: see `onnx_graph.save_model`.
-    """
+def export_sampler(net: Denoiser, folder: str | Path, name: str) -> dict[str, Path]:
+    """Write `<name>_cond.onnx` and `<name>_step.onnx` into a folder; returns their paths by the keys cond and step."""
     files = {part: Path(folder) / f"{name}_{part}.onnx" for part in ("cond", "step")}
-    save_model(cond_model(net), files["cond"], half_weights)
-    save_model(step_model(net), files["step"], half_weights)
+    save_model(cond_model(net), files["cond"])
+    save_model(step_model(net), files["step"])
     return files
 
 
-def export_rank(net: FoldedRank | PosteriorRank, path: str | Path, half_weights: bool = False) -> None:
+def export_rank(net: FoldedRank | PosteriorRank, path: str | Path) -> None:
     """Write a rank network as one file: betas (F, N, S), context (F, C) -> score (F, N)."""
     model = posterior_rank_model(net) if isinstance(net, PosteriorRank) else rank_model(net)
-    save_model(model, path, half_weights)
+    save_model(model, path)
 
 
 def cond_model(net: Denoiser) -> ModelProto:

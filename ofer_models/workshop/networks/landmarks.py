@@ -128,7 +128,30 @@ class PointHeads(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         there = torch.cat([self.grid.expand(coarse.shape[0], -1, -1), coarse.flatten(2)], dim=1)
         seen = (self.look @ there).softmax(-1) @ there.transpose(1, 2)
-        told = torch.einsum("nkc,kco->nko", seen[..., 3:], self.tell) + self.bias + F.pad(seen[..., :2], (0, 2))
-        at = told[:, :, None, :2].detach()
-        close = F.grid_sample(fine, at, padding_mode="border", align_corners=False)[..., 0]
-        return told + torch.einsum("nck,kco->nko", close, self.correct)
+        told = _each(seen[..., 3:], self.tell) + self.bias + F.pad(seen[..., :2], (0, 2))
+        return told + _each(_sampled(fine, told[..., :2].detach()), self.correct)
+
+
+def _each(features: Tensor, weights: Tensor) -> Tensor:
+    """(n, 478, 4): each point's features (n, 478, channels) by weights of its own (478, channels, 4). As products and
+    sums, which ONNX Runtime is twice as fast at as at a batch of matrices of one row."""
+    return (features[:, :, None] * weights.transpose(1, 2)).sum(-1)
+
+
+def _sampled(features: Tensor, at: Tensor) -> Tensor:
+    """A map (n, channels, s, s) between its cells: (n, 478, channels) at places (n, 478, 2) of the network's unit, its
+    edge where they are outside. As `grid_sample`, which takes ONNX Runtime ten times as long."""
+    side = features.shape[-1]
+    place = ((at + 1) * (side / 2) - 0.5).clamp(0, side - 1)
+    low = place.floor().clamp(max=side - 2)
+    share, low = (place - low)[..., None], low.long()
+    first = low[..., 1] * side + low[..., 0]
+    flat = features.flatten(2).transpose(1, 2)
+
+    def corner(right: int, down: int) -> Tensor:
+        index = (first + (right + side * down))[..., None].expand(-1, -1, features.shape[1])
+        return flat.gather(1, index)
+
+    upper = corner(0, 0) + share[..., 0, :] * (corner(1, 0) - corner(0, 0))
+    lower = corner(0, 1) + share[..., 0, :] * (corner(1, 1) - corner(0, 1))
+    return upper + share[..., 1, :] * (lower - upper)

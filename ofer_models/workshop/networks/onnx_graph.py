@@ -19,7 +19,7 @@ from ofer_models.runtime.stored_weights import unpacked
 
 OPSET = 18
 IR_VERSION = 9
-SMALLEST_HALVED = 1024  # numbers; smaller tensors are gains and biases, not worth rounding
+SMALLEST_ROUNDED = 1024  # numbers; smaller tensors are gains and biases, not worth rounding
 _STEPS = 127  # of a byte, either way
 
 Dims = Sequence[int | str]
@@ -75,20 +75,14 @@ class Graph:
         return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="ofer_models")
 
 
-def save_model(model: onnx.ModelProto, path: str | Path, half_weights: bool = False) -> None:
-    """Write a model to a file; the same model gives the same bytes.
-
-    half_weights: store matrices as float16, each followed by a cast. Arithmetic stays float32, and runtimes fold the
-    casts when they load the file, so only its size changes (and the weights are rounded to 11 bits).
-    """
-    write_model(model, path, half_weights)
+def save_model(model: onnx.ModelProto, path: str | Path) -> None:
+    """Write a model to a file; the same model gives the same bytes."""
+    write_model(model, path)
     check_file(path)
 
 
-def write_model(model: onnx.ModelProto, path: str | Path, half_weights: bool) -> None:
+def write_model(model: onnx.ModelProto, path: str | Path) -> None:
     """The first half of `save_model`, after which a large model can be forgotten before its file is checked."""
-    if half_weights:
-        _halve(model.graph)
     Path(path).write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -105,7 +99,7 @@ def store_bytes(path: str | Path) -> None:
     unpacking = []
     for name, axis in axes.items():
         tensor = stored.get(name)
-        if tensor is None or tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST_HALVED:
+        if tensor is None or tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST_ROUNDED:
             continue
         array = numpy_helper.to_array(tensor)
         others = tuple(other for other in range(array.ndim) if other != axis % array.ndim)
@@ -119,7 +113,7 @@ def store_bytes(path: str | Path) -> None:
             helper.make_node("Mul", [cast, factor], [name], name=name),
         ]
     _put_before(model.graph, unpacking)
-    write_model(model, path, False)
+    write_model(model, path)
     check_file(path)
 
 
@@ -137,21 +131,6 @@ def _output_axis(node: onnx.NodeProto) -> int | None:
 def check_file(path: str | Path) -> None:
     """The second half: the file, not the model, which would be copied twice more."""
     onnx.checker.check_model(str(path), full_check=True)
-
-
-def _halve(graph: onnx.GraphProto) -> None:
-    casts = []
-    for stored in graph.initializer:
-        if stored.data_type != TensorProto.FLOAT or math.prod(stored.dims) < SMALLEST_HALVED:
-            continue
-        array, name = numpy_helper.to_array(stored), stored.name
-        largest = float(np.abs(array).max())
-        if largest > np.finfo(np.float16).max:
-            raise ValueError(f"a weight of {largest:g} does not fit float16: export with half_weights=False")
-        half = f"{name}_half"
-        stored.CopyFrom(numpy_helper.from_array(array.astype(np.float16), half))
-        casts.append(helper.make_node("Cast", [half], [name], name=half, to=TensorProto.FLOAT))
-    _put_before(graph, casts)
 
 
 def _put_before(graph: onnx.GraphProto, first: Sequence[onnx.NodeProto]) -> None:

@@ -17,12 +17,12 @@ from ofer_models.workshop.networks.onnx_graph import IR_VERSION, OPSET, Dims, ch
 
 
 def export_module(
-    module: nn.Module, path: str | Path, inputs: Mapping[str, Dims], outputs: Sequence[str], half_weights: bool = False
+    module: nn.Module, path: str | Path, inputs: Mapping[str, Dims], outputs: Sequence[str]
 ) -> None:
     """Write a module in inference mode as one ONNX file with float32 inputs and outputs.
 
     inputs: the names of `forward`'s arguments and their shapes, symbolic dimensions as strings such as 'F' and 'N'.
-    outputs: names for what `forward` returns. half_weights: see `onnx_graph.save_model`.
+    outputs: names for what `forward` returns.
     """
     symbols = sorted({dim for dims in inputs.values() for dim in dims if isinstance(dim, str)})
     sizes = {symbol: 2 + i for i, symbol in enumerate(symbols)}  # distinct, and not one: tracing makes ones constants
@@ -46,7 +46,7 @@ def export_module(
     del program
     gc.collect()  # the exporter's objects refer to each other, and hold the weights
     _forget_origin(model)
-    write_model(model, path, half_weights)
+    write_model(model, path)
     del model
     gc.collect()
     check_file(path)

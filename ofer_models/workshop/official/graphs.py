@@ -65,7 +65,7 @@ def write_sampler(
     """
     size = net.n_coefficients
     entry = bundle_writer.write_sampler(
-        net, folder, name, **sampling._asdict(), mean=np.zeros(size), deviation=np.ones(size), half_weights=False
+        net, folder, name, **sampling._asdict(), mean=np.zeros(size), deviation=np.ones(size)
     )
     if seed is not None:
         file = folder / f"{name}_noise.npz"

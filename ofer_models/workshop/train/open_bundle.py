@@ -26,6 +26,7 @@ from ofer_models.workshop.bundle_writer import Provenance, graph_entry, write_ma
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.head.skin import PROVENANCE as SKINS
 from ofer_models.workshop.made_of import check_record, write_record
+from ofer_models.workshop.networks.onnx_graph import store_bytes
 from ofer_models.workshop.networks.open_context import CONTEXT, CONVOLVED
 from ofer_models.workshop.networks.rank import FoldedRank, PosteriorRank
 from ofer_models.workshop.networks.trace import export_module
@@ -310,8 +311,8 @@ class OpenTraining:
         for name, outputs in (("identity", ["context"]), ("expression", told)):
             of_points = visibility if "visible" in outputs else None
             encoder = encoders.encoder(name, occlusion=len(outputs) > 1, visibility=of_points)
-            export_module(encoder, folder / f"{name}_context.onnx", inputs, outputs, half_weights=True)
-        sampler = {"solver": "dpmpp_2m", "spacing": "uniform", "half_weights": True}  # docs/sampling.md
+            export_module(encoder, folder / f"{name}_context.onnx", inputs, outputs)
+        sampler = {"solver": "dpmpp_2m", "spacing": "uniform"}  # docs/sampling.md
         ones = np.ones(self.head.n_shape)
         stages = {
             "identity_context": graph_entry(folder / "identity_context.onnx"),
@@ -325,12 +326,14 @@ class OpenTraining:
                 deviation=ones,
                 **sampler,
             ),
-            "idrank": write_rank(rank, folder / "idrank.onnx", True),
+            "idrank": write_rank(rank, folder / "idrank.onnx"),
             "expression_context": graph_entry(folder / "expression_context.onnx"),
             "expgen": write_sampler(
                 expgen, folder, "expgen", steps=6, mean=normaliser.mean, deviation=normaliser.deviation, **sampler
             ),
         }
+        for graph in folder.glob("*.onnx"):
+            store_bytes(graph)
         arkit = self.head.jaw_open_angle is not None  # the open head: its coefficients are strengths in 0..1
         header = {
             "name": "open" if arkit else folder.resolve().name, "version": version(),

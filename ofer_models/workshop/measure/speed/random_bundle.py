@@ -45,7 +45,6 @@ def write_official_size(folder: Path, open_head: Path, seed: int = 0) -> Bundle:
         stages[name] = bundle_writer.write_sampler(
             Denoiser(size.coefficients, size.widths, size.context).eval(), folder, name, solver="dpmpp_2m",
             spacing="uniform", steps=steps, mean=np.zeros(size.coefficients), deviation=np.ones(size.coefficients),
-            half_weights=False,
         )  # fmt: skip
     header = {"name": "random", "version": "official-size", "n_shape": N_SHAPE, "n_expression": 50,
               "candidates": OFFICIAL["idgen"].samples, "hypotheses": OFFICIAL["expgen"].samples}  # fmt: skip

@@ -12,6 +12,7 @@ from ofer_models.bundle.manifest import LANDMARKS, read_manifest
 from ofer_models.perception.landmark_crop import HALF, INPUT
 from ofer_models.workshop.bundle_writer import Provenance, graph_entry, set_stage
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
+from ofer_models.workshop.networks.onnx_graph import store_bytes
 from ofer_models.workshop.networks.trace import export_module
 from ofer_models.workshop.pictures.people.dataset import PeopleSet
 from ofer_models.workshop.train.eyes.batches import plain
@@ -55,13 +56,14 @@ def put_into(bundle: Path, network: LandmarkNetwork, held_out: PeopleSet) -> flo
     read_manifest(bundle)
     factor = calibrate(network, held_out)
     graph = bundle / f"{LANDMARKS}.onnx"
-    export_stage(network, graph, half_weights=True)
+    export_stage(network, graph)
+    store_bytes(graph)
     set_stage(bundle, LANDMARKS, graph_entry(graph), _PROVENANCE)
     return factor
 
 
-def export_stage(network: LandmarkNetwork, path: Path, half_weights: bool = False) -> None:
+def export_stage(network: LandmarkNetwork, path: Path) -> None:
     """The stage's graph as a file."""
     stage = LandmarkStage(network.to(memory_format=torch.contiguous_format))
     inputs = {"crop128": ("F", 3, INPUT, INPUT)}
-    export_module(stage, path, inputs, ["points", "deviation", "visible"], half_weights)
+    export_module(stage, path, inputs, ["points", "deviation", "visible"])
