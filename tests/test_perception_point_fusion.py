@@ -15,7 +15,14 @@ from ofer_models.bundle import Bundle, BundleError
 from ofer_models.bundle.manifest import LANDMARKS
 from ofer_models.head.landmark_sets import N_MEDIAPIPE, tracked_landmarks
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.perception.point_fusion import MEDIAPIPE_DEVIATION, PointEstimate, fuse, inter_ocular, look
+from ofer_models.perception.point_fusion import (
+    MEDIAPIPE_DEVIATION,
+    MEDIAPIPE_WATCHED,
+    PointEstimate,
+    fuse,
+    inter_ocular,
+    look,
+)
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.reprojection import SeenLandmarks
 
@@ -37,7 +44,7 @@ def estimate(points: np.ndarray, deviation: float, apart: float = 0.0, visible: 
 
 
 def test_inverse_variances_weigh_the_two(mediapipe):
-    usual = MEDIAPIPE_DEVIATION * EYES
+    usual = MEDIAPIPE_WATCHED * EYES
     both = fuse(mediapipe, estimate(mediapipe, usual, 0.5))
     np.testing.assert_allclose(both.points[:, 0] - mediapipe[:, 0], 0.25)
     np.testing.assert_allclose(both.deviation, usual / np.sqrt(2))
@@ -47,7 +54,7 @@ def test_inverse_variances_weigh_the_two(mediapipe):
 
 
 def test_where_the_two_disagree_both_are_trusted_less(mediapipe):
-    usual = MEDIAPIPE_DEVIATION * EYES
+    usual = MEDIAPIPE_WATCHED * EYES
     agreeing, apart = (fuse(mediapipe, estimate(mediapipe, usual, far)) for far in (0.0, 10 * usual))
     # Each coordinate's mean square is 50 variances of one of them, 25 of their difference's.
     np.testing.assert_allclose(apart.deviation, 5 * agreeing.deviation)
@@ -74,7 +81,7 @@ def test_points_count_by_deviation_and_not_at_all_where_hidden(open_bundle, medi
     weights, plain = system.weights(seen, None), system.weights(SeenLandmarks.of(mediapipe, chosen, camera), None)
     face = numbers < N_MEDIAPIPE  # these eyes are closed, and tell nothing of where they look
     assert not weights[numbers % 2 == 0].any() and (weights[face & (numbers % 2 == 1)] > 0).all()
-    both = 1 / (1 / own.deviation[numbers] ** 2 + 1 / (MEDIAPIPE_DEVIATION * EYES) ** 2)
+    both = 1 / (1 / own.deviation[numbers] ** 2 + 1 / (MEDIAPIPE_WATCHED * EYES) ** 2)
     expected = plain * (MEDIAPIPE_DEVIATION * EYES) ** 2 / both
     np.testing.assert_allclose(weights[numbers % 2 == 1], expected[numbers % 2 == 1])
     # The network's word counts instead of the encoder's.
