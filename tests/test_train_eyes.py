@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 
 import torch
 
+from ofer_models.bundle import Bundle
 from ofer_models.head.landmark_sets import LANDMARKS68
 from ofer_models.perception.crops import canonical_face, five_points
+from ofer_models.perception.encoder_inputs import crop_blob
 from ofer_models.perception.landmark_crop import CROP_TEMPLATE, HALF, INPUT, POINTS, landmark_crop, to_unit
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.workshop.errors import DataError, EvaluationError
 from ofer_models.workshop.measure.eyes.report import write_report
 from ofer_models.workshop.networks import landmarks
@@ -26,7 +30,8 @@ from ofer_models.workshop.train.eyes import training
 from ofer_models.workshop.train.eyes.batches import augmented, plain
 from ofer_models.workshop.train.eyes.faces import inner_errors, load_faces
 from ofer_models.workshop.train.eyes.loss import PAIRS, difference_loss, landmark_loss
-from ofer_models.workshop.train.eyes.validation import on_renderings, rendering_figures
+from ofer_models.workshop.train.eyes.stage import put_into
+from ofer_models.workshop.train.eyes.validation import on_renderings, predict, rendering_figures
 from ofer_models.workshop.train.loop import Keeper
 from ofer_models.workshop.train.mirror import mirrored_order
 
@@ -278,3 +283,20 @@ def test_a_trained_network_is_measured_as_a_robot_runs_it(work, monkeypatch):
     assert results.about["pictures"] == 8 and results.about["megabytes"]["fp32"] > results.about["megabytes"]["int8"]
     report = write_report(results, work, work / "docs", "ofer evaluate --set eyes")
     assert json.loads(report[0].read_text())["figures"]["fp32"] and report[1].stat().st_size > 1000
+
+
+def test_a_bundle_s_network_tells_deviations_as_photographs_need_them(work, open_bundle, tmp_path):
+    network = training.train_eyes(work / "no-head", work, training.Plan(8, 2, 8, 4), log=lambda line: None)
+    pictures = dataset.load(work / "held_out", 8)
+    folder = tmp_path / "bundle"
+    shutil.copytree(open_bundle.path, folder)
+    factor = put_into(folder, network, pictures)
+    figures = on_renderings(network, pictures)
+    # As wide as a Gaussian of 1.2 times these errors: 0.77 of them lie within one deviation.
+    assert factor > 0 and figures["within_68_visible"] > 0.72
+    crops, _, _ = plain(pictures, np.arange(8))
+    told = OnnxStage(folder / "landmarks.onnx")(crop128=crop_blob(crops.numpy()))
+    points, deviation, visible = predict(network, crops)
+    assert np.abs(told["points"] - points).max() < 0.5 and np.abs(told["visible"] - visible).max() < 0.05
+    assert np.abs(told["deviation"] / deviation - 1).max() < 0.1, "weights are rounded to bytes"
+    assert Bundle.load(folder).stages["landmarks"].inputs == {"crop128": ("F", 3, INPUT, INPUT)}
