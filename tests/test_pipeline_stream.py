@@ -306,7 +306,7 @@ def test_reset_identity_draws_one_face_anew(pipeline, two):
     before = stream(pipeline, two, 40)[-1]
     assert all(face.identity_state == "locked" and face.identity_blend == 1 for face in before)
     assert pipeline.reset_identity(before[0].id) and not pipeline.reset_identity("f999")
-    after = stream(pipeline, two, 12, 40)[-1]
+    after = stream(pipeline, two, 30, 40)[-1]
     assert after[0].identity_revision > before[0].identity_revision
     assert not np.array_equal(after[0].shape, before[0].shape) and after[0].identity_blend == 1
     np.testing.assert_array_equal(after[1].shape, before[1].shape)

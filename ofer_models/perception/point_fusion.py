@@ -7,7 +7,7 @@ grows by as much (the ratio of Birge 1932, of measurements that do not agree wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,14 @@ class PointEstimate:
 def look(network: Callable[..., dict[str, np.ndarray]], rgb: np.ndarray, points: np.ndarray) -> list[PointEstimate]:
     """What a bundle's landmark network says of the faces at points (F, 478, >= 2) px of a picture (H, W, 3) uint8."""
     crops, matrices = zip(*(landmark_crop(rgb, face) for face in points), strict=True)
-    told = network(crop128=crop_blob(np.stack(crops)))
+    return look_at(network, np.stack(crops), matrices)
+
+
+def look_at(
+    network: Callable[..., dict[str, np.ndarray]], crops: np.ndarray, matrices: Sequence[np.ndarray]
+) -> list[PointEstimate]:
+    """The same of crops (F, 128, 128, 3) uint8 with the maps (2, 3) from the picture to each."""
+    told = network(crop128=crop_blob(crops))
     columns = (told[name] for name in ("points", "deviation", "visible"))
     return [PointEstimate.from_crop(*parts, matrix) for *parts, matrix in zip(*columns, matrices, strict=True)]
 

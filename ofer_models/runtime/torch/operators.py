@@ -105,17 +105,6 @@ def _gather(a: Attributes, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor
     return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _resize(
-    a: Attributes, x: torch.Tensor, _region: torch.Tensor | None = None, scales: torch.Tensor | None = None,
-    sizes: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    wanted = _ints(sizes) or [round(size * scale) for size, scale in zip(x.shape, scales.tolist(), strict=True)]
-    whole = wanted[:2] == list(x.shape[:2]) and x.ndim == 4 and not any(w % s for w, s in zip(wanted, x.shape, strict=True))
-    if a.get("mode", b"nearest") != b"nearest" or not whole:
-        raise StageError("a picture is not enlarged by whole numbers, every pixel repeated")
-    return F.interpolate(x, wanted[2:], mode="nearest")
-
-
 def _batch_norm(a: Attributes, x: torch.Tensor, *p: torch.Tensor) -> torch.Tensor:
     gain, offset, mean, variance = p
     return F.batch_norm(x, mean, variance, gain, offset, False, 0.0, a.get("epsilon", 1e-5))
@@ -166,7 +155,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Transpose": lambda a, x: x.permute(a["perm"]),
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
-    "Resize": _resize,
     "Expand": lambda a, x, shape: x.broadcast_to(torch.broadcast_shapes(x.shape, _ints(shape))),
     "Shape": lambda a, x: torch.tensor(x.shape[a.get("start", 0) : a.get("end")]),
     "ReduceL2": _reduce(lambda x, axes, keep: torch.linalg.vector_norm(x, dim=axes, keepdim=keep)),

@@ -97,7 +97,11 @@ class Merge(nn.Module):
         self.both = nn.Sequential(nn.BatchNorm2d(fine), nn.ReLU(inplace=True), convolution(fine, after, 1))
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        return self.both(F.interpolate(self.narrow(coarse), scale_factor=2.0, mode="nearest") + fine)
+        narrow = self.narrow(coarse)
+        n, channels, rows, columns = narrow.shape
+        # Every cell four times. As `interpolate`, by operators that every runtime knows.
+        large = narrow[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).reshape(n, channels, 2 * rows, 2 * columns)
+        return self.both(large + fine)
 
 
 class PointHeads(nn.Module):

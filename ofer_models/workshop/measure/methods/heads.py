@@ -38,7 +38,7 @@ def measure_heads(bundle: Bundle, data: Open545, *, seed: int = 0, progress: Pro
     hidden, seen = (unpack(bundle.head, getattr(data.occluded, name)) for name in ("covered", "visible"))
     figures: dict[str, Any] = {}
     for half, (pictures, points, crops) in halves.items():
-        asked = _Asked(bundle, points, data.camera, seed)
+        asked = _Asked(bundle, points, crops, data.camera, seed)
         now: dict[str, list] = {}
         errors: dict[str, dict[str, list[float]]] = {}
         rows = range(len(pictures))
@@ -63,10 +63,13 @@ def measure_heads(bundle: Bundle, data: Open545, *, seed: int = 0, progress: Pro
 class _Asked:
     """Every method about one half's pictures, one after the other."""
 
-    def __init__(self, bundle: Bundle, points: np.ndarray, cameras: np.ndarray, seed: int) -> None:
+    def __init__(
+        self, bundle: Bundle, points: np.ndarray, crops: np.ndarray, cameras: np.ndarray, seed: int
+    ) -> None:
         self._bundle, self._head, self._stages = bundle, bundle.head, StageSet(bundle)
         self._regressor, self._fit = Teacher(bundle), LandmarkFit(bundle)
-        self._rng, self._move = np.random.default_rng(seed), Mover(bundle, points, cameras, seed + 3)
+        self._rng = np.random.default_rng(seed)
+        self._move = Mover(bundle, self._stages, points, crops, cameras, seed + 3)
         self._points, self._cameras = points, cameras
         self._decode, self._frontal = FaceDecoder(bundle), FrontalErrors(bundle.head)
         self.vertices = self._decode.indices

@@ -7,7 +7,11 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import Identity
+from ofer_models.perception.crops import five_points, similarity
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.landmark_crop import CROP_TEMPLATE
+from ofer_models.perception.point_fusion import look_at
+from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import hypothesis_noise
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.reprojection import SeenLandmarks, poses_of
@@ -16,18 +20,30 @@ from ofer_models.tracking.reprojection import SeenLandmarks, poses_of
 class Mover:
     """Moves drawn coefficients of one picture after the other; a bundle without evidence leaves them."""
 
-    def __init__(self, bundle: Bundle, points: np.ndarray, cameras: np.ndarray, seed: int) -> None:
-        """points (n, 478, 3) px through cameras (n, 3, 3)."""
+    def __init__(
+        self, bundle: Bundle, stages: StageSet, points: np.ndarray, crops: np.ndarray, cameras: np.ndarray, seed: int
+    ) -> None:
+        """points (n, 478, 3) px through cameras (n, 3, 3); crops (n, 128, 128, 3): what the bundle's landmark network
+        sees, if it has one."""
         self._evidence = LandmarkEvidence.of(bundle)
         self._numbers = tracked_landmarks(bundle.head)[1]
+        self._network, self._crops = stages.landmarks, crops
         self._points, self._cameras, self._rng = points, cameras, np.random.default_rng(seed)
+
+    def _seen(self, row: int) -> SeenLandmarks:
+        points, camera = self._points[row], Intrinsics(self._cameras[row], 256, 256)
+        if self._network is None:
+            return SeenLandmarks.of(points, self._numbers, camera)
+        matrix = similarity(five_points(points), CROP_TEMPLATE)
+        (own,) = look_at(self._network, self._crops[row : row + 1], [matrix])
+        return SeenLandmarks.of_both(points, own, self._numbers, camera)
 
     def __call__(self, row: int, visible: np.ndarray | None, identity: Identity, drawn: np.ndarray) -> np.ndarray:
         """Coefficients (K, E + 3) of drawn ones of picture `row` with visible (468,); as drawn without a pose."""
         if self._evidence is None:
             return drawn
         system = self._evidence.system
-        seen = SeenLandmarks.of(self._points[row], self._numbers, Intrinsics(self._cameras[row], 256, 256))
+        seen = self._seen(row)
         resting = system.decoder.at_rest([identity])
         middle = system.models(resting, drawn.mean(0)[None, None])[0]
         (pose,) = poses_of([seen.at(system.rows)], middle, [None])

@@ -67,17 +67,17 @@ def measure(
     population, scale, usual = reference_population(bundle)
     hidden = unpack(bundle.head, data.occluded.covered)
     identity, expression = {}, {}
-    for which, pictures, points in (
-        ("clean", data.clean, data.clean_points),
-        ("occluded", data.occluded, data.occluded_points),
+    for which, pictures, points, crops in (
+        ("clean", data.clean, data.clean_points, data.clean_crop128),
+        ("occluded", data.occluded, data.occluded_points, data.occluded_crop128),
     ):
         identity[which] = measure_identity(
             bundle, stages, pictures, points, data.camera, regressor, candidates=candidates or bundle.candidates,
             seed=seed, landmarks=landmarks, progress=progress,
         )  # fmt: skip
         expression[which] = measure_expression(
-            bundle, stages, pictures, points, data.camera, hidden, identity[which].selected, regressor, population,
-            scale, seed=seed, title=f"expression, {which}", progress=progress,
+            bundle, stages, pictures, points, crops, data.camera, hidden, identity[which].selected, regressor,
+            population, scale, seed=seed, title=f"expression, {which}", progress=progress,
         )  # fmt: skip
     steps = step_loss(bundle, stages, data.occluded[:STEP_PICTURES], seed=seed)
     threshold = float(population.threshold.mean())
