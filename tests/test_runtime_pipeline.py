@@ -12,7 +12,7 @@ import pytest
 from strict_device import StrictDriver
 from strict_tensorrt import StrictTensorRt, strict_backend
 
-from ofer_models.bundle.manifest import STAGES, Bundle
+from ofer_models.bundle.manifest import LANDMARKS, STAGES, Bundle
 from ofer_models.bundle.tensors import StageError
 from ofer_models.perception.tracker import Track
 from ofer_models.pipeline import FacePipeline
