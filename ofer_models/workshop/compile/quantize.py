@@ -21,6 +21,7 @@ import numpy as np
 
 from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
+from ofer_models.runtime.stored_weights import unpacked
 
 Arrays = Mapping[str, np.ndarray]
 MOST_LOST, LEAST_GAIN = 0.02, 1.2
@@ -62,7 +63,7 @@ def quantized(graph: Path, examples: Sequence[Arrays], exact: bool = True) -> by
     except ImportError as error:
         raise StageError(f"quantizing needs {error.name}: run `make train-env`") from None
     try:
-        model = onnx.load(graph)
+        model = unpacked(onnx.load(graph))
     except Exception as error:  # the parser raises many types
         raise StageError(f"{graph.name}: cannot be read as ONNX ({str(error).splitlines()[0]})") from None
     kinds = {node.op_type for node in model.graph.node}
@@ -106,7 +107,7 @@ def judge(original: GraphSpec, candidate: GraphSpec, examples: Sequence[Arrays])
             start = 0
             for width in _joined(original.path, name) or [expected.shape[-1]]:
                 part = slice(start, start + width)
-                lost, start = max(lost, lost_variation(expected[:, part], found[:, part])), start + width
+                lost, start = max(lost, lost_variation(expected[..., part], found[..., part])), start + width
         norms = np.linalg.norm(expected, axis=-1) * np.linalg.norm(found, axis=-1)
         cosine = min(cosine, float(((expected * found).sum(-1) / norms).min()))
     taken: list[list[float]] = [[], []]
