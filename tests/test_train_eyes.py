@@ -292,8 +292,8 @@ def test_a_bundle_s_network_tells_deviations_as_photographs_need_them(work, open
     shutil.copytree(open_bundle.path, folder)
     factor = put_into(folder, network, pictures)
     figures = on_renderings(network, pictures)
-    # As wide as a Gaussian of 1.2 times these errors: 0.77 of them lie within one deviation.
-    assert factor > 0 and figures["within_68_visible"] > 0.72
+    # As wide as a Gaussian of 1.4 times these errors: 0.84 of them lie within one deviation.
+    assert factor > 0 and figures["within_68_visible"] > 0.78
     crops, _, _ = plain(pictures, np.arange(8))
     told = OnnxStage(folder / "landmarks.onnx")(crop128=crop_blob(crops.numpy()))
     points, deviation, visible = predict(network, crops)
