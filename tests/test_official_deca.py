@@ -15,7 +15,7 @@ from recipe import recipe_state, relative_error
 from skimage.data import astronaut
 
 from ofer_models import FacePipeline
-from ofer_models.bundle.manifest import MANIFEST, STAGES, Bundle
+from ofer_models.bundle.manifest import LANDMARKS, MANIFEST, REGRESSOR, STAGES, Bundle
 from ofer_models.head.spherical_harmonics import irradiance
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.workshop.networks.deca import GROUPS, DecaEncoder, WithOurLight, deca_harmonics
@@ -84,7 +84,7 @@ def test_a_bundle_with_flame_gets_the_regressor_and_keeps_the_rest(flame, tmp_pa
     before = Bundle.load(flame)
     difference = import_deca(write_deca(tmp_path / "deca_model.tar"), flame, depths=SHALLOW)
     bundle = Bundle.load(flame)
-    assert difference < 1e-4 and list(bundle.stages) == [*STAGES, "regressor"]
+    assert difference < 1e-4 and list(bundle.stages) == [*STAGES, LANDMARKS, REGRESSOR]
     assert {name: record.sha256 for name, record in before.files.items() if name != "regressor.onnx"}.items() <= {
         name: record.sha256 for name, record in bundle.files.items()
     }.items()

@@ -207,7 +207,7 @@ class TestBench:
         for title in ("frame_ms", "frame_ms_while_identities_are_drawn"):
             assert one[title].keys() == {"1", "2"} and all(value > 0 for value in one[title].values())
         assert one["warm_up_s"] > 0 and one["gpu_memory_mb"] > 1 and one["differences"]["vertices_mm"] < 0.1
-        assert figures["reference"].keys() == set(STAGES)
+        assert figures["reference"].keys() == {*STAGES, LANDMARKS}
         assert driver.empty
 
     def test_results_that_are_apart_stop_it(self, open_bundle, tmp_path, driver, monkeypatch):
