@@ -131,7 +131,7 @@ def test_one_person_stays_one_track_with_one_head(pipeline, picture):
 
 def test_hypotheses_persist_on_a_still_picture(pipeline, picture):
     """The noise belongs to the track: what differs from frame to frame is only how the landmarks tremble."""
-    faces = [only(pipeline(view(picture), n / RATE)) for n in range(6)]
+    faces = [only(pipeline(view(picture), n / RATE)) for n in range(30)]
     between_frames = np.abs(faces[-1].expressions - faces[-2].expressions).mean()
     between_hypotheses = np.abs(faces[-1].expressions - np.roll(faces[-1].expressions, 1, axis=0)).mean()
     assert between_hypotheses > 0.005
