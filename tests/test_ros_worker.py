@@ -202,7 +202,8 @@ def test_a_look_that_raises_is_told_like_any_other_half():
     assert bench.statistics.processed == 1
 
 
-def test_a_look_that_does_not_end_is_waited_for_and_what_is_asked_meanwhile_is_answered():
+def bench_that_looks() -> tuple[Bench, threading.Event]:
+    """A bench whose worker is looking at a frame until the event is set."""
     busy, go_on = threading.Event(), threading.Event()
     bench = Bench()
 
@@ -214,6 +215,11 @@ def test_a_look_that_does_not_end_is_waited_for_and_what_is_asked_meanwhile_is_a
     bench.worker.start()
     bench.mailbox.put(Frame(image_message()))
     assert busy.wait(60)
+    return bench, go_on
+
+
+def test_a_look_that_does_not_end_is_waited_for_and_what_is_asked_meanwhile_is_answered():
+    bench, go_on = bench_that_looks()
     assert bench.worker.between_frames(lambda: "now").result(60) == "now", "the other thread is free"
     assert bench.worker.stop(0.05) is False and bench.worker.alive
     answer = bench.worker.between_frames(lambda: threading.current_thread().name)
@@ -251,17 +257,7 @@ def test_every_frame_taken_is_counted_in_the_end_wherever_stop_meets_it():
 
 
 def test_a_frame_that_is_looked_at_when_the_worker_stops_is_counted():
-    busy, go_on = threading.Event(), threading.Event()
-    bench = Bench()
-
-    def look(*arguments):
-        busy.set()
-        assert go_on.wait(60)
-
-    bench.pipeline.look = look
-    bench.worker.start()
-    bench.mailbox.put(Frame(image_message()))
-    assert busy.wait(60)
+    bench, go_on = bench_that_looks()
     assert bench.worker.stop(0.05) is False
     go_on.set()
     assert bench.worker.stop(60)

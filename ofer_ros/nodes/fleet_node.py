@@ -21,7 +21,7 @@ from ofer_models.pipeline import FacePipeline
 from ofer_models.runtime.memory import resident_megabytes
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.parameters import FleetSettings, OferSettings, declare, read
-from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
+from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run, start
 from ofer_ros.nodes.ofer_node import OferNode
 from ofer_ros.work.camera_loop import CameraLoop
 from ofer_ros.work.diagnostics import OK, WARN, diagnostics_message
@@ -129,13 +129,8 @@ class FleetNode(ManagedNode):
         self._diagnostics.publish(diagnostics_message(name, "", level, text, values, self.get_clock().now()))
 
 
-def _start(node: FleetNode) -> None:
-    if node.settings.autostart and not node.autostart():
-        node.get_logger().error("autostart failed; mend the cause, then: ros2 lifecycle set <node> configure")
-
-
 def main(args: list[str] | None = None) -> int:
-    return run(FleetNode, args, started=_start)
+    return run(FleetNode, args, started=start)
 
 
 if __name__ == "__main__":

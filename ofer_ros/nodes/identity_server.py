@@ -24,14 +24,14 @@ from ofer_msgs.srv import DrawIdentity
 from ofer_ros.base.bundles import bundle_folder
 from ofer_ros.base.parameters import IdentityServerSettings, declare, read
 from ofer_ros.base.problem_log import ProblemLog
-from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
+from ofer_ros.nodes.lifecycle import LoadingNode, guarded, run, start
 from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message
 from ofer_ros.work.identity_messages import answer, request_of
 
 NAME = "identity_server"
 
 
-class IdentityServer(ManagedNode):
+class IdentityServer(LoadingNode):
     """Draws on the executor's thread, one request after the other; what waits too long, its client no longer wants."""
 
     def __init__(self, **kwargs) -> None:
@@ -66,31 +66,6 @@ class IdentityServer(ManagedNode):
             f"({self._bundle.sha256[:12]}) on {self._stages.backend}"
         )
         return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._stop()
-        return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    def close(self) -> None:
-        """Take the service away and let go of the networks; may be called in any state and again."""
-        self._stop()
-        self._release()
 
     def _load(self, step: str) -> TransitionCallbackReturn:
         """Open the networks as the parameters say; one line and FAILURE when they cannot be opened."""
@@ -160,13 +135,8 @@ class IdentityServer(ManagedNode):
         )  # fmt: skip
 
 
-def _start(node: IdentityServer) -> None:
-    if node.settings.autostart and not node.autostart():
-        node.get_logger().error("autostart failed; mend the cause, then: ros2 lifecycle set <node> configure")
-
-
 def main(args: list[str] | None = None) -> int:
-    return run(IdentityServer, args, started=_start)
+    return run(IdentityServer, args, started=start)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import wraps
 
@@ -16,7 +17,7 @@ import rclpy
 from lifecycle_msgs.srv import ChangeState
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -75,6 +76,52 @@ class ManagedNode(LifecycleNode):
         return all(
             step() == TransitionCallbackReturn.SUCCESS for step in (self.trigger_configure, self.trigger_activate)
         )
+
+
+def start(node: ManagedNode) -> None:
+    """For `run`: configure and activate the node where its parameter `autostart` says so; one line where it fails."""
+    if node.settings.autostart and not node.autostart():
+        node.get_logger().error("autostart failed; mend the cause, then: ros2 lifecycle set <node> configure")
+
+
+class LoadingNode(ManagedNode):
+    """A node that loads something when it is configured, `_release`s it when it is cleaned up, and works between
+    activate and `_stop`. After a step back that failed half-way it is unconfigured, and can be used again."""
+
+    @guarded
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    @guarded
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    @guarded
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    @guarded
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Stop working and let go of everything; may be called in any state and again."""
+        try:
+            self._stop()
+        finally:
+            self._release()
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Stop working; nothing where it does not."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let go of what was loaded; nothing where there is nothing."""
 
 
 def run(make: Callable[[], Node], args: list[str] | None = None, started: Callable[[Node], None] | None = None) -> int:

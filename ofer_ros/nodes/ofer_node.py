@@ -32,7 +32,7 @@ from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.input_watch import InputWatch
 from ofer_ros.input.name_watch import NameWatch
-from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run
+from ofer_ros.nodes.lifecycle import LoadingNode, guarded, run, start
 from ofer_ros.output.publishers import FaceOutputs
 from ofer_ros.work.active_stream import FaceStream
 from ofer_ros.work.camera_loop import CameraLoop
@@ -51,7 +51,7 @@ def load_pipeline(settings: OferSettings, node: str = "") -> FacePipeline:
     return FacePipeline(load_bundle(settings.bundle), settings.pipeline(node))
 
 
-class OferNode(ManagedNode):
+class OferNode(LoadingNode):
     """Tracks the faces of one camera. `make_pipeline(settings)` gives the `FacePipeline` (or a test's stand-in); loop:
     does the work of several cameras' nodes together."""
 
@@ -136,34 +136,6 @@ class OferNode(ManagedNode):
             )
             half_way.pop_all()
         return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._stop()
-        return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    @guarded
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        # A step back failed half-way. Unconfigured, with nothing left over, the node can be used again.
-        self.close()
-        return TransitionCallbackReturn.SUCCESS
-
-    def close(self) -> None:
-        """Stop the worker and let go of everything; may be called in any state and again."""
-        try:
-            self._stop()
-        finally:
-            self._release()
 
     def _wanted(self) -> tuple:
         """What is loaded depends on: changed while inactive, it is taken up when the node is activated."""
@@ -375,13 +347,8 @@ class OferNode(ManagedNode):
         return (WARN, trouble) if trouble else (OK, f"{self._statistics.rate():.1f} frames a second")
 
 
-def _start(node: OferNode) -> None:
-    if node.settings.autostart and not node.autostart():
-        node.get_logger().error("autostart failed; mend the cause, then: ros2 lifecycle set <node> configure")
-
-
 def main(args: list[str] | None = None) -> int:
-    return run(OferNode, args, started=_start)
+    return run(OferNode, args, started=start)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from ofer_models.perception.crops import canonical_face
 from ofer_models.workshop.head.face_parts import PART_POINTS, part_triangles
 from ofer_models.workshop.pictures.people.assets import load_library
 from ofer_models.workshop.pictures.people.source import SEEN_POINTS, PeopleSource, Picture
+from ofer_models.workshop.pictures.people.view import placed, project
 
 _HEAD = Path("engines/open/head.npz")
 _SEED, _PICTURES = 3, 500
@@ -41,7 +42,7 @@ def find_points(head: HeadModel, source: PeopleSource, count: int) -> tuple[np.n
         if _yaw(picture) > _FRONTAL:
             continue
         vertices = head.decode(picture.betas, picture.expression, picture.jaw)
-        true = _project(head.landmarks(vertices, "mediapipe"), picture)
+        true = project(placed(head.landmarks(vertices, "mediapipe"), picture.pose), picture.camera)[1]
         low, high = true.min(0), true.max(0)
         found = landmarker.locate(picture.image, Roi(*((low + high) / 2), 1.5 * float((high - low).max()), 0.0))
         if found is not None:
@@ -94,11 +95,6 @@ def _before(place: np.ndarray, head: HeadModel, usable: np.ndarray) -> tuple[int
 
 def _yaw(picture: Picture) -> float:
     return abs(float(np.degrees(np.arctan2(picture.pose[0, 2], -picture.pose[2, 2]))))
-
-
-def _project(points: np.ndarray, picture: Picture) -> np.ndarray:
-    seen = (points @ picture.pose[:, :3].T + picture.pose[:, 3]) @ picture.camera.T
-    return seen[:, :2] / seen[:, 2:]
 
 
 def _in_face_axes(off: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -52,11 +52,10 @@ class LandmarkNetwork(nn.Module):
 
     def raw(self, crop: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points and log deviations in the unit of `to_unit`, as a training wants it."""
-        maps = []
+        maps: list[Tensor] = []  # the last of each size
         for layer in self.features:
             crop = layer(crop)
-            if isinstance(layer, Residual) or not maps or crop.shape[-1] != maps[-1].shape[-1]:
-                maps = [one for one in maps if one.shape[-1] != crop.shape[-1]] + [crop]
+            maps = [*(maps[:-1] if isinstance(layer, Residual) else maps), crop]
         merged = [maps[-1]]
         for merge, fine in zip(self.merges, maps[-2::-1], strict=False):
             merged.append(merge(merged[-1], fine))
