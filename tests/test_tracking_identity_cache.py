@@ -279,11 +279,14 @@ class SlowDrawer(Drawer):
 
 
 def settle(scene: Scene, **who) -> dict:
-    """Let the background finish what it has and show a frame."""
+    """Let the background finish what it has and show a frame, whose own draws end after it."""
     scene.drawer.go.set()
     for _, _, done in scene.cache._runner._jobs:
         done.exception(300)
-    return scene.frame(**who)
+    scene.drawer.go.clear()
+    shown = scene.frame(**who)
+    scene.drawer.go.set()
+    return shown
 
 
 def test_frames_do_not_wait_for_a_draw_in_the_background():
