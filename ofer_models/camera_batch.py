@@ -38,24 +38,26 @@ class CameraFrame:
 
 class SharedStages:
     """One set of a bundle's stages for many pipelines, opened when it is first asked for, and of MediaPipe's networks.
-    Cameras whose settings ask for other stages get a set of their own."""
+    Each takes the sampling steps of its own settings. Cameras whose settings ask for other stages get a set of their
+    own."""
 
     def __init__(self) -> None:
-        self._sets: dict[tuple, tuple[Bundle, StageSet]] = {}
+        self._sets: dict[tuple, tuple[Bundle, StageSet, threading.Lock]] = {}
         self._networks: FaceNetworks | None = None
         self._pipelines: WeakSet[FacePipeline] = WeakSet()
 
     def pipeline(self, bundle: Bundle, settings: PipelineSettings) -> FacePipeline:
         """A pipeline on the shared stages. Raises as `FacePipeline`."""
-        key = (str(bundle.path), settings.threads, settings.steps, settings.backend, settings.method)
+        key = (str(bundle.path), settings.threads, settings.backend, settings.method)
         if key not in self._sets:
             names = (REGRESSOR,) if settings.method == "regressor" else STAGES
             stages = StageSet(bundle, settings.threads, settings.steps, settings.backend, names)
-            for name in ("idgen", "idrank"):  # which every pipeline's own thread calls
-                if hasattr(stages, name):
-                    setattr(stages, name, _OneAtATime(getattr(stages, name)))
-            self._sets[key] = bundle, stages
-        known, stages = self._sets[key]
+            self._sets[key] = bundle, stages, threading.Lock()
+        known, stages, drawing = self._sets[key]
+        stages = stages.sharing(settings.steps)
+        for name in ("idgen", "idrank"):  # which every pipeline's own thread calls
+            if hasattr(stages, name):
+                setattr(stages, name, _OneAtATime(getattr(stages, name), drawing))
         self._networks = self._networks or FaceNetworks()
         pipeline = FacePipeline(known, settings, stages=stages, networks=self._networks)
         self._pipelines.add(pipeline)
@@ -66,15 +68,15 @@ class SharedStages:
         for pipeline in list(self._pipelines):
             pipeline.close()
         sets, self._sets, self._networks = self._sets, {}, None
-        for _, stages in sets.values():
+        for _, stages, _ in sets.values():
             stages.close()
 
 
 class _OneAtATime:
-    """A stage that several threads call."""
+    """A stage that several threads call, each with such a one of its own; lock: of them all."""
 
-    def __init__(self, stage: Any) -> None:
-        self._stage, self._lock = stage, threading.Lock()
+    def __init__(self, stage: Any, lock: threading.Lock) -> None:
+        self._stage, self._lock = stage, lock
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stage, name)
@@ -88,8 +90,8 @@ def process_together(frames: Sequence[CameraFrame], pool: Executor | None = None
     """For each of the frames, all of different pipelines, its faces, or what its pipeline raised.
 
     Perception is done camera by camera, on the threads of `pool` where there is one; hypotheses are drawn and posed in
-    one batch over all pipelines that share their stages, hypotheses and tier. What one frame raises changes nothing for
-    the others.
+    one batch over all pipelines that share their stages, steps, hypotheses and tier. What one frame raises changes
+    nothing for the others.
     """
     answers: list[list[Face] | Exception] = [[] for _ in frames]
     looked = _each(lambda one: one.pipeline.look(one.rgb, one.stamp, one.intrinsics, one.camera_pose), frames, pool)

@@ -215,9 +215,9 @@ class FacePipeline:
         self.plan.measured(milliseconds, self._arrival())
 
     @property
-    def stages_key(self) -> int:
-        """The same for all pipelines that share their stages."""
-        return id(self._stages)
+    def stages_key(self) -> tuple:
+        """The same for all pipelines that share their stages and take as many steps."""
+        return self._stages.batch_key
 
     @property
     def backend(self) -> str:

@@ -65,6 +65,25 @@ def test_each_camera_sees_through_its_own_lens(open_bundle, shared):
     assert found[0].translation[2] > 2 * found[1].translation[2]
 
 
+def test_steps_are_each_cameras_own_on_the_same_networks(open_bundle, shared):
+    """Of three, one is set to five steps while it works and one begins so: as each is alone, and drawn together."""
+    steps, picture = (None, None, 5), face_picture()[..., ::-1].copy()
+    together = [shared.pipeline(open_bundle, replace(SETTINGS, steps=count)) for count in steps]
+    alone = [FacePipeline(open_bundle, replace(SETTINGS, steps=count)) for count in steps]
+    assert len({id(one._stages.expression_context) for one in together}) == 1
+    for stamp in (0.0, 0.1):
+        found = [faces[0] for faces in process_together([CameraFrame(one, picture, stamp) for one in together])]
+        expected = [one(picture, stamp)[0] for one in alone]
+        for face, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(face.expressions, other.expressions, atol=1e-3)
+        together[1].set_steps(5)
+        alone[1].set_steps(5)
+    assert np.abs(found[1].expressions - found[0].expressions).max() > 0.01
+    assert together[0].stages_key != together[1].stages_key == together[2].stages_key
+    with pytest.raises(ValueError, match="steps"):
+        shared.pipeline(open_bundle, replace(SETTINGS, steps=2))
+
+
 def test_cameras_share_as_many_graphs_as_threads_look_for_faces(open_bundle, monkeypatch):
     started = []
     start = SharedGraph._start
@@ -107,15 +126,15 @@ def test_networks_are_not_taken_from_under_a_draw(open_bundle):
     begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
     shared = SharedStages()
     pipeline = shared.pipeline(open_bundle, replace(SETTINGS, background=True))
-    runner, stages = pipeline._identities._runner, pipeline._stages
-    close, draw = stages.close, runner._draw
+    runner, runtime = pipeline._identities._runner, pipeline._stages.runtime
+    close, draw = runtime.close, runner._draw
 
     def drawn(request):
         begun.set()
         assert go_on.wait(120) and not closed.is_set()
         return draw(request)
 
-    runner._draw, stages.close = drawn, lambda: closed.set() or close()
+    runner._draw, runtime.close = drawn, lambda: closed.set() or close()
     pipeline(face_picture()[..., ::-1].copy(), 0.0)
     assert begun.wait(60)
     closing = threading.Thread(target=shared.close)

@@ -4,6 +4,7 @@ units."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,6 +75,13 @@ class CoefficientSampler:
         self.steps = steps
         # At once: identities are drawn on a thread of their own.
         self._drawing = _Drawing(self._samplers[distilled], table, distilled or self._recorded is not None)
+
+    def sharing(self, steps: int | None) -> CoefficientSampler:
+        """A sampler on the same networks that takes so many steps, whatever this one is set to. Raises as
+        `set_steps`."""
+        other = copy(self)
+        other.set_steps(steps)
+        return other
 
     @property
     def table(self) -> SolverTable:
@@ -197,6 +205,20 @@ class StageSet:
             setattr(self, name, stage)
         inputs = {name for stage in loaded.values() for name in stage.inputs}
         self.encoder_inputs = inputs - {"betas", "context", LANDMARK_CROP}
+
+    def sharing(self, steps: int | None) -> StageSet:
+        """The same stages for somebody else, whose samplers take so many steps. Raises ValueError for a count that is
+        refused."""
+        other = copy(self)
+        for name in ("idgen", "expgen"):
+            if hasattr(self, name):
+                setattr(other, name, getattr(self, name).sharing(steps))
+        return other
+
+    @property
+    def batch_key(self) -> tuple:
+        """Equal for those that share their stages and take as many steps."""
+        return id(self.runtime), self.expgen.steps if hasattr(self, "expgen") else None
 
     @staticmethod
     def empty_inputs(stage: Stage, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
