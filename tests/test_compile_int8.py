@@ -91,15 +91,14 @@ def ready(bundle, content, faces, monkeypatch):
     return built.path
 
 
-def test_all_that_sees_pictures_is_quantized_also_what_is_stored_as_bytes(open_bundle, tmp_path):
-    graphs = int8.encoder_graphs(open_bundle)
-    assert graphs.keys() == {"identity_context", "expression_context", "landmarks"}
-    rng = np.random.default_rng(0)
-    rows = [{"crop128": rng.uniform(-1, 1, (1, 3, 128, 128)).astype(np.float32)} for _ in range(4)]
-    graph = graphs["landmarks"]
-    (tmp_path / "int8.onnx").write_bytes(quantize.quantized(graph.path, rows, sums_exactly()))
-    verdict = quantize.judge(graph, dataclasses.replace(graph, path=tmp_path / "int8.onnx"), rows)
-    assert verdict.cosine > 0.9 and 0 < verdict.lost < 0.5  # of noise; of faces 0.007
+def test_encoders_are_quantized_and_the_landmark_network_is_already(open_bundle):
+    assert int8.encoder_graphs(open_bundle).keys() == {"identity_context", "expression_context"}
+    landmarks = onnx.load(open_bundle.path / "landmarks.onnx")
+    rounded = [node.input[0] for node in landmarks.graph.node if node.op_type == "DequantizeLinear"]
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in landmarks.graph.initializer}
+    weights = [stored[name] for name in rounded if name in stored and stored[name].dtype == np.int8]
+    # Seven bits: on processors whose 8-bit sums saturate it says the same.
+    assert len(weights) == 15 and all(np.abs(values.astype(int)).max() <= 64 for values in weights)
 
 
 def retrained(path):

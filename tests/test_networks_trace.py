@@ -19,6 +19,7 @@ from ofer_models.workshop.compile.tensorrt_graph import simplified
 from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.farl import Farl
 from ofer_models.workshop.networks.official_stages import IdentityContext, JointContext, RankWithEncoders
+from ofer_models.workshop.compile.quantize import quantized
 from ofer_models.workshop.networks.onnx_graph import store_bytes
 from ofer_models.workshop.networks.rank import RankNetwork
 from ofer_models.workshop.networks.trace import export_module
@@ -95,6 +96,20 @@ def test_every_runtime_reads_weights_in_bytes(in_bytes, tmp_path):
     for stage in stages:
         assert relative_error(stage(**arrays)["out"], expected) < 1e-5
     assert unpacked(onnx.load(full)) == onnx.load(full)
+
+
+def test_what_calculates_in_8_bits_is_read_as_plain_floats(in_bytes, tmp_path):
+    full, _, _ = in_bytes
+    rows = [{"input": row[None]} for row in np.random.default_rng(0).standard_normal((20, 3, 8, 8)).astype(np.float32)]
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(quantized(full, rows, exact=False, kinds={"Conv"}))
+    onnx.save(unpacked(onnx.load(path)), tmp_path / "plain.onnx")
+    assert [node.op_type for node in onnx.load(tmp_path / "plain.onnx").graph.node] == ["Conv", "Relu", "Reshape", "Gemm"]
+    expected = OnnxStage(full)(**rows[0])["out"]
+    errors = {name: relative_error(OnnxStage(tmp_path / name)(**rows[0])["out"], expected) for name in
+              ("int8.onnx", "plain.onnx")}  # fmt: skip
+    assert 0 < errors["plain.onnx"] < errors["int8.onnx"] < 0.1
+    assert relative_error(TorchStage(GraphSpec(path))(**rows[0])["out"], expected) < 1.01 * errors["plain.onnx"]
 
 
 def test_export_twice_gives_the_same_bytes(tmp_path):

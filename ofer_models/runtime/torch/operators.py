@@ -105,6 +105,18 @@ def _gather(a: Attributes, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor
     return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
+def _resize(
+    a: Attributes, x: torch.Tensor, roi: torch.Tensor | None = None, scales: torch.Tensor | None = None,
+    sizes: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Every cell of a map so many times along each side."""
+    factors = [] if scales is None else scales.flatten().tolist()
+    whole = len(factors) == 4 and factors[:2] == [1, 1] and all(factor == int(factor) for factor in factors)
+    if not whole or a.get("mode", b"nearest") != b"nearest":
+        raise StageError("a map is not enlarged by repeating its cells")
+    return F.interpolate(x, scale_factor=factors[2:])
+
+
 def _batch_norm(a: Attributes, x: torch.Tensor, *p: torch.Tensor) -> torch.Tensor:
     gain, offset, mean, variance = p
     return F.batch_norm(x, mean, variance, gain, offset, False, 0.0, a.get("epsilon", 1e-5))
@@ -125,6 +137,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Div": lambda a, x, y: x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc"),
     "Pow": lambda a, x, y: x**y,
     "Max": lambda a, x, y: torch.maximum(x, y),
+    "Min": lambda a, x, y: torch.minimum(x, y),
+    "Floor": lambda a, x: x.floor(),
     "Neg": lambda a, x: -x,
     "MatMul": lambda a, x, y: x @ y,
     "Gemm": _gemm,
@@ -150,6 +164,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
+    "GatherElements": lambda a, x, index: x.gather(a.get("axis", 0), index),
+    "Resize": _resize,
     "Reshape": _reshape,
     "Flatten": lambda a, x: x.flatten(a.get("axis", 1)) if a.get("axis", 1) == 1 else x.flatten(),
     "Transpose": lambda a, x: x.permute(a["perm"]),

@@ -24,7 +24,7 @@ from ofer_models.workshop.compile.quantize import Arrays, Verdict, judge, quanti
 
 PRECISION = "int8"
 LEAST_FACES = 8
-_CROPS = {"crop112", "crop112_bgr", "crop224", "crop128"}  # graphs without one are small
+_CROPS = {"crop112", "crop112_bgr", "crop224"}  # graphs without one are small, and the landmark network is in 8 bits
 
 Progress = Callable[[str, str, float], None]  # graph, what is being done, share done 0..1
 

@@ -12,7 +12,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.runtime.stored_weights import unpacked
 
 Arrays = Mapping[str, np.ndarray]
+_DYNAMIC = frozenset({"MatMul", "Gemm"})  # the one is made of the other on the way
+PRODUCTS = frozenset({"Conv", *_DYNAMIC})
 MOST_LOST, LEAST_GAIN = 0.02, 1.2
 _REPEATS = 7
 
@@ -50,12 +52,12 @@ class Verdict:
         return ""
 
 
-def quantized(graph: Path, examples: Sequence[Arrays], exact: bool = True) -> bytes:
+def quantized(graph: Path, examples: Sequence[Arrays], exact: bool = True, kinds: Set[str] = PRODUCTS) -> bytes:
     """The graph with its products in 8 bits, as a file's content; inputs and outputs stay float32.
 
     examples: inputs of single faces, for the ranges of what enters convolutions. exact: whether the processor adds
-    8-bit products without saturating; weights get 7 bits where it does not. Raises StageError for a file that is
-    no graph or has nothing to quantize.
+    8-bit products without saturating; weights get 7 bits where it does not. kinds: of PRODUCTS, those that are
+    quantized. Raises StageError for a file that is no graph or has nothing to quantize.
     """
     try:
         import onnx
@@ -66,8 +68,8 @@ def quantized(graph: Path, examples: Sequence[Arrays], exact: bool = True) -> by
         model = unpacked(onnx.load(graph))
     except Exception as error:  # the parser raises many types
         raise StageError(f"{graph.name}: cannot be read as ONNX ({str(error).splitlines()[0]})") from None
-    kinds = {node.op_type for node in model.graph.node}
-    if not kinds & {"Conv", "MatMul", "Gemm"}:
+    kinds = kinds & {node.op_type for node in model.graph.node}
+    if not kinds:
         raise StageError(f"{graph.name}: has no products to quantize")
 
     class Reader(q.CalibrationDataReader):
@@ -86,9 +88,9 @@ def quantized(graph: Path, examples: Sequence[Arrays], exact: bool = True) -> by
                 activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8, reduce_range=not exact,
             )  # fmt: skip
             model = onnx.load(out)
-        if kinds & {"MatMul", "Gemm"}:
+        if kinds & _DYNAMIC:
             q.quantize_dynamic(
-                model, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=q.QuantType.QInt8,
+                model, out, op_types_to_quantize=sorted(_DYNAMIC), per_channel=True, weight_type=q.QuantType.QInt8,
                 reduce_range=not exact, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )  # fmt: skip
         return out.read_bytes()

@@ -96,10 +96,7 @@ class Merge(nn.Module):
         self.both = nn.Sequential(nn.BatchNorm2d(fine), nn.ReLU(inplace=True), convolution(fine, after, 1))
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        narrow = self.narrow(coarse)
-        n, channels, rows, columns = narrow.shape
-        # Every cell four times. As `interpolate`, by operators that every runtime knows.
-        large = narrow[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).reshape(n, channels, 2 * rows, 2 * columns)
+        large = F.interpolate(self.narrow(coarse), scale_factor=2.0)
         return self.both(large + fine)
 
 
@@ -116,7 +113,6 @@ class PointHeads(nn.Module):
         super().__init__()
         middle = (torch.arange(_SIDE) + 0.5) / _SIDE * 2 - 1
         y, x = torch.meshgrid(middle, middle, indexing="ij")
-        self.register_buffer("cells", torch.arange(2.0 * _SIDE), persistent=False)  # of the fine map, one way
         self.register_buffer("grid", torch.stack([x, y, x**2 + y**2]).reshape(1, 3, -1))
         # At first a Gaussian about the point in an aligned crop, a linear function of the grid.
         place = torch.from_numpy(to_unit(canonical_points()))
@@ -132,20 +128,37 @@ class PointHeads(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         there = torch.cat([self.grid.expand(coarse.shape[0], -1, -1), coarse.flatten(2)], dim=1)
         seen = (self.look @ there).softmax(-1) @ there.transpose(1, 2)
-        place, told = seen[..., :2], _each(seen[..., 3:], self.tell) + self.bias
+        place, told = seen[..., :2], self._each(seen[..., 3:], self.tell) + self.bias
         told = torch.cat([told[..., :2] + place, told[..., 2:]], dim=-1)
-        return told + _each(self._sampled(fine, told[..., :2].detach()), self.correct)
+        return told + self._each(self._sampled(fine, told[..., :2].detach()), self.correct)
 
     def _sampled(self, features: Tensor, at: Tensor) -> Tensor:
         """A map (n, channels, s, s) between its cells: (n, 478, channels) at places (n, 478, 2) of the network's unit,
-        its edge where they are outside. As `grid_sample`, by products that every runtime knows and is quicker at."""
+        its edge where they are outside.
+
+        A training calls `grid_sample`; what runs has the same from operators that every runtime knows and is quick at.
+        """
+        if self.training:
+            between = F.grid_sample(features, at[:, None], padding_mode="border", align_corners=False)
+            return between[:, :, 0].transpose(1, 2)
         side = features.shape[-1]
-        off = ((at + 1) * (side / 2) - 0.5).clamp(0, side - 1)[..., None] - self.cells
-        share = (1 - off.relu() - (-off).relu()).relu()  # of each column and row
-        return (share[:, :, 1, :, None] * share[:, :, 0, None, :]).flatten(2) @ features.flatten(2).transpose(1, 2)
+        place = ((at + 1) * (side / 2) - 0.5).clamp(0, side - 1)
+        corner = place.floor().clamp(max=side - 2)
+        share, cells = place - corner, features.flatten(2).transpose(1, 2)
+        share = torch.stack([1 - share, share], dim=-1)
+        index = (corner[..., 1] * side + corner[..., 0]).long()[..., None].expand(-1, -1, features.shape[1])
+        corners = [
+            share[..., 1, row, None] * share[..., 0, column, None] * cells.gather(1, index + (row * side + column))
+            for row in (0, 1) for column in (0, 1)
+        ]  # fmt: skip
+        return corners[0] + corners[1] + corners[2] + corners[3]
 
+    def _each(self, features: Tensor, weights: Tensor) -> Tensor:
+        """(n, 478, 4): each point's features (n, 478, channels) by weights of its own (478, channels, 4).
 
-def _each(features: Tensor, weights: Tensor) -> Tensor:
-    """(n, 478, 4): each point's features (n, 478, channels) by weights of its own (478, channels, 4). As products and
-    sums, which ONNX Runtime is twice as fast at as at a batch of matrices of one row."""
-    return (features[:, :, None] * weights.transpose(1, 2)).sum(-1)
+        A training has a matrix product for it; what runs multiplies and adds, which ONNX Runtime is twice as fast at as
+        at a batch of matrices of one row.
+        """
+        if self.training:
+            return (features.transpose(0, 1) @ weights).transpose(0, 1)
+        return (features[:, :, None] * weights.transpose(1, 2)).sum(-1)

@@ -16,18 +16,16 @@ from ofer_models.perception.encoder_inputs import crop_blob
 from ofer_models.perception.landmark_crop import HALF, INPUT
 from ofer_models.perception.landmarks import FaceLandmarker, Roi
 from ofer_models.perception.point_fusion import PointEstimate, fuse
-from ofer_models.runtime.onnxruntime_backend import OnnxStage, sums_exactly
-from ofer_models.workshop.compile.quantize import quantized
+from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.networks.landmarks import LandmarkNetwork
 from ofer_models.workshop.pictures.people import dataset
 from ofer_models.workshop.train.eyes.batches import plain
 from ofer_models.workshop.train.eyes.faces import Faces, load_faces
-from ofer_models.workshop.train.eyes.stage import export_stage
+from ofer_models.workshop.train.eyes.stage import export_stage, quantize_stage
 from ofer_models.workshop.train.eyes.training import NETWORK, load_network
 from ofer_models.workshop.train.eyes.validation import eyes_apart, face_figures, follow, rendering_figures
 
-_RANGES = 64  # held-out crops that the 8-bit ranges come from
 _REPEATS = 41
 
 
@@ -72,11 +70,11 @@ def measure(work: Path, photographs: Sequence[Path] = ()) -> Results:
 
 
 def export(network: LandmarkNetwork, folder: Path, crops: np.ndarray) -> dict[str, Path]:
-    """The network as ONNX files, in float32 and with 8-bit products whose ranges come from crops (n, 128, 128, 3)."""
+    """The network as ONNX files, in float32 and as a bundle has it, in 8 bits; crops (n, 128, 128, 3) give these their
+    ranges."""
     paths = {"fp32": folder / "landmarks.onnx", "int8": folder / "landmarks.int8.onnx"}
     export_stage(network, paths["fp32"])
-    rows = [{"crop128": crop_blob(crop[None])} for crop in crops[:_RANGES]]
-    paths["int8"].write_bytes(quantized(paths["fp32"], rows, sums_exactly()))
+    quantize_stage(paths["fp32"], crops, paths["int8"])
     return paths
 
 

@@ -16,16 +16,17 @@ _BROWS = (
     (107, 336),
 )  # fmt: skip
 _IRISES = ((468, 33), (468, 133), (468, 159), (473, 263), (473, 362), (473, 386))
+_WIDTHS = ((61, 291), (78, 308))  # of the mouth
 _LIPS = (
     (80, 88), (81, 178), (82, 87), (13, 14), (312, 317), (311, 402), (310, 318),  # the inner edges, from each other
     (39, 181), (37, 84), (0, 17), (267, 314), (269, 405),  # the outer edges
-    (61, 291), (78, 308), (61, 0), (291, 0), (61, 17), (291, 17), (61, 2), (291, 2),  # the corners
+    (61, 0), (291, 0), (61, 17), (291, 17), (61, 2), (291, 2),  # the corners
     (0, 2), (13, 2), (14, 152), (17, 152), (152, 2),  # and how far lips and chin are from the nose
 )  # fmt: skip
-PAIRS = (*_LIDS, *_BROWS, *_IRISES, *_LIPS)
+PAIRS = (*_LIDS, *_WIDTHS, *_BROWS, *_IRISES, *_LIPS)
 _LEAST = 0.02  # in the network's unit, 1.3 px: points surer than this do not count more
 _LIKELIHOOD, _SEEN = 0.02, 0.02  # weights beside the distances
-_DIFFERENCES, _OF_LIDS = 50.0, 3.0  # and of the squared differences; lids move least
+_DIFFERENCES, _MORE = 50.0, 3.0  # and of the squared differences; lids, which move least, and the mouth's width by more
 _HIDDEN_PAIR = 0.2  # what a pair counts of which a point is hidden
 
 
@@ -58,6 +59,6 @@ def difference_loss(points: Tensor, true_points: Tensor, true_visible: Tensor) -
     first, second = torch.tensor(PAIRS, device=points.device).T
     off = points - true_points
     counts = 1 - (1 - _HIDDEN_PAIR) * ~(true_visible[:, first] & true_visible[:, second])
-    counts[:, : len(_LIDS)] *= _OF_LIDS
+    counts[:, : len(_LIDS) + len(_WIDTHS)] *= _MORE
     apart = (off[:, first] - off[:, second]).square().sum(-1)
     return _DIFFERENCES * (counts * apart).sum() / counts.sum()
