@@ -15,11 +15,11 @@ from ofer_models.bundle.tensors import GraphSpec
 from ofer_models.runtime.onnxruntime_backend import OnnxStage
 from ofer_models.runtime.stored_weights import unpacked
 from ofer_models.runtime.torch.backend import TorchStage
+from ofer_models.workshop.compile.quantize import quantized
 from ofer_models.workshop.compile.tensorrt_graph import simplified
 from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.farl import Farl
 from ofer_models.workshop.networks.official_stages import IdentityContext, JointContext, RankWithEncoders
-from ofer_models.workshop.compile.quantize import quantized
 from ofer_models.workshop.networks.onnx_graph import store_bytes
 from ofer_models.workshop.networks.rank import RankNetwork
 from ofer_models.workshop.networks.trace import export_module
@@ -104,7 +104,8 @@ def test_what_calculates_in_8_bits_is_read_as_plain_floats(in_bytes, tmp_path):
     path = tmp_path / "int8.onnx"
     path.write_bytes(quantized(full, rows, exact=False, kinds={"Conv"}))
     onnx.save(unpacked(onnx.load(path)), tmp_path / "plain.onnx")
-    assert [node.op_type for node in onnx.load(tmp_path / "plain.onnx").graph.node] == ["Conv", "Relu", "Reshape", "Gemm"]
+    plain = onnx.load(tmp_path / "plain.onnx")
+    assert [node.op_type for node in plain.graph.node] == ["Conv", "Relu", "Reshape", "Gemm"]
     expected = OnnxStage(full)(**rows[0])["out"]
     errors = {name: relative_error(OnnxStage(tmp_path / name)(**rows[0])["out"], expected) for name in
               ("int8.onnx", "plain.onnx")}  # fmt: skip
