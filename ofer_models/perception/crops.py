@@ -24,7 +24,7 @@ ARCFACE_TEMPLATE = np.array(
 )
 
 # The same five points on the mesh, each the mean of a pair. Eye corners rather than irises or lids: no gaze, no blinks.
-_FIVE_POINTS = np.array([[33, 133], [362, 263], [4, 4], [61, 61], [291, 291]])
+_FIVE_POINTS = np.array([[33, 362, 4, 61, 291], [133, 263, 4, 61, 291]])
 
 # Mesh points that expressions hardly move.
 STABLE_POINTS = np.array(
@@ -38,6 +38,8 @@ STABLE_POINTS = np.array(
 
 # (478, 3), unit and axes as `frontalise` returns; made by workshop/head/canonical_face.py.
 _CANONICAL = np.load(Path(__file__).with_name("canonical_face.npz"))["points"]
+_STABLE = _CANONICAL[STABLE_POINTS].astype(np.float64)
+_STABLE_MEAN = _STABLE.mean(axis=0)
 
 
 def canonical_face() -> np.ndarray:
@@ -47,7 +49,8 @@ def canonical_face() -> np.ndarray:
 
 def five_points(points: np.ndarray) -> np.ndarray:
     """(..., 5, 2) ArcFace points of mesh points (..., 478, >=2); on an upright face image left comes first."""
-    return points[..., _FIVE_POINTS, :2].mean(axis=-2)
+    first, second = _FIVE_POINTS
+    return (points[..., first, :2] + points[..., second, :2]) / 2
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -55,15 +58,17 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
     With points as complex numbers the best rotation and scale is one division (Umeyama's solution in the plane).
     """
-    source = np.asarray(source, np.float64)
-    source_mean, target_mean = source.mean(axis=-2), target.mean(axis=0)
-    s, t = source - source_mean[..., None, :], target - target_mean
-    energy = np.maximum((s**2).sum(axis=(-2, -1)), 1e-12)
-    a = (s * t).sum(axis=(-2, -1)) / energy
-    b = (s[..., 0] * t[..., 1] - s[..., 1] * t[..., 0]).sum(axis=-1) / energy
-    linear = np.stack([np.stack([a, -b], -1), np.stack([b, a], -1)], -2)
-    offset = target_mean - (linear @ source_mean[..., None])[..., 0]
-    return np.concatenate([linear, offset[..., None]], axis=-1)
+    source, count = np.asarray(source, np.float64), len(target)
+    s, t = source[..., 0] + 1j * source[..., 1], target[..., 0] + 1j * target[..., 1]
+    s_mean, t_mean = s.sum(-1) / count, t.sum() / count
+    s = s - s_mean[..., None]
+    turn = (s.conj() @ (t - t_mean)) / np.maximum((s.real**2 + s.imag**2).sum(-1), 1e-12)
+    offset = t_mean - turn * s_mean
+    matrix = np.empty((*turn.shape, 2, 3))
+    matrix[..., 0, 0] = matrix[..., 1, 1] = turn.real
+    matrix[..., 1, 0], matrix[..., 0, 1] = turn.imag, -turn.imag
+    matrix[..., 0, 2], matrix[..., 1, 2] = offset.real, offset.imag
+    return matrix
 
 
 def aligned_crop(rgb: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,13 +126,25 @@ def frontalise(points: np.ndarray) -> np.ndarray:
     is half an aligned crop, in which eye centres are about 0.63 apart.
     """
     points = np.asarray(points, np.float64)
-    target = _CANONICAL[STABLE_POINTS]
-    source = points[..., STABLE_POINTS, :]
-    source_mean = source.mean(axis=-2, keepdims=True)
-    centred, target_centred = source - source_mean, target - target.mean(axis=0)
-    rotation, products = best_rotation(centred, target_centred)
-    scale = products / np.maximum((centred**2).sum(axis=(-2, -1)), 1e-12)
-    return (points - source_mean) @ rotation * scale[..., None, None] + target.mean(axis=0)
+    centre, linear = _frontal_map(points[..., STABLE_POINTS, :])
+    return (points - centre) @ linear + _STABLE_MEAN
+
+
+def frontal_shape(points: np.ndarray) -> np.ndarray:
+    """(S, 3) float64: the STABLE_POINTS of mesh points (478, 3) px, as `frontalise` lays them."""
+    stable = points[STABLE_POINTS].astype(np.float64)
+    centre, linear = _frontal_map(stable)
+    return (stable - centre) @ linear + _STABLE_MEAN
+
+
+def _frontal_map(stable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (..., 1, 3) of stable points (..., S, 3), and what takes points about them, as rows, onto the canonical
+    face's about its own: (..., 3, 3)."""
+    centre = stable.mean(axis=-2, keepdims=True)
+    centred = stable - centre
+    rotation, products = best_rotation(centred, _STABLE - _STABLE_MEAN)
+    scale = products / np.maximum(np.einsum("...i,...i->...", centred, centred).sum(-1), 1e-12)
+    return centre, rotation * scale[..., None, None]
 
 
 def misfit(points: np.ndarray) -> float:
@@ -135,7 +152,7 @@ def misfit(points: np.ndarray) -> float:
 
     The root mean square distance of the stable points from the canonical face's, in the unit of `frontalise`.
     """
-    apart = (frontalise(points) - _CANONICAL)[STABLE_POINTS]
+    apart = frontal_shape(points) - _STABLE
     return float(np.sqrt((apart**2).sum(axis=-1).mean()))
 
 

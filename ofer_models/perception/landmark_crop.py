@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -14,6 +16,7 @@ _CENTRE = (56.0, 64.0)  # of ArcFace's picture, in the middle of the crop
 # The five points of `perception.crops.five_points` in the crop, px.
 CROP_TEMPLATE = (ARCFACE_TEMPLATE - _CENTRE) * _SCALE + (INPUT - 1) / 2
 HALF = INPUT / 2  # px of the network's unit of length
+_CORNERS = np.array([[0, 0], [INPUT, 0], [0, INPUT], [INPUT, INPUT]]) - 0.5
 
 
 def to_unit(points: np.ndarray) -> np.ndarray:
@@ -27,7 +30,14 @@ def landmark_crop(rgb: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.n
     Edge pixels are repeated beyond the picture.
     """
     matrix = similarity(five_points(points), CROP_TEMPLATE)
-    shrink = int(1 / max(np.hypot(matrix[0, 0], matrix[1, 0]), 1e-6))
-    if shrink >= 2:  # a large face is averaged, not subsampled
-        rgb = cv2.blur(rgb, (shrink, shrink))
-    return cv2.warpAffine(rgb, matrix, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE), matrix
+    shrink = int(1 / max(math.hypot(matrix[0, 0], matrix[1, 0]), 1e-6))
+    if shrink < 2:
+        return cv2.warpAffine(rgb, matrix, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE), matrix
+    # A large face is averaged, not subsampled, and nothing beside it.
+    corners = (_CORNERS - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    size = np.array(rgb.shape[1::-1])
+    low = np.clip(np.floor(corners.min(0)).astype(int) - shrink, 0, size - 1)
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + shrink + 1, low + 1, size)
+    part = cv2.blur(rgb[low[1] : high[1], low[0] : high[0]], (shrink, shrink))
+    to_crop = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ low])
+    return cv2.warpAffine(part, to_crop, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE), matrix

@@ -7,6 +7,7 @@ grows by as much (the ratio of Birge 1932, of measurements that do not agree wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from ofer_models.perception.landmark_crop import landmark_crop
 # Of a coordinate of MediaPipe's on photographs, in parts of the inter-ocular distance: alone, and beside a network from
 # which its gross errors stand out.
 MEDIAPIPE_DEVIATION, MEDIAPIPE_WATCHED = 0.02, 0.014
+_OUTER, _INNER = np.array(OUTER_CORNERS), np.array(INNER_CORNERS)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ def look_at(
 
 def inter_ocular(points: np.ndarray) -> float:
     """Distance px between the eyes of mesh points (>= 468, >= 2) px: the unit in which they are judged."""
-    right, left = points[np.array([OUTER_CORNERS, INNER_CORNERS]), :2].mean(0)
+    right, left = points[_OUTER, :2] + points[_INNER, :2]
+    across, height = (points[:, :2].max(axis=0) - points[:, :2].min(axis=0)).tolist()
     # A profile shows both eyes at one place.
-    return max(float(np.linalg.norm(left - right)), 0.35 * float(np.ptp(points[:, :2], axis=0).max()), 1e-3)
+    return max(math.dist(left, right) / 2, 0.35 * max(across, height), 1e-3)
 
 
 def fuse(mediapipe: np.ndarray, own: PointEstimate) -> PointEstimate:

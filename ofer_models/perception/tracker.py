@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofer_models.perception.assignment import assign
-from ofer_models.perception.crops import STABLE_POINTS, box_of, frontalise, overlap
+from ofer_models.perception.crops import STABLE_POINTS, box_of, frontal_shape, overlap
 
 KEEP_LOST = 1.0  # s for which a face that is not seen keeps its id
 _FACE_WIDTH = 2.65  # face width in units of the stable points' spread
@@ -99,22 +99,24 @@ class FaceTracker:
         unseen = now - track.seen
         distance = np.linalg.norm(face.centre - track.predicted(now)) / max(face.width, track.face.width)
         rescaled = abs(math.log(face.width / track.face.width))
-        shape = math.sqrt(((face.shape - track.shape) ** 2).sum(axis=1).mean())
+        apart = (face.shape - track.shape).ravel()
+        shape = math.sqrt(float(apart @ apart) / len(face.shape))
         if distance > _REACH + _REACH_RATE * unseen:
             return math.inf
         # A mesh that had shrunk onto the visible half of a face may jump back to the whole of it: those overlap.
-        inside = overlap(box_of(face.points), box_of(track.face.points)) > _INSIDE
-        if rescaled > _RESCALE + _RESCALE_RATE * unseen and not inside:
+        if rescaled > _RESCALE + _RESCALE_RATE * unseen and overlap(face.box, track.face.box) <= _INSIDE:
             return math.inf
         return float(distance + rescaled + shape / _SHAPE_SCALE)
 
 
 @dataclass(frozen=True)
 class _Face:
-    """An observation with what is compared.  centre (2,) px, width px, shape (S, 3): frontalised stable points."""
+    """An observation with what is compared.  box (4,) xywh px, centre (2,) px, width px, shape (S, 3): frontalised
+    stable points."""
 
     points: np.ndarray
     confidence: float
+    box: np.ndarray
     centre: np.ndarray
     width: float
     shape: np.ndarray
@@ -123,9 +125,9 @@ class _Face:
     def of(cls, seen: Observation) -> _Face:
         stable = seen.points[STABLE_POINTS].astype(np.float64)
         centre = stable.mean(axis=0)
-        width = max(_FACE_WIDTH * math.sqrt(((stable - centre) ** 2).sum(axis=1).mean()), 1e-3)
-        shape = frontalise(seen.points)[STABLE_POINTS]
-        return cls(seen.points, seen.confidence, centre[:2], width, shape)
+        apart = (stable - centre).ravel()
+        width = max(_FACE_WIDTH * math.sqrt(float(apart @ apart) / len(stable)), 1e-3)
+        return cls(seen.points, seen.confidence, box_of(seen.points), centre[:2], width, frontal_shape(seen.points))
 
 
 class _State:
@@ -158,7 +160,7 @@ class _State:
         fade = 1 - lost / KEEP_LOST if lost > 0 else 1.0
         return Track(
             id=self.id,
-            box=box_of(self.face.points),
+            box=self.face.box,
             points=self.face.points,
             velocity=self.velocity,
             confidence=self.face.confidence * fade,

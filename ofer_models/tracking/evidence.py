@@ -58,6 +58,7 @@ class LandmarkEvidence:
         little[: len(names)] = [name.startswith(_LITTLE_TOLD) for name in names]
         self.precision, self._of_mean = 1 / wide**2, 1 / np.where(little, wide, narrow) ** 2
         self.bounds, self._bounded = bounds, slice(n_expression)
+        self._one = np.eye(len(deviation))
 
     @classmethod
     def of(cls, bundle: Bundle, every_point: bool = False) -> LandmarkEvidence | None:
@@ -136,7 +137,7 @@ class LandmarkEvidence:
                 prior = self._of_mean * (2 * _FAR / (_FAR + far))[:, None]
             gradient = linear.gradient(residual)
             right = gradient[:, n:] - (gradient[:, None, :n] @ without)[:, 0] + prior * (start - place)
-            normal = known + prior[..., None] * np.eye(known.shape[-1])
+            normal = known + prior[..., None] * self._one
             place, step = bounded_solve(normal, right, place, self.bounds, self._bounded)
             left = gradient[:, :n] - (cross @ step[..., None])[..., 0]
             at = at.moved((freed[:, system.shapes :] @ left[..., None])[..., 0])
