@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ofer_models.perception import point_fusion
 from ofer_models.perception.frontend import FaceFrontend
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.landmark_watch import LandmarkWatch
 from ofer_models.perception.mediapipe_graph import check_rgb
+from ofer_models.perception.point_fusion import LandmarkNetwork
 from ofer_models.pipeline_look import Look, LookOwner
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.reprojection import SeenLandmarks
@@ -29,7 +30,7 @@ class FramePerception:
         frontend: FaceFrontend,
         clock: StreamClock,
         inputs: Callable[[np.ndarray, np.ndarray], Inputs],
-        landmarks: Callable[..., Inputs] | None,
+        landmarks: LandmarkNetwork | None,
         chosen: np.ndarray,
     ) -> None:
         """inputs(frame, points) cuts what the encoders see of faces with points (F, 478, 3); landmarks: a bundle's own
@@ -38,13 +39,15 @@ class FramePerception:
         self.frontend = frontend
         self._clock = clock
         self._inputs = inputs
-        self._landmarks = landmarks
+        self._watch = None if landmarks is None else LandmarkWatch(landmarks)
         self._chosen = chosen
         self.beginning = 0  # how often everybody was forgotten
 
     def begin_anew(self) -> None:
         """Forget every track; `lock` is held."""
         self.frontend.reset()
+        if self._watch is not None:
+            self._watch.reset()
         self._clock.reset()
         self.beginning += 1
 
@@ -75,8 +78,9 @@ class FramePerception:
     def _see(self, look: Look, frame: np.ndarray, points: np.ndarray) -> list[SeenLandmarks]:
         """What is seen of each face with MediaPipe's points (F, 478, 3) px: these, and where the bundle has a landmark
         network, what both say together."""
-        if self._landmarks is None:
+        if self._watch is None:
             return [SeenLandmarks.of(face, self._chosen, look.camera) for face in points]
         with look.timed("landmarks"):
-            pairs = zip(points, point_fusion.look(self._landmarks, frame, points), strict=True)
+            told = self._watch(frame, [track.id for track in look.tracks], points, look.now)
+            pairs = zip(points, told, strict=True)
             return [SeenLandmarks.of_both(*pair, self._chosen, look.camera) for pair in pairs]

@@ -15,13 +15,13 @@ from ofer_models.bundle import Bundle, BundleError
 from ofer_models.bundle.manifest import LANDMARKS
 from ofer_models.head.landmark_sets import N_MEDIAPIPE, tracked_landmarks
 from ofer_models.perception.intrinsics import Intrinsics
+from ofer_models.perception.landmark_watch import LandmarkWatch
 from ofer_models.perception.point_fusion import (
     MEDIAPIPE_DEVIATION,
     MEDIAPIPE_WATCHED,
     PointEstimate,
     fuse,
     inter_ocular,
-    look,
 )
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.reprojection import SeenLandmarks
@@ -65,7 +65,7 @@ def test_a_crop_s_points_are_told_in_the_picture():
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     to_crop = np.concatenate([turn, [[7.0], [-3.0]]], axis=1)
     true = np.random.default_rng(0).uniform(0, 500, (478, 2))
-    told = PointEstimate.from_crop(true @ turn.T + to_crop[:, 2], np.full(478, 1.5), np.ones(478), to_crop)
+    told = PointEstimate(true @ turn.T + to_crop[:, 2], np.full(478, 1.5), np.ones(478)).in_picture(to_crop)
     np.testing.assert_allclose(told.points, true)
     np.testing.assert_allclose(told.deviation, 3.0)
 
@@ -123,7 +123,7 @@ def test_a_bundle_s_own_network_is_asked_and_counts(open_bundle, tmp_path):
     plain = FacePipeline(replace(open_bundle, stages=stages))
     (without,) = plain(frame, 0.0)
     pipeline = FacePipeline(Bundle.load(with_landmarks(open_bundle.path, tmp_path / "seeing")))
-    (told,) = look(pipeline._stages.landmarks, frame, without.landmarks[None])
+    (told,) = LandmarkWatch(pipeline._stages.landmarks)(frame, ["f1"], without.landmarks[None], 0.0)
     np.testing.assert_allclose(told.points, np.tile(told.points[:1], (478, 1)), atol=1e-3)
     assert np.linalg.norm(told.points[0] - without.landmarks[:, :2].mean(0)) < inter_ocular(without.landmarks)
     (face,) = pipeline(frame, 0.0)

@@ -25,14 +25,21 @@ def to_unit(points: np.ndarray) -> np.ndarray:
 
 
 def landmark_crop(rgb: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The crop (128, 128, 3) uint8 that the network sees of mesh points (478, >= 2) px, and the map (2, 3) to it.
+    """The crop (128, 128, 3) uint8 that the network sees of mesh points (478, >= 2) px, and the map (2, 3) to it."""
+    matrix = crop_map(points)
+    return cut(rgb, matrix), matrix
 
-    Edge pixels are repeated beyond the picture.
-    """
-    matrix = similarity(five_points(points), CROP_TEMPLATE)
+
+def crop_map(points: np.ndarray) -> np.ndarray:
+    """(2, 3) from the picture to the crop of mesh points (478, >= 2) px."""
+    return similarity(five_points(points), CROP_TEMPLATE)
+
+
+def cut(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The crop (128, 128, 3) uint8 that a map (2, 3) leads to; edge pixels are repeated beyond the picture."""
     shrink = int(1 / max(math.hypot(matrix[0, 0], matrix[1, 0]), 1e-6))
     if shrink < 2:
-        return cv2.warpAffine(rgb, matrix, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE), matrix
+        return cv2.warpAffine(rgb, matrix, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE)
     # A large face is averaged, not subsampled, and nothing beside it.
     corners = (_CORNERS - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     size = np.array(rgb.shape[1::-1])
@@ -40,4 +47,4 @@ def landmark_crop(rgb: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.n
     high = np.clip(np.ceil(corners.max(0)).astype(int) + shrink + 1, low + 1, size)
     part = cv2.blur(rgb[low[1] : high[1], low[0] : high[0]], (shrink, shrink))
     to_crop = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ low])
-    return cv2.warpAffine(part, to_crop, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE), matrix
+    return cv2.warpAffine(part, to_crop, (INPUT, INPUT), borderMode=cv2.BORDER_REPLICATE)

@@ -8,18 +8,18 @@ grows by as much (the ratio of Birge 1932, of measurements that do not agree wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ofer_models.head.landmark_sets import INNER_CORNERS, OUTER_CORNERS
 from ofer_models.perception.encoder_inputs import crop_blob
-from ofer_models.perception.landmark_crop import landmark_crop
 
 # Of a coordinate of MediaPipe's on photographs, in parts of the inter-ocular distance: alone, and beside a network from
 # which its gross errors stand out.
 MEDIAPIPE_DEVIATION, MEDIAPIPE_WATCHED = 0.02, 0.014
+LandmarkNetwork = Callable[..., dict[str, np.ndarray]]
 _OUTER, _INNER = np.array(OUTER_CORNERS), np.array(INNER_CORNERS)
 
 
@@ -31,28 +31,17 @@ class PointEstimate:
     deviation: np.ndarray
     visible: np.ndarray
 
-    @classmethod
-    def from_crop(
-        cls, points: np.ndarray, deviation: np.ndarray, visible: np.ndarray, to_crop: np.ndarray
-    ) -> PointEstimate:
-        """Of what the network says in a crop's px, and the map (2, 3) from the picture to the crop, a similarity."""
-        scale = float(np.hypot(to_crop[0, 0], to_crop[1, 0]))
-        return cls((points - to_crop[:, 2]) @ to_crop[:, :2] / scale**2, deviation / scale, visible)
+    def in_picture(self, to_crop: np.ndarray) -> PointEstimate:
+        """The same of a crop's px in those of the picture; to_crop (2, 3) leads from this to that, a similarity."""
+        scale = math.hypot(to_crop[0, 0], to_crop[1, 0])
+        points = (self.points - to_crop[:, 2]) @ (to_crop[:, :2] / scale**2)
+        return PointEstimate(points, self.deviation / scale, self.visible)
 
 
-def look(network: Callable[..., dict[str, np.ndarray]], rgb: np.ndarray, points: np.ndarray) -> list[PointEstimate]:
-    """What a bundle's landmark network says of the faces at points (F, 478, >= 2) px of a picture (H, W, 3) uint8."""
-    crops, matrices = zip(*(landmark_crop(rgb, face) for face in points), strict=True)
-    return look_at(network, np.stack(crops), matrices)
-
-
-def look_at(
-    network: Callable[..., dict[str, np.ndarray]], crops: np.ndarray, matrices: Sequence[np.ndarray]
-) -> list[PointEstimate]:
-    """The same of crops (F, 128, 128, 3) uint8 with the maps (2, 3) from the picture to each."""
+def look_at(network: LandmarkNetwork, crops: np.ndarray) -> list[PointEstimate]:
+    """What a bundle's landmark network says of crops (F, 128, 128, 3) uint8, in their px."""
     told = network(crop128=crop_blob(crops))
-    columns = (told[name] for name in ("points", "deviation", "visible"))
-    return [PointEstimate.from_crop(*parts, matrix) for *parts, matrix in zip(*columns, matrices, strict=True)]
+    return [PointEstimate(*parts) for parts in zip(told["points"], told["deviation"], told["visible"], strict=True)]
 
 
 def inter_ocular(points: np.ndarray) -> float:

@@ -7,9 +7,8 @@ import numpy as np
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import Identity
-from ofer_models.perception.crops import five_points, similarity
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.perception.landmark_crop import CROP_TEMPLATE
+from ofer_models.perception.landmark_crop import crop_map
 from ofer_models.perception.point_fusion import look_at
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.drifting_noise import hypothesis_noise
@@ -34,9 +33,8 @@ class Mover:
         points, camera = self._points[row], Intrinsics(self._cameras[row], 256, 256)
         if self._network is None:
             return SeenLandmarks.of(points, self._numbers, camera)
-        matrix = similarity(five_points(points), CROP_TEMPLATE)
-        (own,) = look_at(self._network, self._crops[row : row + 1], [matrix])
-        return SeenLandmarks.of_both(points, own, self._numbers, camera)
+        (own,) = look_at(self._network, self._crops[row : row + 1])
+        return SeenLandmarks.of_both(points, own.in_picture(crop_map(points)), self._numbers, camera)
 
     def __call__(self, row: int, visible: np.ndarray | None, identity: Identity, drawn: np.ndarray) -> np.ndarray:
         """Coefficients (K, E + 3) of drawn ones of picture `row` with visible (468,); as drawn without a pose."""
