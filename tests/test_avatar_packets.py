@@ -187,6 +187,21 @@ def test_a_face_performs_once_its_head_is_known_or_has_had_its_time():
     assert performs(Performer(to_weights, patience=0), 3.0)
 
 
+def test_a_face_begins_with_the_mean_of_what_was_seen_while_it_waited():
+    """An eye that trembles by 0.1, from the first frame that is sent on."""
+    rng, place = np.random.default_rng(3), ARKIT_NAMES.index("eyeLookInLeft")
+    first, deviations = [], []
+    for _ in range(20):
+        performer, sent = Performer(lambda expression, jaw: (weight(eyeLookInLeft=expression[0]), 0.0)), []
+        for frame in range(110):
+            row = rng.normal(0.5, 0.1, (1, 1)), np.zeros((1, 3)), np.ones(1), 0, FACING, np.zeros(3)
+            acting = performer([SeenFace("f1", 1.0, *row, head_known=frame >= 15)], frame / 30)
+            sent += [acting.weights[place]] if acting else []
+        first.append(abs(sent[0] - 0.5))
+        deviations.append(np.std(sent))
+    assert np.mean(first) <= 0.04 and np.median(deviations) <= 0.02
+
+
 def test_a_still_face_is_still_and_a_blink_is_seen():
     rng, rate = np.random.default_rng(1), 30.0
     smooth, steady = WeightFilter(), []
@@ -202,9 +217,9 @@ def test_a_still_face_is_still_and_a_blink_is_seen():
         assert peak >= 0.8 * given
 
 
-def settled(signal: np.ndarray, rate: float = 30.0) -> np.ndarray:
+def settled(signal: np.ndarray, rate: float = 30.0, slow: bool = False) -> np.ndarray:
     """What the filter makes of a signal (N, D), without its first two seconds."""
-    smooth = WeightFilter()
+    smooth = WeightFilter(np.full(signal.shape[1], slow))
     return np.array([smooth(row, frame / rate) for frame, row in enumerate(signal)])[int(2 * rate) :]
 
 
@@ -214,6 +229,26 @@ def test_weights_that_tremble_more_than_others_are_averaged_longer_and_without_a
     assert np.std(noise, axis=0).max() <= 0.04 and abs(noise.mean() - 0.5) < 0.01
     outliers = settled(0.15 + 0.85 * (rng.random((300, 52)) < 0.15))  # read as the other way now and then
     assert np.std(outliers, axis=0).mean() <= 0.03
+
+
+def test_what_jumps_and_comes_back_after_some_frames_is_noise_of_gaze_and_brows_alone():
+    """Read as elsewhere for three frames, by 0.3, again and again, as an eye that looks past the camera is."""
+    rng, jumps = np.random.default_rng(4), np.full((300, 52), 0.4)
+    for column in jumps.T:
+        for first in np.flatnonzero(rng.random(300) < 0.1):
+            column[first : first + 3] = 0.7
+    assert np.std(settled(jumps, slow=True), axis=0).mean() <= 0.02
+    assert np.std(settled(jumps), axis=0).mean() >= 0.05, "lids and lips do that"
+
+
+@pytest.mark.parametrize("slow, size, noise, within", [(False, 0.1, 0.01, 0.35), (True, 0.2, 0.01, 0.5),
+                                                       (True, 0.5, 0.03, 0.6), (True, 0.5, 0.1, 3.0)])  # fmt: skip
+def test_a_change_that_lasts_arrives_however_much_a_weight_trembles(slow, size, noise, within):
+    """To three quarters of it, within so many seconds."""
+    given = 0.2 + np.random.default_rng(1).normal(0, noise, (240, 52))
+    given[120:] += size
+    arrived = settled(given, slow=slow)[60:] >= 0.2 + 0.75 * size
+    assert arrived.any(axis=0).all() and arrived.argmax(axis=0).max() / 30 <= within
 
 
 @pytest.mark.parametrize("rate, hertz", [(30, 2), (30, 4), (30, 6), (60, 8), (15, 4), (10, 4)])

@@ -10,8 +10,11 @@ import numpy as np
 
 from ofer_models.avatar.performance import SELECTED, Performance, WeightMap, check_hypothesis, performance
 from ofer_models.avatar.weight_filter import WeightFilter
+from ofer_models.head.arkit import ARKIT_NAMES
 
 PATIENCE = 1.0  # s in which a new face's head usually becomes known
+_SLOW = np.array([name.startswith(("eyeLook", "brow")) for name in ARKIT_NAMES])  # gaze and brows rest where they went
+
 
 @dataclass(frozen=True)
 class SeenFace:
@@ -47,7 +50,7 @@ class Performer:
         self._to_weights, self._face, self._hypothesis = to_weights, face, hypothesis
         self._patience, self._since = patience, -math.inf
         self.followed, self._performs = "", False
-        self._steady = WeightFilter()
+        self._steady = WeightFilter(_SLOW)
 
     def __call__(self, faces: Sequence[SeenFace], stamp: float) -> Performance | None:
         """stamp: seconds. Raises ValueError for a hypothesis that the face does not have."""
@@ -56,7 +59,7 @@ class Performer:
             self.followed = ""
             return None
         if face.id != self.followed:
-            self.followed, self._since, self._performs, self._steady = face.id, stamp, False, WeightFilter()
+            self.followed, self._since, self._performs, self._steady = face.id, stamp, False, WeightFilter(_SLOW)
         acted = performance(
             self._to_weights, face.expressions, face.jaws, face.scores, face.selected, face.rotation, face.translation,
             stamp, self._hypothesis,
@@ -64,8 +67,7 @@ class Performer:
         # A stamp before the first one is of a clock that was set back.
         if not self._performs and (face.head_known or not 0 <= stamp - self._since < self._patience):
             self._performs = True
-            self._steady.begin()
-        steady = self._steady(acted.weights, stamp)  # while it waits, to learn how the weights tremble
+        steady = self._steady(acted.weights, stamp)  # while it waits, to learn how the weights tremble and where
         return replace(acted, weights=steady.astype(np.float32)) if self._performs else None
 
     def _choose(self, faces: Sequence[SeenFace]) -> SeenFace | None:
