@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -103,6 +104,43 @@ def test_a_bag_of_several_files_is_one_source(tmp_path):
     assert topic.address == f"{tmp_path / 'run'}#/camera/image_raw" and topic.kind == STREAM and topic.size == 2
 
 
+def test_what_is_no_file_costs_its_folder_nothing_else(tmp_path):
+    """Broken links, pipes, sockets, devices, which may never end, and a bag whose file is gone."""
+    for name in ("a.jpg", "z.mp4"):
+        (tmp_path / name).write_text("1")
+    (tmp_path / "broken.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "round.jpg").symlink_to("round.jpg")
+    (tmp_path / "endless.mp4").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "metadata.yaml").write_text("x")
+    (tmp_path / "bag" / "0.mcap").symlink_to("nowhere.mcap")
+    for arguments in ([str(tmp_path)], [f"{tmp_path}/*"], [str(one) for one in sorted(tmp_path.iterdir())]):
+        sources = find_sources(arguments)
+        assert sorted(names([one for one in sources if not one.problem])) == ["a.jpg", "z.mp4"]
+        assert sorted(names([one for one in sources if one.problem])) == [
+            "bag", "broken.jpg", "endless.mp4", "pipe.mp4", "round.jpg",
+        ]  # fmt: skip
+        assert all("\n" not in one.problem for one in sources)
+
+
+def test_a_file_is_one_source_however_it_is_spelt(tmp_path, monkeypatch):
+    folder = tmp_path / "ein Ort [1] 日"
+    folder.mkdir()
+    (folder / "ü#1.mp4").write_text("1")
+    path, escaped = folder / "ü#1.mp4", quote(str(folder / "ü#1.mp4"))
+    (folder / "list.txt").write_bytes("\ufeff*.mp4\r\n./ü#1.mp4\r\n".encode())  # as an editor of Windows writes it
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    spellings = [
+        str(path), f"{folder}//ü#1.mp4", f"{folder}/../{folder.name}/ü#1.mp4", f"file://{path}", f"file://{escaped}",
+        f"file://localhost{escaped}", "*.mp4", "ü#1.mp4", "~/ü#1.mp4", "list.txt", f"{folder}/*", str(folder),
+    ]  # fmt: skip
+    for spelling in spellings:
+        assert [source.address for source in find_sources([spelling])] == [str(path)], spelling
+    assert len(find_sources(spellings)) == 1
+
+
 def test_what_stands_for_nothing_is_a_source_with_a_problem(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.txt").write_bytes(b"\0" * 100)
@@ -118,14 +156,14 @@ def test_files_behind_an_address_are_read(worker, tmp_path):
     (picture,) = make_pictures(tmp_path / "local", 1)
     memory = fsspec.filesystem("memory")
     memory.pipe("/archive/p0.png", picture.read_bytes())
-    memory.pipe("/archive/v.mp4", b"2")
+    memory.pipe("/archive/v#1.mp4", b"2")
     sources = find_sources(["memory://archive"])
-    assert [source.address for source in sources] == ["memory:///archive/p0.png", "memory:///archive/v.mp4"]
+    assert [source.address for source in sources] == ["memory:///archive/p0.png", "memory:///archive/v#1.mp4"]
     before = sources[1].version
     (tmp_path / "tmp").mkdir()
     result = worker.do(Part(tuple(sources)), str(tmp_path / "tmp"))
     assert (result.frames, result.faces, result.failures) == (3, 3, 0)
-    memory.pipe("/archive/v.mp4", b"3")
+    memory.pipe("/archive/v#1.mp4", b"3")
     assert find_sources(["memory://archive"])[1].version != before
 
 
@@ -299,6 +337,28 @@ def test_a_source_that_has_changed_takes_its_part_back(tmp_path):
         assert files_in(tmp_path / "d") == set() and store.totals()["sources"] == 0
     with DatasetStore(tmp_path / "d", ABOUT) as store:
         assert len(store.pending(changed)) == 2
+
+
+def test_pictures_that_share_a_part_with_a_changed_one_are_done_again_though_they_are_not_named(tmp_path):
+    """Also by a run that is given after a kill of the one that took the part back."""
+    sources = tuple(Source(f"/set/{name}.jpg", PICTURE, 1, "1") for name in "abc")
+    (part,) = into_parts(sources)
+    changed = replace(sources[1], version="2")
+    with DatasetStore(tmp_path / "d", ABOUT) as store:
+        store.commit(part, written(store, part))
+        assert store.pending([sources[0]]) == []
+        assert {one.address: one.version for one in store.pending([changed])} == {
+            "/set/a.jpg": "1", "/set/b.jpg": "2", "/set/c.jpg": "1",
+        }  # fmt: skip
+        assert files_in(tmp_path / "d") == set() and store.totals()["sources"] == 0
+    with DatasetStore(tmp_path / "d", ABOUT) as store:
+        left = store.pending([changed])
+        assert sorted(one.address for one in left) == [one.address for one in sources]
+        (again,) = into_parts(left)
+        store.commit(again, written(store, again))
+        assert store.pending([changed]) == [] and store.totals()["sources"] == 3
+    with DatasetStore(tmp_path / "d", ABOUT) as store:
+        assert store.pending([changed, *sources[::2]]) == [] and store.totals()["sources"] == 3
 
 
 def test_rows_that_were_taken_away_are_made_again(tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from ofer_models.files.refusal import one_line
 from ofer_models.perception.pictures import FILES, PictureError
@@ -34,7 +36,7 @@ class Place(Protocol):
         """Files and folders that match a glob pattern."""
 
     def version(self, path: str) -> tuple[int, str]:
-        """Bytes, and a text that changes when the file does."""
+        """Bytes, and a text that changes when the file does. Raises PlaceError or OSError for what is no file."""
 
     def address(self, path: str) -> str:
         """What names the file from anywhere."""
@@ -43,7 +45,7 @@ class Place(Protocol):
 def resolve(argument: str) -> tuple[Place, str]:
     """The file system of a path or address, and the path on it. Raises PlaceError."""
     if argument.startswith("file://"):
-        return Disk(), os.path.abspath(argument.removeprefix("file://"))
+        return Disk(), os.path.abspath(_path_of(argument))
     if "://" not in argument:
         try:
             return Disk(), os.path.abspath(Path(argument).expanduser())
@@ -58,6 +60,13 @@ def resolve(argument: str) -> tuple[Place, str]:
     return Remote(system), path
 
 
+def _path_of(address: str) -> str:
+    """The path of a `file://` address, of this machine by name or without, escaped (RFC 8089) or as it is."""
+    path = address.removeprefix("file://")
+    path = path.removeprefix("localhost") if path.startswith("localhost/") else path
+    return path if os.path.lexists(path) else unquote(path, errors="surrogateescape")
+
+
 class Disk:
     """This machine's files. Links to folders are not followed: they may lead back."""
 
@@ -70,10 +79,18 @@ class Disk:
             yield from (os.path.join(base, name) for name in sorted(names))
 
     def matches(self, pattern: str) -> Iterator[str]:
-        return iter(sorted(glob.iglob(pattern, recursive=True)))
+        """Folders of the pattern that are there as they are written are no patterns."""
+        base, name = os.path.split(pattern)
+        rest = [name]
+        while not os.path.isdir(base):
+            base, name = os.path.split(base)
+            rest.insert(0, name)
+        return iter(sorted(glob.iglob(os.path.join(glob.escape(base), *rest), recursive=True)))
 
     def version(self, path: str) -> tuple[int, str]:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
+            raise PlaceError("is no regular file")
         return found.st_size, f"{found.st_size}-{found.st_mtime_ns}"
 
     def address(self, path: str) -> str:
@@ -130,12 +147,18 @@ def picture_bytes(address: str) -> bytes | None:
 
 @contextmanager
 def on_this_machine(address: str) -> Iterator[str]:
-    """A path at which a file or folder can be read: its own, or that of a copy for as long as the block lasts."""
+    """A path at which a file or folder can be read: its own, or that of a copy for as long as the block lasts; with
+    `#topic` where a bag's address has one."""
     place, path = resolve(address)
     if isinstance(place, Disk):
         yield path
         return
+    bag, mark, topic = path.rpartition("#")
+    if mark and not place.kind(path):  # a name may hold a # as well
+        path, topic = bag, mark + topic
+    else:
+        topic = ""
     with tempfile.TemporaryDirectory(prefix="ofer_") as folder:
         target = os.path.join(folder, os.path.basename(path.rstrip("/")))
         place.fetch(path, target)
-        yield target
+        yield target + topic

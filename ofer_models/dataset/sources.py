@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ofer_models.dataset.places import Place, PlaceError, resolve
 from ofer_models.files.refusal import one_line
@@ -52,14 +52,15 @@ def _listed(argument: str, outside: str) -> Iterator[Source]:
         return
     path = os.path.abspath(os.path.expanduser(argument))
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             while line := file.readline(_LONGEST_LINE + 1):
                 if len(line) > _LONGEST_LINE or "\0" in line:
                     yield Source(path, PICTURE, problem="is no list of sources: a path or address a line")
                     return
                 name = line.strip()
                 if name and not name.startswith("#"):
-                    yield from _sources(name if "://" in name else os.path.join(os.path.dirname(path), name), outside)
+                    whole = "://" in name or name.startswith("~")
+                    yield from _sources(name if whole else os.path.join(os.path.dirname(path), name), outside)
     except OSError as error:
         yield Source(path, PICTURE, problem=f"cannot be read ({error.strerror})")
 
@@ -68,10 +69,15 @@ def _sources(argument: str, outside: str) -> Iterator[Source]:
     try:
         place, path = resolve(argument)
         yield from _expanded(place, path, argument, outside)
-    except PlaceError as error:
-        yield Source(argument, PICTURE, problem=str(error))
-    except Exception as error:  # systems behind fsspec raise what they like
-        yield Source(argument, PICTURE, problem=f"cannot be read ({one_line(error)})")
+    except Exception as error:
+        yield Source(argument, PICTURE, problem=_why(error))
+
+
+def _why(error: Exception) -> str:
+    """What keeps a source from being read, in one line; systems behind fsspec raise what they like."""
+    if isinstance(error, PlaceError):
+        return str(error)
+    return f"cannot be read ({getattr(error, 'strerror', None) or one_line(error)})"
 
 
 def _expanded(place: Place, path: str, argument: str, outside: str) -> Iterator[Source]:
@@ -85,7 +91,7 @@ def _expanded(place: Place, path: str, argument: str, outside: str) -> Iterator[
     elif mark and place.kind(bag):
         members = [bag] if place.kind(bag) == "file" else [one for one in place.files(bag) if one.endswith(BAGS)]
         source = _bag(place, bag, members)
-        yield Source(f"{source.address}#{topic}", STREAM, source.size, source.version)
+        yield replace(source, address=f"{source.address}#{topic}")
     elif glob.has_magic(path):
         found = []
         for match in place.matches(path):
@@ -113,18 +119,25 @@ def _in_folder(place: Place, folder: str, outside: str) -> Iterator[Source]:
 
 def _bag(place: Place, folder: str, members: list[str]) -> Source:
     """A bag of one or several files."""
-    versions = [place.version(file) for file in sorted(members)]
-    size, version = sum(size for size, _ in versions), "+".join(version for _, version in versions)
-    return Source(place.address(folder), STREAM, size, version)
+    return _measured(place, folder, STREAM, sorted(members))
 
 
 def _source(place: Place, path: str) -> Source:
-    size, version = place.version(path)
-    return Source(place.address(path), PICTURE if path.lower().endswith(SUFFIXES) else STREAM, size, version)
+    return _measured(place, path, PICTURE if path.lower().endswith(SUFFIXES) else STREAM, [path])
+
+
+def _measured(place: Place, path: str, kind: str, files: list[str]) -> Source:
+    """A source of some files; with a problem where one is a broken link, a pipe, or gone since it was listed."""
+    try:
+        versions = [place.version(file) for file in files]
+    except Exception as error:
+        return Source(place.address(path), kind, problem=_why(error))
+    return Source(place.address(path), kind, sum(size for size, _ in versions), "+".join(one for _, one in versions))
 
 
 def _nothing(argument: str, problem: str) -> Source:
-    return Source(argument if "://" in argument else os.path.abspath(argument), PICTURE, problem=problem)
+    path = argument if "://" in argument else os.path.abspath(os.path.expanduser(argument))
+    return Source(path, PICTURE, problem=problem)
 
 
 def _known(path: str) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ofer_models.dataset.parts import Part
-from ofer_models.dataset.sources import Source
+from ofer_models.dataset.sources import PICTURE, Source
 from ofer_models.files.documents import read_json
 from ofer_models.files.refusal import FileRefused
 
@@ -29,6 +29,10 @@ FACES, FAILURES = "faces", "failures"
 _ABOUT, _MANIFEST, _LOCK, _TMP = "dataset.json", "manifest.jsonl", ".lock", "tmp"
 _MOST_ABOUT = 1 << 20
 _FILE = "0.parquet"
+_OWED = "owed"  # of a part that was taken back: its pictures that are to be done again
+_NOTHING_DONE = {
+    "sources": {}, "frames": 0, "faces": 0, "failures": 0, f"{FACES}_file": False, f"{FAILURES}_file": False,
+}  # fmt: skip
 
 
 class DatasetError(ValueError):
@@ -94,26 +98,26 @@ class DatasetStore:
         return {"sources": sum(len(entry["sources"]) for entry in entries), **counts}
 
     def pending(self, sources: Iterable[Source]) -> list[Source]:
-        """Those that are not done. Parts one of whose sources has changed since are taken back as a whole."""
+        """Those that are not done. Parts one of whose sources has changed since are taken back as a whole, and those of
+        their pictures that are not given here are owed: now, and after a kill until they are done."""
         done = {address: key for key, entry in self._entries.items() for address in entry["sources"]}
-        left: list[Source] = []
-        same: list[Source] = []
-        stale: set[str] = set()
-        for source in sources:
-            key = done.get(source.address)
-            if key is None:
-                left.append(source)
-            elif self._entries[key]["sources"][source.address] != source.version:
-                stale.add(key)
-                left.append(source)
-            else:
-                same.append(source)
-        left += [source for source in same if done[source.address] in stale]
+        given = {source.address: source for source in sources}
+        stale = {
+            done[address] for address, source in given.items()
+            if address in done and self._entries[done[address]]["sources"][address] != source.version
+        }  # fmt: skip
+        for key in stale:
+            owed = {one: version for one, version in self._entries[key]["sources"].items() if one not in given}
+            self._entries[key] = _NOTHING_DONE | {"part": key, _OWED: owed}
         if stale:
-            self._entries = {key: entry for key, entry in self._entries.items() if key not in stale}
             self._rewrite()
             self._clean()
-        return left
+        owed = {one: version for entry in self._entries.values() for one, version in entry.get(_OWED, {}).items()}
+        left = [source for address, source in given.items() if done.get(address) in stale | {None}]
+        return left + [
+            Source(address, PICTURE, 0, version) for address, version in owed.items()
+            if address not in given and done.get(address) in stale | {None}
+        ]  # fmt: skip
 
     def commit(self, part: Part, result: PartResult) -> None:
         """Make the rows of a part, which its worker has written, part of the dataset. Raises OSError."""

@@ -156,11 +156,8 @@ class PartWorker:
             rgb = read_picture(Path(source.address)) if data is None else decode_picture(data, turned=True)
             yield ArchivedFrame(rgb, 0.0)
             return
-        address, mark, topic = source.address, "", ""
-        if "://" in address:  # the reader takes a bag's topic after its path
-            address, mark, topic = address.partition("#")
-        with on_this_machine(address) as path:
-            yield from self._read(path + mark + topic)
+        with on_this_machine(source.address) as path:
+            yield from self._read(path)
 
     def _pipeline(self, kind: str) -> FacePipeline:
         if kind not in self._pipelines:
