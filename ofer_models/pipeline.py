@@ -18,8 +18,8 @@ from ofer_models.head.landmark_sets import tracked_landmarks
 from ofer_models.head.model import HeadModelError, Identity
 from ofer_models.perception.frontend import FaceFrontend, FaceNetworks
 from ofer_models.perception.intrinsics import Intrinsics
-from ofer_models.perception.tracker import KEEP_LOST, Track
-from ofer_models.pipeline_look import Look
+from ofer_models.perception.tracker import KEEP_LOST
+from ofer_models.pipeline_look import Look, due_rows
 from ofer_models.pipeline_perception import FramePerception
 from ofer_models.pipeline_settings import PipelineSettings
 from ofer_models.runtime.batches import batches
@@ -240,7 +240,6 @@ class FacePipeline:
         self._identities.forget()
         self._memory: dict[str, TrackMemory] = {}
         self._note_identities()
-        self._frames = 0
 
     def __call__(
         self,
@@ -311,11 +310,10 @@ class FacePipeline:
             self._begin_anew(look.beginning)
         if look.beginning < self._beginning:  # everybody has been forgotten since
             look.tracked, look.tracks = [], []
-        self._frames += 1
         self._memory = {id: self._memory.get(id) or self._remember() for id in look.tracked}
         look.memories = [self._memory[track.id] for track in look.tracks]
         look.tier, look.count = self.plan.tier, self.plan.tier.count(self.hypotheses)
-        look.due = self._due(look.tracks, look.memories, look.count)
+        look.due = due_rows(look)
 
     def draw(self, looks: Sequence[Look]) -> None:
         """Hypotheses of the faces in one or several frames, in one batch. The other frames are of pipelines with the
@@ -373,17 +371,6 @@ class FacePipeline:
         self._tracks_seen += 1
         rng = np.random.default_rng((self._seed, _NOISE, self._tracks_seen))
         return self._method.remember(self.hypotheses, rng)
-
-    def _due(self, tracks: Sequence[Track], memories: Sequence[TrackMemory], count: int) -> list[int]:
-        """Rows of the tracks whose hypotheses are drawn in this frame: all, unless the load plan says otherwise."""
-        rows = list(range(len(tracks)))
-        if not self.plan.tier.alternate or self._frames % 2:
-            return rows
-        # What is seen of a face: its area, without what is hidden of it.
-        visible = [float(t.box[2] * t.box[3]) * (1 - m.occlusion) for t, m in zip(tracks, memories, strict=True)]
-        least = np.argsort(visible, kind="stable")[: len(tracks) // 2]
-        held = {i for i in least if memories[i].drawn is not None and len(memories[i].drawn) == count}
-        return [row for row in rows if row not in held]
 
 
 def _tell_all(looks: Sequence[Look], names: Sequence[str]) -> None:

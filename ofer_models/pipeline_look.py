@@ -42,8 +42,8 @@ class LookOwner(Protocol):
 class Look:
     """A frame on its way through a pipeline: after how many new beginnings and when its work began (time.perf_counter),
     its time on the stream's clock, the camera and where it is, if known; the ids of all tracks, and of each face that
-    it shows: track, landmarks, crops, memory; rows `due` get new hypotheses, `count` of them, at this tier; heads:
-    which it shows. timings: what each step took, ms.
+    it shows: track, landmarks, crops, memory; rows `fresh` have been looked at closely; rows `due` get new hypotheses,
+    `count` of them, at this tier; heads: which it shows. timings: what each step took, ms.
 
     Perception gives it up to the crops; the rest is filled in by who takes it over.
     """
@@ -57,6 +57,7 @@ class Look:
     tracked: list[str] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
     seen: list[SeenLandmarks] = field(default_factory=list)
+    fresh: list[int] = field(default_factory=list)
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     memories: list[TrackMemory] = field(default_factory=list)
     due: list[int] = field(default_factory=list)
@@ -76,3 +77,24 @@ class Look:
         started = time.perf_counter()
         yield
         self.timings[name] = 1000 * (time.perf_counter() - started)
+
+
+def due_rows(look: Look) -> list[int]:
+    """Rows of the faces whose hypotheses are drawn in a frame: those looked at closely, of which the load plan may
+    leave the less visible half out every other time, and those that have none. Between, hypotheses follow the
+    landmarks."""
+    spared: set[int] = set()
+    if look.tier.alternate:
+        # What is seen of a face: its area, without what is hidden of it.
+        pairs = zip(look.tracks, look.memories, strict=True)
+        visible = [float(track.box[2] * track.box[3]) * (1 - memory.occlusion) for track, memory in pairs]
+        spared = set(np.argsort(visible, kind="stable")[: len(visible) // 2].tolist())
+    due = []
+    for row, memory in enumerate(look.memories):
+        known = memory.drawn is not None and len(memory.drawn) == look.count
+        if known and row not in look.fresh:
+            continue
+        memory.spared = known and row in spared and not memory.spared
+        if not memory.spared:
+            due.append(row)
+    return due

@@ -78,9 +78,10 @@ class FramePerception:
     def _see(self, look: Look, frame: np.ndarray, points: np.ndarray) -> list[SeenLandmarks]:
         """What is seen of each face with MediaPipe's points (F, 478, 3) px: these, and where the bundle has a landmark
         network, what both say together."""
+        look.fresh = list(range(len(points)))
         if self._watch is None:
             return [SeenLandmarks.of(face, self._chosen, look.camera) for face in points]
         with look.timed("landmarks"):
-            told = self._watch(frame, [track.id for track in look.tracks], points, look.now)
+            told, look.fresh = self._watch(frame, [track.id for track in look.tracks], points, look.now)
             pairs = zip(points, told, strict=True)
             return [SeenLandmarks.of_both(*pair, self._chosen, look.camera) for pair in pairs]

@@ -33,7 +33,7 @@ def test_faces_are_those_of_a_camera_alone(open_bundle, shared):
     together = [shared.pipeline(open_bundle, SETTINGS) for _ in pictures]
     alone = [FacePipeline(open_bundle, SETTINGS) for _ in pictures]
     assert len({pipeline.stages_key for pipeline in together}) == 1
-    for stamp in (0.0, 0.1):
+    for stamp in (0.0, 0.2):
         frames = [CameraFrame(one, rgb, stamp) for one, rgb in zip(together, pictures, strict=True)]
         for faces, pipeline, rgb in zip(process_together(frames), alone, pictures, strict=True):
             expected = pipeline(rgb, stamp)
@@ -54,7 +54,7 @@ def test_each_camera_sees_through_its_own_lens(open_bundle, shared):
     lenses = (long, wide, skewed)
     together = [shared.pipeline(open_bundle, SETTINGS) for _ in lenses]
     alone = [FacePipeline(open_bundle, SETTINGS) for _ in lenses]
-    for stamp in (0.0, 0.1):
+    for stamp in (0.0, 0.2):
         frames = [CameraFrame(one, picture, stamp, lens) for one, lens in zip(together, lenses, strict=True)]
         found = [face for (face,) in process_together(frames)]
         expected = [one(picture, stamp, lens)[0] for one, lens in zip(alone, lenses, strict=True)]
@@ -71,7 +71,7 @@ def test_steps_are_each_cameras_own_on_the_same_networks(open_bundle, shared):
     together = [shared.pipeline(open_bundle, replace(SETTINGS, steps=count)) for count in steps]
     alone = [FacePipeline(open_bundle, replace(SETTINGS, steps=count)) for count in steps]
     assert len({id(one._stages.expression_context) for one in together}) == 1
-    for stamp in (0.0, 0.1):
+    for stamp in (0.0, 0.2):
         found = [faces[0] for faces in process_together([CameraFrame(one, picture, stamp) for one in together])]
         expected = [one(picture, stamp)[0] for one in alone]
         for face, other in zip(found, expected, strict=True):
@@ -93,7 +93,7 @@ def test_cameras_share_as_many_graphs_as_threads_look_for_faces(open_bundle, mon
     graphs = len(set(started))
     assert len(started) == graphs == 3  # two detectors and the landmarks, once
     with ThreadPoolExecutor(2) as pool:
-        for stamp in (0.0, 0.1):
+        for stamp in (0.0, 0.2):
             answers = process_together([CameraFrame(one, picture, stamp) for one in cameras], pool)
             assert [len(faces) for faces in answers] == [1] * len(cameras)
     assert len(started) <= 2 * graphs

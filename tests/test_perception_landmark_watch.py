@@ -49,16 +49,17 @@ def test_one_face_is_looked_at_in_every_other_frame(network):
 def test_several_faces_take_turns(network):
     watch = LandmarkWatch(network)
     for frame in range(6):
-        watch(FRAME, list("abcde"), np.stack([face(60, 100 * i) for i in range(5)]), frame * STEP)
+        _, fresh = watch(FRAME, list("abcde"), np.stack([face(60, 100 * i) for i in range(5)]), frame * STEP)
+        assert len(fresh) == network.asked[-1]
     assert network.asked[0] == 5 and all(asked in (2, 3) for asked in network.asked[1:]) and len(network.asked) == 6
 
 
 def test_what_the_network_said_goes_along_with_the_face(network):
     watch = LandmarkWatch(network)
     first, second = face(), face(size=100.0, x=350.0, turn=0.2)
-    (told,) = watch(FRAME, ["a"], first[None], 0.0)
-    (carried,) = watch(FRAME, ["a"], second[None], STEP)
-    assert network.asked == [1]
+    ((told,), _) = watch(FRAME, ["a"], first[None], 0.0)
+    ((carried,), fresh) = watch(FRAME, ["a"], second[None], STEP)
+    assert network.asked == [1] and fresh == []
     # What it is off MediaPipe's points, as a part of the face.
     turn = np.array([[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]) * 100 / 90
     expected = second[:, :2] + (told.points - first[:, :2]) @ turn.T

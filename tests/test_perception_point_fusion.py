@@ -123,7 +123,7 @@ def test_a_bundle_s_own_network_is_asked_and_counts(open_bundle, tmp_path):
     plain = FacePipeline(replace(open_bundle, stages=stages))
     (without,) = plain(frame, 0.0)
     pipeline = FacePipeline(Bundle.load(with_landmarks(open_bundle.path, tmp_path / "seeing")))
-    (told,) = LandmarkWatch(pipeline._stages.landmarks)(frame, ["f1"], without.landmarks[None], 0.0)
+    ((told,), _) = LandmarkWatch(pipeline._stages.landmarks)(frame, ["f1"], without.landmarks[None], 0.0)
     np.testing.assert_allclose(told.points, np.tile(told.points[:1], (478, 1)), atol=1e-3)
     assert np.linalg.norm(told.points[0] - without.landmarks[:, :2].mean(0)) < inter_ocular(without.landmarks)
     (face,) = pipeline(frame, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from ofer_models.tracking.face_poser import FacePoser, _inside
 from ofer_models.tracking.load_plan import TIERS
 from ofer_ros.camera.scene import Scene
 
-RATE = 30
+RATE, SLOW = 30, 5  # frames a second: at the one faces are looked at closely in every other, at the other in all
 PATCH = 220  # px, side of a person's picture; the face is 110 px wide in its middle
 
 
@@ -397,7 +398,7 @@ def test_tiers_take_steps_and_hypotheses_and_give_them_back(pipeline, one, monke
     )
     for number, tier in enumerate([*TIERS, TIERS[0]]):
         at_tier(pipeline, tier.name)
-        face = pipeline(one, number / RATE)[0]
+        face = pipeline(one, number / SLOW)[0]
         count = round(15 * tier.hypotheses)
         assert len(face.expressions) == len(face.jaws) == len(face.scores) == count and face.selected < count
         assert taken[-1] == round(own * tier.steps)
@@ -414,13 +415,32 @@ def test_every_other_frame_is_for_the_most_visible_face_alone(pipeline, two, mon
     frames = [two, np.roll(two, 1, axis=1), two, np.roll(two, 1, axis=1), two]
     found, samples = [], []
     for n, frame in enumerate(frames):
-        found.append(sorted(pipeline(frame, n / RATE), key=lambda f: f.roi))
+        found.append(sorted(pipeline(frame, n / SLOW), key=lambda f: f.roi))
         samples.append([pipeline._memory[face.id].drawn for face in found[-1]])
     assert drawn == [2, 1, 2, 1, 2] and all(len(faces) == 2 for faces in found)
     np.testing.assert_array_equal(samples[1][0], samples[0][0])  # the small one waits
     assert not np.array_equal(samples[1][1], samples[0][1])
     assert not np.array_equal(found[1][1].expressions, found[0][1].expressions)
     assert not np.array_equal(found[1][0].translation, found[0][0].translation)  # but its pose does not
+
+
+def test_a_face_that_holds_still_is_drawn_in_every_other_frame_and_follows_its_landmarks(pipeline, one):
+    samples, found = [], []
+    for n in range(4):
+        found += pipeline(np.roll(one, n, axis=1), n / RATE)
+        samples.append(pipeline._memory[found[-1].id].drawn)
+    assert samples[1] is samples[0] and samples[2] is not samples[0] and samples[3] is samples[2]
+    assert all(np.abs(b.expressions - a.expressions).max() > 1e-4 for a, b in pairwise(found))
+
+
+def test_a_less_visible_face_comes_second_at_the_tier_for_that(pipeline, two):
+    at_tier(pipeline, "every other frame")
+    drawn = []
+    for n in range(17):
+        faces = sorted(pipeline(two, n / RATE), key=lambda f: f.roi)
+        drawn.append([pipeline._memory[face.id].drawn for face in faces])
+    small, large = ([id(now[row]) != id(before[row]) for before, now in pairwise(drawn)] for row in (0, 1))
+    assert (sum(small), sum(large)) == (4, 8)
 
 
 def test_reported_latency_moves_the_tier(open_bundle, one):

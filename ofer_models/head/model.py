@@ -34,6 +34,7 @@ _REQUIRED = {
 # What a head without joints leaves out, all of it.
 _OF_JOINTS = ("posedirs", "J_regressor", "kintree_table", "lbs_weights")
 _N_JOINTS = 5
+_ONE = np.eye(3)
 _OPTIONAL = ("jaw_open_angle", "landmark_spread_mm")
 _OF_MASKS, _OF_LANDMARKS = "mask_", ("_triangle", "_bary", "_points")
 _LARGEST = 1 << 30  # bytes of all arrays
@@ -74,7 +75,7 @@ def rotation_matrices(axis_angle: np.ndarray) -> np.ndarray:
     # sin(a)/a and (1-cos(a))/a^2 through np.sinc stay exact at a = 0, where dividing by the angle would not.
     first = np.sinc(angle / np.pi)
     second = 0.5 * np.sinc(angle / (2 * np.pi)) ** 2
-    return (np.eye(3) + first * cross + second * (cross @ cross)).astype(axis_angle.dtype)
+    return (_ONE + first * cross + second * (cross @ cross)).astype(axis_angle.dtype)
 
 
 class HeadModel:

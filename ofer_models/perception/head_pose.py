@@ -14,6 +14,7 @@ from ofer_models.perception.intrinsics import project
 _ROUNDS = 12  # at most
 _CONVERGED = 1e-4  # step in radians and in parts of the distance
 _SHIFTS = np.arange(6) >= 3  # of a step (6,)
+_ONE = np.eye(6)
 _NOISE_FLOOR = 0.3  # px; below this residuals tell nothing about outliers
 _GOOD_FIT = 0.03  # a median error above this part of the face's extent asks for a fresh start
 _MIN_POINTS = 6
@@ -201,7 +202,7 @@ def _refine(
         weighted = (jacobian / (1 + relative)[:, None, None]).reshape(len(active), 6, -1)
         normal = weighted @ jacobian.reshape(len(active), 6, -1).swapaxes(-1, -2)
         gradient = weighted @ place.residual.reshape(len(active), -1, 1)
-        damped = normal + normal * (damping[:, None, None] * np.eye(6)) + 1e-12 * np.eye(6)
+        damped = normal + (normal * damping[:, None, None] + 1e-12) * _ONE
         step = np.linalg.solve(damped, gradient)[..., 0]
         turn = np.stack([cv2.Rodrigues(vector)[0] for vector in step[:, :3]])
         candidate = turn @ rotation[active], translation[active] + step[:, 3:]

@@ -45,9 +45,12 @@ class LandmarkWatch:
         self._told: dict[str, _Told] = {}
         self._frame = 0
 
-    def __call__(self, rgb: np.ndarray, ids: Sequence[str], points: np.ndarray, stamp: float) -> list[PointEstimate]:
+    def __call__(
+        self, rgb: np.ndarray, ids: Sequence[str], points: np.ndarray, stamp: float
+    ) -> tuple[list[PointEstimate], list[int]]:
         """Of faces that MediaPipe sees at points (F, 478, >= 2) px of a frame (H, W, 3) uint8 at `stamp` (seconds):
-        what the network says of each, now or in the frame before. ids: of their tracks."""
+        what the network says of each, and of which of them it says so now and not in the frame before. ids: of their
+        tracks."""
         self._frame += 1
         maps = [crop_map(face) for face in points]
         placed = [face[:, :2] @ to_crop[:, :2].T + to_crop[:, 2] for face, to_crop in zip(points, maps, strict=True)]
@@ -60,10 +63,11 @@ class LandmarkWatch:
             fresh = {row: _Told(self._frame, stamp, placed[row], own) for row, own in zip(due, seen, strict=True)}
         told = [fresh.get(row) or self._told[id] for row, id in enumerate(ids)]
         self._told = dict(zip(ids, told, strict=True))
-        return [
+        moved = [
             replace(one.own, points=one.own.points + (now - one.mediapipe)).in_picture(to_crop)
             for one, now, to_crop in zip(told, placed, maps, strict=True)
         ]
+        return moved, due
 
     def _is_due(self, id: str, placed: np.ndarray, stamp: float) -> bool:
         """Whether the network has to look at a face whose points MediaPipe places at `placed` (478, 2) of its crop."""

@@ -24,9 +24,9 @@ from ofer_models.tracking.spread import region_rows, spread_mm
 from ofer_models.tracking.steady_hypotheses import SteadyHypotheses
 
 _BESIDE = ("rotation", "camera", "translation", "albedo", "light")  # groups of a regressor that a face shows as told
-# Rounds of the pose that the landmarks' evidence starts from, and of the selected hypothesis' own, which is near then:
-# more of them turn it by less than 0.1 degrees.
-_NEAR, _LAST = 2, 3
+# Rounds of the pose that the landmarks' evidence starts from, and goes on with, and of the selected hypothesis' own,
+# which is near then: more of them turn it by 0.05 degrees at most.
+_NEAR, _LAST = 1, 2
 
 
 @dataclass
@@ -35,8 +35,9 @@ class TrackMemory:
 
     drawn (H, E + 3): coefficients as ExpGen drew them, which become expressions (H, E) and jaws (H, 3), moved to the
     landmarks and steadied where the bundle says so; scatter (H, E + 3): the standard normal noise of that; visible
-    (468,): chance that each of MediaPipe's points is seen, None where the bundle does not tell. regressed: what a
-    regressor told, by group, of the crop that the map cut (2, 3) made; there is no noise then.
+    (468,): chance that each of MediaPipe's points is seen, None where the bundle does not tell; spared: it was to be
+    drawn anew the last time, and was not. regressed: what a regressor told, by group, of the crop that the map cut
+    (2, 3) made; there is no noise then.
     """
 
     noise: DriftingNoise | None
@@ -46,6 +47,7 @@ class TrackMemory:
     drawn: np.ndarray | None = None
     scatter: np.ndarray | None = None
     visible: np.ndarray | None = None
+    spared: bool = False
     regressed: dict[str, np.ndarray] = field(default_factory=dict)
     cut: np.ndarray | None = None
     pose: HeadPose | None = None
