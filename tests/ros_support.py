@@ -18,6 +18,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -28,11 +29,23 @@ from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base import problem_log
 from ofer_ros.base.domains import lent_domain
 from ofer_ros.base.geometry import stamp_key
-from ofer_ros.base.qos import FACES, LATCHED, NEWEST
+from ofer_ros.base.qos import FACES, LATCHED
 from ofer_ros.nodes.ofer_node import OferNode
 
 N_SHAPE, N_EXPRESSION = 8, 6
 LIMIT = 60.0  # seconds for what takes one on an idle machine: tests wait for events, and fail late
+_EVERY = QoSProfile(depth=1000)  # a test sees every message, however slow it reads
+
+
+def wait_for(condition: Callable[[], object], timeout: float = LIMIT):
+    """The condition's first true value; AssertionError when it stays false for `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.005)
+    raise AssertionError(f"not within {timeout} s")
 
 
 def synthetic_head(rows: int = 24, columns: int = 32, seed: int = 0) -> HeadModel:
@@ -266,15 +279,7 @@ class RosSession:
             except Exception as error:
                 self.escaped.append(error)
 
-    def wait_for(self, condition: Callable[[], object], timeout: float = LIMIT):
-        """The condition's first true value; AssertionError when it stays false."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            value = condition()
-            if value:
-                return value
-            time.sleep(0.01)
-        raise AssertionError(f"not within {timeout} s")
+    wait_for = staticmethod(wait_for)
 
     def call(self, kind: type, name: str, request, timeout: float = LIMIT):
         client = self.client.create_client(kind, name)
@@ -307,7 +312,7 @@ class NodeHarness(RosSession):
         """remaps: rules 'from:=to' of the node under test, which leaves nothing out, however busy the machine is."""
         super().__init__()
         self.pipeline = pipeline or FakePipeline()
-        patient = {"max_frame_age": 10.0, "marker_rate": 0.0, "overlay_rate": 0.0}
+        patient = {"max_frame_age": 3600.0, "marker_rate": 0.0, "overlay_rate": 0.0}
         overrides = [Parameter(name, value=value) for name, value in (patient | parameters).items()]
         make = make_pipeline or (lambda settings: self.pipeline)
         rules = [part for rule in remaps for part in ("-r", rule)]
@@ -322,7 +327,7 @@ class NodeHarness(RosSession):
         self.diagnostics: list = []
         subscribe = self.client.create_subscription
         subscribe(FaceArray, "/ofer_node/faces", self.faces.append, FACES)
-        subscribe(MarkerArray, "/ofer_node/markers", self.markers.append, NEWEST)
+        subscribe(MarkerArray, "/ofer_node/markers", self.markers.append, _EVERY)
         subscribe(HeadModelMessage, "/ofer_node/head_model", self.head_models.append, LATCHED)
         subscribe(DiagnosticArray, "/diagnostics", lambda message: self.diagnostics.extend(message.status), 10)
         self.images = self.client.create_publisher(Image, "/image_raw", 5)

@@ -8,7 +8,7 @@ pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
 import threading
 
-from ros_support import NodeHarness, image_message
+from ros_support import NodeHarness, image_message, wait_for
 from std_srvs.srv import Trigger
 
 from ofer_ros.base.problem_log import ProblemLog
@@ -50,8 +50,7 @@ class Bench:
     def finish(self) -> list[str]:
         """What was drawn, once what waits is."""
         self.drawings.go_on.set()
-        while self.drawer._mailbox.full:
-            threading.Event().wait(0.001)
+        wait_for(lambda: not self.drawer._mailbox.full)
         with self.drawer.still():
             pass
         assert self.drawer.stop(60) and not self.drawer.alive
@@ -90,8 +89,7 @@ def test_nothing_is_kept_for_nobody():
 def test_a_drawing_that_fails_is_told_and_the_next_one_follows():
     bench = Bench()
     bench.drawer.put("bad")
-    while not bench.logged:
-        threading.Event().wait(0.001)
+    wait_for(lambda: bench.logged)
     bench.drawer.put("a")
     assert bench.finish() == ["a"]
     assert bench.logged == ["drawing failed: ValueError: no mesh"]
@@ -144,6 +142,8 @@ def test_faces_go_on_while_a_drawing_hangs_and_forget_waits_for_it():
         assert busy.wait(60)
         harness.send_and_wait(image_message(stamp=2.0))
         harness.send_and_wait(image_message(stamp=3.0))
-        threading.Timer(0.2, go_on.set).start()
+        waiting = harness.node._stream._drawer._mailbox
+        clear = waiting.clear
+        waiting.clear = lambda: (clear(), go_on.set())  # only once `forget` waits for it does the drawing end
         assert harness.call(Trigger, "/ofer_node/forget", Trigger.Request()).success
         assert order == ["drawn", "forgotten"], "what waited is dropped"

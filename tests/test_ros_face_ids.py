@@ -52,7 +52,7 @@ def test_two_namespaces_on_one_machine_share_no_face(open_bundle, deterministic)
         faces: dict[str, list] = {}
         for space in ("left", "right"):
             given = {"autostart": True, "identity_in_background": False, "deterministic_ids": deterministic}
-            given |= {"max_frame_age": 10.0, "candidates": 4, "hypotheses": 2}
+            given |= {"max_frame_age": 3600.0, "candidates": 4, "hypotheses": 2}
             overrides = [Parameter(name, value=value) for name, value in given.items()]
             remaps = ["--ros-args", "-r", "image_raw:=/image"]
             node = OferNode(
@@ -64,10 +64,10 @@ def test_two_namespaces_on_one_machine_share_no_face(open_bundle, deterministic)
             session.client.create_subscription(FaceArray, f"/{space}/ofer_node/faces", faces[space].append, 10)
         images = session.client.create_publisher(type(image_message()), "/image", 5)
         picture = np.ascontiguousarray(astronaut())
-        stamps = itertools.count(100)
+        stamps = itertools.count(100, 0.01)  # a node that misses many frames still sees one face
 
         def both() -> bool:
-            images.publish(image_message(picture, stamp=float(next(stamps))))
+            images.publish(image_message(picture, stamp=next(stamps)))
             time.sleep(0.2)
             return all(any(message.faces for message in found) for found in faces.values())
 
@@ -131,17 +131,17 @@ def test_a_frame_that_hangs_holds_up_neither_diagnostics_nor_services(monkeypatc
             pipeline.expiries += 1
 
     pipeline.behaviour, pipeline.expire = working, expire
-    with NodeHarness(pipeline, max_frame_age=10.0) as harness:
+    with NodeHarness(pipeline) as harness:
         harness.send(image_message(stamp=1.0))
         assert busy.wait(60)
         before = pipeline.expiries
         for _ in range(3):  # seconds
             harness.status(lambda status: True)
+        assert harness.node._stream._worker._requests.qsize() == 1, "one waits, however long the frame takes"
         assert not harness.call(Trigger, "/ofer_node/forget", Trigger.Request()).success
         assert pipeline.expiries == before
         go_on.set()
         harness.wait_for(lambda: pipeline.expiries > before)
-        assert pipeline.expiries - before <= 2, "one waits, however long the frame takes"
 
 
 def test_what_a_running_frame_uses_is_destroyed_after_it(monkeypatch):

@@ -62,7 +62,7 @@ def test_cfrs_regressor_goes_through_the_whole_pipeline(cfr_bundle, frame):
 def test_a_node_publishes_what_a_regressor_tells(which, open_bundle, request, frame):
     bundle = open_bundle if which == "open" else Bundle.load(request.getfixturevalue("cfr_bundle"))
     pipeline = FacePipeline(bundle, method="regressor")
-    with NodeHarness(make_pipeline=lambda settings: pipeline, max_frame_age=10.0) as harness:
+    with NodeHarness(make_pipeline=lambda settings: pipeline) as harness:
         message = harness.send_and_wait(image_message(frame, "rgb8", 1.0))
         (face,) = message.faces
         assert face.num_hypotheses == 1 and len(face.expressions) == bundle.head.n_expression

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 from rclpy.parameter import Parameter
-from ros_support import LIMIT, RosSession
+from ros_support import LIMIT, RosSession, wait_for
 from sensor_msgs.msg import Image
 
 from ofer_ros.base.geometry import seconds
@@ -122,8 +122,7 @@ def test_a_webcam_gives_its_newest_frame_with_the_time_it_was_taken(monkeypatch)
     webcam = Webcam(camera)
     for number in range(5):
         camera.make(number)
-    while webcam._frame is None or webcam._frame[1] < 104:  # nobody asks for them
-        time.sleep(0.005)
+    wait_for(lambda: webcam._frame is not None and webcam._frame[1] == 104)  # nobody asks for them
     pixels, taken = webcam.next()
     assert pixels[0, 0, 0] == 4, "not the oldest that the driver still had"
     assert taken == 104

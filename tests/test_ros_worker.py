@@ -10,7 +10,7 @@ import threading
 import time
 
 import numpy as np
-from ros_support import FakePipeline, image_message
+from ros_support import FakePipeline, image_message, wait_for
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from ofer_models.perception.intrinsics import Intrinsics
@@ -44,8 +44,7 @@ def test_take_wakes_for_an_item_and_for_close():
     thread = threading.Thread(target=lambda: taken.extend([mailbox.take(), mailbox.take()]), daemon=True)
     thread.start()
     mailbox.put("a")
-    while not taken and thread.is_alive() and mailbox._item is not None:
-        time.sleep(0.001)
+    wait_for(lambda: not mailbox.full)
     mailbox.close()
     thread.join(60)
     assert taken == ["a", None]
@@ -56,11 +55,11 @@ def test_take_wakes_for_an_item_and_for_close():
 class Bench:
     """A worker with everything around it recorded."""
 
-    def __init__(self, pipeline=None, max_age: float = 10.0, deliver=None) -> None:
+    def __init__(self, pipeline=None, max_age: float = 3600.0, deliver=None) -> None:
         self.pipeline = pipeline or FakePipeline()
         self.statistics = FrameStatistics()
         self.logged: list[str] = []
-        self.problems = ProblemLog(self.logged.append)
+        self.problems = ProblemLog(self.logged.append, lambda: 100.0)  # no time passes: each is said once
         self.results: list = []
         self.mailbox: Mailbox[Frame] = Mailbox()
         self.worker = FrameWorker(
@@ -175,16 +174,14 @@ def test_one_frame_is_looked_at_while_another_is_at_work_and_no_third():
     bench.worker.start()
     for stamp in (1.0, 2.0):
         bench.mailbox.put(Frame(image_message(stamp=stamp)))
-        while pipeline.looked[-1:] != [stamp]:
-            time.sleep(0.001)
+        wait_for(lambda stamp=stamp: pipeline.looked[-1:] == [stamp])
     assert shown.acquire(timeout=60)
     for stamp in (3.0, 4.0):
         bench.mailbox.put(Frame(image_message(stamp=stamp)))
     assert (pipeline.looked, len(pipeline.frames)) == ([1.0, 2.0], 1)
     for _ in range(3):
         go_on.release()
-    while len(bench.results) < 3:
-        time.sleep(0.001)
+    wait_for(lambda: len(bench.results) == 3)
     assert bench.worker.stop(60)
     assert pipeline.looked == [1.0, 2.0, 4.0] == [stamp for _, stamp, _ in pipeline.frames]
     assert bench.statistics.processed == 3
@@ -243,10 +240,8 @@ def test_every_frame_taken_is_counted_in_the_end_wherever_stop_meets_it():
     bench.worker.start()
     for stamp in (1.0, 2.0):
         bench.mailbox.put(Frame(image_message(stamp=stamp)))
-        while bench.pipeline.looked[-1:] != [stamp]:
-            time.sleep(0.001)
-    while bench.worker._relay.early() < np.inf:
-        time.sleep(0.001)
+        wait_for(lambda stamp=stamp: bench.pipeline.looked[-1:] == [stamp])
+    wait_for(lambda: bench.worker._relay.early() == np.inf)
     assert shown.wait(60)
     bench.mailbox.put(Frame(image_message(stamp=3.0)))
     assert bench.worker.stop(0.05) is False
@@ -342,8 +337,7 @@ def test_the_relay_wakes_both_ends():
     thread.join(0.05)
     assert thread.is_alive(), "one waits"
     assert relay.take() == "a"
-    while not turns:
-        time.sleep(0.001)
+    wait_for(lambda: turns)
     relay.put("b", took=0.0, computed=0.0)
     relay.close()
     thread.join(60)
@@ -352,11 +346,10 @@ def test_the_relay_wakes_both_ends():
     assert relay.take() is None and not relay.wait_for_turn()
 
 
-def test_problems_are_repeated_rarely_with_a_count(monkeypatch):
+def test_problems_are_repeated_rarely_with_a_count():
     now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     logged: list[str] = []
-    problems = ProblemLog(logged.append)
+    problems = ProblemLog(logged.append, lambda: now[0])
     for _ in range(10):
         problems.report("a")
     problems.report("b")
@@ -383,7 +376,7 @@ def test_resident_memory_is_that_of_this_process():
 
 def calibration() -> tuple[Calibration, list[str]]:
     logged: list[str] = []
-    return Calibration(60.0, ProblemLog(logged.append)), logged
+    return Calibration(60.0, ProblemLog(logged.append, lambda: 100.0)), logged
 
 
 def test_camera_info_makes_poses_metric_and_follows_a_scaled_stream():

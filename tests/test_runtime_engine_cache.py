@@ -169,4 +169,4 @@ def test_writers_wait_for_each_other(graph):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.3)
         assert engine_cache.entries(graph.parent) == []
-    assert process.wait(20) == 0 and len(engine_cache.entries(graph.parent)) == 1
+    assert process.wait(300) == 0 and len(engine_cache.entries(graph.parent)) == 1

@@ -189,7 +189,7 @@ class TestTwoThreads:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(300)
         assert problems == []
         backend.close()
         assert driver.empty
@@ -211,12 +211,12 @@ class TestTwoThreads:
 
         stream = threading.Thread(target=three_frames, daemon=True)
         stream.start()
-        stream.join(60)
+        stream.join(300)
         assert found == [(2, 3, WIDTH), (2, 3, WIDTH), (2, 5, WIDTH)]
         assert draw.is_alive() and slow.queue
         slow.held.clear()
         slow.go_on.set()
-        draw.join(60)
+        draw.join(300)
         assert not draw.is_alive()
 
 

@@ -145,7 +145,7 @@ class OferSettings(LayerSettings):
         "poses are filtered; they are published in the camera's frame all the same. '': the camera does not move"
     )
     max_frame_age: float = setting(
-        "frames that waited longer for their turn are dropped", 0.01, 10.0, unit="s", live=True
+        "frames that waited longer for their turn are dropped", 0.01, 3600.0, unit="s", live=True
     )
     silence_warning: float = setting("warn when no image arrived for this long", 0.5, 3600.0, unit="s", live=True)
     marker_rate: float = setting(

@@ -77,7 +77,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> dict:
         if one_by_one:
             # One of everything a picture, whatever time it takes. Reliable: a camera knows of its readers a moment
             # before they know of it, and what it sends then to one of best effort is lost.
-            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 10.0, "image_reliability": "reliable"}
+            node |= {"marker_rate": 0.0, "overlay_rate": 0.0, "max_frame_age": 3600.0, "image_reliability": "reliable"}
             node["silence_warning"] = 3600.0  # while a frame is at work, none comes
         if bag is not None:
             recorder |= {"bag": str(out / "bag"), "bag_storage": bag.storage}

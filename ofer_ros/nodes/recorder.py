@@ -72,7 +72,7 @@ class Recorder(Node):
         self._images: OrderedDict[int, tuple[type, bytes]] = OrderedDict()
         self._faces: OrderedDict[int, FaceArray] = OrderedDict()
         self._unchecked: OrderedDict[int, MarkerArray] = OrderedDict()
-        self._marker_messages = 0
+        self._unchecked_messages = settings.check_every - 1
         self._info: CameraInfo | None = None
         self._moments: list[tuple[np.ndarray, FaceArray, CameraInfo | None]] = []
         self._last_moment, self._moment_every = float("-inf"), _MOMENT_EVERY
@@ -145,12 +145,14 @@ class Recorder(Node):
             self._moment_every *= 2
 
     def _on_markers(self, data: bytes) -> None:
-        self._marker_messages += 1
-        if self._marker_messages % self._settings.check_every:
+        """Every check_every-th message is compared, and the first one, so that a short run is checked as well."""
+        self._unchecked_messages += 1
+        if self._unchecked_messages < self._settings.check_every:
             return
         markers = deserialize_message(data, MarkerArray)
         added = [marker for marker in markers.markers if marker.points]
         if added:
+            self._unchecked_messages = 0
             stamp = stamp_key(added[0].header.stamp)
             _keep(self._unchecked, stamp, markers, _UNCHECKED_KEPT)
             self._check(stamp)

@@ -122,28 +122,32 @@ class ViewNode(Node):
             self._problems.report(self._mismatch)
             return
         message = self._usable(message)
-        if time.monotonic() - self._overlay_arrived > _OVERLAY_WAIT:
-            if self._cap.due(self._settings.rate):
-                self._show(message)
-        else:
-            self._faces[stamp_key(message.header.stamp)] = message
-            while len(self._faces) > _FACES_KEPT:
-                self._faces.popitem(last=False)
+        self._faces[stamp_key(message.header.stamp)] = message
+        while len(self._faces) > _FACES_KEPT:
+            self._faces.popitem(last=False)
+        if not self._overlays_are_rare():
             self._show_pair()
+        elif self._cap.due(self._settings.rate):
+            self._show(message)
 
     def _on_overlay(self, message: Image) -> None:
+        rare = self._overlays_are_rare()
         self._overlay_arrived = time.monotonic()
         self._overlay = message
-        self._show_pair()
+        self._show_pair(at_once=rare)  # its faces have just been shown without it
 
-    def _show_pair(self) -> None:
-        """Show the newest overlay with the faces of its frame, once both are here; they arrive in either order."""
+    def _overlays_are_rare(self) -> bool:
+        return time.monotonic() - self._overlay_arrived > _OVERLAY_WAIT
+
+    def _show_pair(self, at_once: bool = False) -> None:
+        """Show the newest overlay with the faces of its frame, once both are here; they arrive in either order.
+        at_once: whatever was shown before it."""
         overlay = self._overlay
         faces = None if overlay is None else self._faces.pop(stamp_key(overlay.header.stamp), None)
         if faces is None:
             return
         self._overlay = None
-        if not self._cap.due(self._settings.rate):
+        if not self._cap.due(self._settings.rate) and not at_once:
             return
         try:
             bgr = cv2.cvtColor(image_to_rgb(overlay), cv2.COLOR_RGB2BGR)
