@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-MEMORY, SECONDS = 4 << 30, 10
+MEMORY, SECONDS = 4 << 30, 10  # seconds of the processor
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
 Target = tuple[Callable[[Path], list[Path]], Callable[[Path], Any], str]
 
@@ -91,7 +91,7 @@ def _torches(folder: Path) -> list[Path]:
 
 
 def _mats(folder: Path) -> list[Path]:
-    from hostile_files import mat, matrix, packed
+    from hostile.mat_files import mat, matrix, packed
 
     variables = matrix(), matrix(b"text", (1, 6), 4, bytes(12), 4), matrix(b"idBase", (12, 1), content=bytes(96))
     plain = mat(*variables)(folder).rename(folder / "a.mat")
@@ -99,9 +99,9 @@ def _mats(folder: Path) -> list[Path]:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    import hostile_files
+    from hostile.bundles import setting
 
-    made = hostile_files.setting()(folder)
+    made = setting()(folder)
     return [made / "manifest.yaml"]
 
 
@@ -114,20 +114,20 @@ def _heads(folder: Path) -> list[Path]:
 
 
 def _graphs(folder: Path) -> list[Path]:
-    from hostile_files import graph
+    from hostile.bundles import graph
 
     return _written(folder, a=graph(), b=graph("weights.bin"))
 
 
 def _records(folder: Path) -> list[Path]:
-    from hostile_files import engine
+    from hostile.bundles import engine
 
     made = engine(lambda record: None)(folder)
     return list(made.glob("*.engine.json"))
 
 
 def _bags(folder: Path) -> list[Path]:
-    from hostile_files import bag
+    from hostile.recordings import bag
 
     return [next(bag(lambda path: None)(folder).glob("*.mcap"))]
 
@@ -248,7 +248,7 @@ def run(name: str, inputs: int, seed: int, first: int = 0, seconds: float = floa
 
 
 def _tried(load: Callable[[Path], Any], path: Path, what: str) -> str:
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         load(path)
     except (ValueError, FileNotFoundError) as error:
@@ -258,7 +258,7 @@ def _tried(load: Callable[[Path], Any], path: Path, what: str) -> str:
     except BaseException as error:
         raise AssertionError(f"{what}: {traceback.format_exc()}") from error
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return "read"
 
 
@@ -274,7 +274,7 @@ def main() -> None:
     def out_of_time(*_: Any) -> None:
         raise OutOfTime(f"more than {SECONDS} s")
 
-    signal.signal(signal.SIGALRM, out_of_time)
+    signal.signal(signal.SIGPROF, out_of_time)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for name in given.targets:
         counts = run(name, given.inputs, given.seed, given.first, given.seconds)

@@ -1,6 +1,6 @@
 """Files as nobody means well with, each on the loader that would get it: refused in one line, within a budget.
 
-`hostile_files.py` makes them and tries them in child processes, where a crash takes nothing along.
+`hostile_files.py` tries those of the folder `hostile` in child processes, where a crash takes nothing along.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 import hostile_files
 import numpy as np
 import pytest
+from hostile import parts
+from hostile.pickles import PICKLES
 from hostile_files import GROUPS, MAY_BE_READ, ROOT, cases
 
 FACTOR, SPARE = 4, 200e6  # of memory that a refusal may cost: so many times the file, and so many bytes
 LEAST = 120
-OURS = re.compile(r"/ofer_\w+/|hostile_files\.py$")  # which raise a refusal, and say it in their own words
+OURS = re.compile(r"/ofer_\w+/|/tests/hostile/")  # which raise a refusal, and say it in their own words
 OF_THE_SYSTEM = ("FileNotFoundError", "IsADirectoryError")  # which say what is wrong themselves
 
 
@@ -66,10 +68,10 @@ def test_there_are_enough_of_them():
 
 def test_a_loader_that_runs_code_swells_or_breaks_is_seen(tmp_path, monkeypatch):
     """The measure itself: what pickle's own reader does with two of the files, and a loader that takes memory."""
-    monkeypatch.setattr(hostile_files, "CANARY", tmp_path / "canary")
+    monkeypatch.setattr(parts, "CANARY", tmp_path / "canary")
     import pickle
 
-    path = hostile_files.PICKLES["eval"](tmp_path)
+    path = PICKLES["eval"](tmp_path)
     outcome = hostile_files.try_out(lambda file: pickle.loads(file.read_bytes()), path)
     assert (tmp_path / "canary").exists() and "read" in outcome
     assert hostile_files.try_out(lambda file: bytearray(300 << 20), path)["grew"] > SPARE
