@@ -14,6 +14,7 @@ from tools.requirement_files import requirement_files
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("ofer_*/**/*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+SOURCE = re.compile(r"[\w.-]+(?:/[\w.-]+)+\.(?:py|onnx|yaml|rviz|xml|npz)")
 
 
 def anchors(page: Path) -> set[str]:
@@ -31,6 +32,33 @@ def test_links_lead_somewhere(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def code(page: Path) -> list[str]:
+    """What a page has in backquotes, and the lines of its blocks of code."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [*re.findall(r"`([^`\n]+)`", text), *(line for block in blocks for line in block.splitlines())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_options_and_modules_that_are_named_are_there(page):
+    if page.name == "CHANGELOG.md":
+        pytest.skip("what was there once is told as it was")
+    commands = typer.main.get_command(app).commands
+    for text in code(page):
+        if SOURCE.fullmatch(text):
+            roots = (ROOT, page.parent, ROOT / "ofer_models", ROOT / "ofer_ros")
+            assert any((root / text).exists() for root in roots), text
+        for module in re.findall(r"python -m ((?:tools|ofer_models|ofer_ros)[\w.]*)", text):
+            place = ROOT / module.replace(".", "/")
+            assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), text
+        asked = re.search(r"(?<!\S)ofer ([a-z][a-z-]*)(.*)", text)
+        # Those without parameters hand everything on to ofer_ros.
+        if asked and asked[1] in commands and commands[asked[1]].params:
+            known = {option for one in commands[asked[1]].params for option in (*one.opts, *one.secondary_opts)}
+            given = re.findall(r"(?<!\S)(--[a-z][\w-]*)", asked[2].partition(" #")[0])
+            assert set(given) <= known | {"--help"}, text
 
 
 @pytest.mark.ros
