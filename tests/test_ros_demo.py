@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from ros_support import LIMIT, fake_face
 from std_msgs.msg import Header
 
 from ofer_models.bundle import default_bundle
+from ofer_models.perception.tracker import KEEP_LOST
 from ofer_ros.base.bundles import bundle_folder
 from ofer_ros.base.domains import DOMAINS, lent_domain
 from ofer_ros.camera.scene import Scene
@@ -260,8 +262,11 @@ def test_the_ten_photographs_through_camera_node(tmp_path):
     assert len(found) == 11
     assert {name for name, count in found.items() if count == 0} == MISSED | {"wall.png"}
     assert summary["failures"] == summary["bad_images"] == 0
-    assert summary["tracks"] == 9, "each photograph shows somebody else"
-    assert 9 <= summary["identity_revisions"] <= 18  # a later look at a photograph may find a clearly better head
+    assert summary["tracks"] >= 9, "each photograph shows somebody else"
+    stamps = [json.loads(line)["stamp"] for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
+    if max(after - before for before, after in pairwise(stamps)) < 1e9 * KEEP_LOST:  # else somebody new
+        assert summary["tracks"] == 9
+        assert 9 <= summary["identity_revisions"] <= 18  # a later look at a photograph may find a clearly better head
     assert summary["marker_check"]["messages"] > 0
     assert summary["marker_check"]["largest_difference_m"] < 1e-5
     assert "[WARN]" not in (tmp_path / "out" / "logs" / "ofer_node.log").read_text()
