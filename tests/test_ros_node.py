@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from ros_support import FakePipeline, NodeHarness, fake_face, held_up, image_message, said_at_most
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from skimage.data import astronaut
 from std_srvs.srv import SetBool
 from visualization_msgs.msg import Marker
@@ -29,7 +29,7 @@ from ofer_models.bundle import Bundle, default_bundle
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.msg import FaceArray
 from ofer_ros.input import subscriptions
-from ofer_ros.input.images import image_to_rgb
+from ofer_ros.input.images import image_to_rgb, to_rgb
 from ofer_ros.nodes.camera_node import camera_info
 from ofer_ros.nodes.ofer_node import load_pipeline
 from ofer_ros.output import transforms
@@ -88,6 +88,31 @@ def test_the_overlay_is_drawn_only_when_somebody_watches(harness):
     drawn = image_to_rgb(harness.overlays[0])
     assert drawn.shape == grey.shape
     assert (drawn != 40).any(axis=2).sum() > 5000
+
+
+def test_the_compressed_overlay_is_the_overlay():
+    """Under the remapped name as well, within a few grey levels of it, and alone where only it is listened to."""
+    picture = cv2.resize(astronaut()[:384], (640, 480))
+    with NodeHarness(remaps=("~/overlay:=/shown",)) as harness:
+        compressed, raw = [], []
+        harness.client.create_subscription(CompressedImage, "/shown/compressed", compressed.append, 5)
+        harness.wait_for(lambda: harness.send(image_message(picture, stamp=time.time())) or compressed)
+        sent = []
+        publish = harness.node._outputs.drawings._overlay.publish
+        harness.node._outputs.drawings._overlay.publish = lambda data: sent.append(data) or publish(data)
+        compressed.clear()
+        harness.wait_for(lambda: harness.send(image_message(picture, stamp=time.time())) or compressed)
+        assert not sent, "nobody listens to it"
+        harness.client.create_subscription(Image, "/shown", raw.append, 5)
+
+        def both() -> list[tuple[Image, CompressedImage]]:
+            return [(one, other) for one in raw for other in compressed if one.header == other.header]
+
+        harness.wait_for(lambda: harness.send(image_message(picture, stamp=time.time())) or both())
+        shown, jpeg = both()[0]
+        assert jpeg.format == "jpeg" and len(jpeg.data) < len(shown.data) / 5
+        difference = to_rgb(shown).astype(int) - to_rgb(jpeg)
+        assert np.sqrt((difference**2).mean()) < 3 and abs(difference).max() < 64
 
 
 def test_all_faces_of_a_frame_are_published(harness):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from rclpy.publisher import Publisher
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from ofer_models.drawing.overlay import draw_label, draw_landmarks, draw_mesh
@@ -17,9 +19,13 @@ from ofer_ros.base.frames import Result
 from ofer_ros.base.parameters import OferSettings
 from ofer_ros.base.qos import NEWEST
 from ofer_ros.base.statistics import RateCap, timed
-from ofer_ros.output.large_arrays import image_bytes
+from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
 from ofer_ros.output.marker_array import FaceMarkers, delete_all
 from ofer_ros.output.ros4hri import LAST_WORD
+
+# Quality, and colour in every pixel (IMWRITE_JPEG_SAMPLING_FACTOR, 4:4:4): landmarks and letters are a pixel wide.
+# OpenCV before 4.7 passes over the latter.
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, 7, 0x111111)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Drawing:
 
 
 class FaceDrawings:
-    """Publishers of `~/markers` and `~/overlay`. One thread at a time calls any of it."""
+    """Publishers of `~/markers`, `~/overlay` and its compressed twin. One thread at a time calls any of it."""
 
     def __init__(
         self, publisher: Callable[..., Publisher], head: HeadModel, settings: Callable[[], OferSettings]
@@ -42,18 +48,24 @@ class FaceDrawings:
         self._marker_cap, self._overlay_cap = RateCap(), RateCap()
         self._markers = publisher(MarkerArray, "~/markers", NEWEST)
         self._overlay = publisher(Image, "~/overlay", NEWEST)
+        # Of the name that it has after remapping, as image_transport looks for it.
+        self._jpeg = publisher(CompressedImage, f"{self._overlay.topic_name}/compressed", NEWEST)
 
     @property
     def wanted(self) -> bool:
         """Whether anybody listens."""
-        return any(one.get_subscription_count() for one in (self._markers, self._overlay))
+        return bool(self._markers.get_subscription_count()) or self._overlay_wanted
 
     @property
     def one_a_frame(self) -> bool:
         """Whether somebody listens to what shall not leave a frame out."""
         settings = self._settings()
-        rates = (self._markers, settings.marker_rate), (self._overlay, settings.overlay_rate)
-        return any(rate == 0 and one.get_subscription_count() for one, rate in rates)
+        every_marker = settings.marker_rate == 0 and bool(self._markers.get_subscription_count())
+        return every_marker or (settings.overlay_rate == 0 and self._overlay_wanted)
+
+    @property
+    def _overlay_wanted(self) -> bool:
+        return any(one.get_subscription_count() for one in (self._overlay, self._jpeg))
 
     def publish(self, drawing: Drawing) -> dict[str, float]:
         """Draw and send what somebody listens to and what its rate allows; the time each took, ms, by name."""
@@ -63,10 +75,18 @@ class FaceDrawings:
             period = 1 / settings.marker_rate if settings.marker_rate else 0.0
             with timed(times, "markers"):
                 self._markers.publish(self._markers_of.encode(drawing.message, settings, period))
-        if self._overlay.get_subscription_count() and self._overlay_cap.due(settings.overlay_rate):
+        if self._overlay_wanted and self._overlay_cap.due(settings.overlay_rate):
             with timed(times, "overlay"):
-                self._overlay.publish(image_bytes(self._draw(drawing), "rgb8", drawing.result.header))
+                self._send(self._draw(drawing), drawing.result.header)
         return times
+
+    def _send(self, image: np.ndarray, header: Header) -> None:
+        """Send an overlay in each form that somebody listens to."""
+        if self._overlay.get_subscription_count():
+            self._overlay.publish(image_bytes(image, "rgb8", header))
+        if self._jpeg.get_subscription_count():
+            _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)
+            self._jpeg.publish(compressed_image_bytes(encoded.tobytes(), "jpeg", header))
 
     def _draw(self, drawing: Drawing) -> np.ndarray:
         result = drawing.result
