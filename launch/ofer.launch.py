@@ -25,7 +25,8 @@ from launch_ros.substitutions import FindPackageShare
 
 from ofer_models.bundle.share import share_folder
 from ofer_ros.base.launch_arguments import log_level, parameter_file, slips, value_of
-from ofer_ros.base.parameters import CameraSettings, OferSettings, defaults
+from ofer_ros.base.parameters import defaults
+from ofer_ros.base.settings import CameraSettings, OferSettings
 
 _FLAGS = ["true", "false"]
 # Parameters whose names are arguments of another meaning here.

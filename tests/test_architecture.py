@@ -23,7 +23,8 @@ class Refuse(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import ofer_ros.nodes.ofer_node as node
-from ofer_ros.base.parameters import OferSettings, defaults
+from ofer_ros.base.parameters import defaults
+from ofer_ros.base.settings import OferSettings
 from skimage.data import astronaut
 
 pipeline = node.load_pipeline(OferSettings(**defaults("ofer_node")))

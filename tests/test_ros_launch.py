@@ -25,7 +25,7 @@ from ros_support import LIMIT, RosSession
 from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import FaceArray
-from ofer_ros.base.parameters import CameraSettings, OferSettings
+from ofer_ros.base.settings import CameraSettings, OferSettings
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from ofer_models.drawing.shading import spread_colors
 from ofer_models.tracking.spread import spread_mm
-from ofer_ros.base.parameters import LayerSettings
+from ofer_ros.base.settings import LayerSettings
 from ofer_ros.output import marker_cdr
 from ofer_ros.output.face_meshes import FaceLandmarks, MeshDecoder
 from ofer_ros.output.marker_array import Deletions, FaceMarkers, Lifetime, TrackNumbers, delete_all

@@ -18,8 +18,9 @@ from rclpy.parameter import Parameter
 
 from ofer_models.bundle.share import share_folder
 from ofer_ros.base.domains import lent_domain
-from ofer_ros.base.parameters import NODES as SECTIONS
-from ofer_ros.base.parameters import CameraSettings, OferSettings, declare, read
+from ofer_ros.base.parameters import declare, read
+from ofer_ros.base.settings import NODES as SECTIONS
+from ofer_ros.base.settings import CameraSettings, OferSettings
 
 pytestmark = pytest.mark.ros
 CONFIG = share_folder() / "config" / "ofer.yaml"

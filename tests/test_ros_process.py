@@ -515,7 +515,7 @@ def test_starting_the_nodes_imports_nothing_heavy(open_bundle):
     code = (
         "import sys; import ofer_ros.nodes.camera_node, ofer_ros.nodes.mesh_node, ofer_ros.nodes.recorder;"
         "from ofer_ros.nodes.ofer_node import load_pipeline;"
-        "from ofer_ros.base.parameters import OferSettings, defaults;"
+        "from ofer_ros.base.parameters import defaults; from ofer_ros.base.settings import OferSettings;"
         "load_pipeline(OferSettings(**defaults('ofer_node')));"
         "print({'torch', 'anny', 'diffusers', 'onnx', 'scipy', 'skimage', 'numba', 'trimesh', 'matplotlib',"
         "'sounddevice', 'mediapipe.tasks', 'mediapipe.python.solutions.hands'} & sys.modules.keys())"

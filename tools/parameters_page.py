@@ -1,4 +1,4 @@
-"""Write docs/parameters.md from the declarations in ofer_ros/base/parameters.py and the defaults in config/ofer.yaml.
+"""Write docs/parameters.md from the declarations in ofer_ros/base/settings.py and the defaults in config/ofer.yaml.
 
     python -m tools.parameters_page        # `make generate`
 """
@@ -10,13 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ofer_ros.base.parameters import NODES, defaults
+from ofer_ros.base.parameters import defaults
+from ofer_ros.base.settings import NODES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "parameters.md"
 HEAD = """\
 # Parameters
 
-Written by `make generate` from [`ofer_ros/base/parameters.py`](../ofer_ros/base/parameters.py) and
+Written by `make generate` from [`ofer_ros/base/settings.py`](../ofer_ros/base/settings.py) and
 [`config/ofer.yaml`](../config/ofer.yaml), where every default lives; `ros2 param describe` tells the same.
 
 Parameters marked *live* change at once, also at work. The others are refused while the node is active, with the command

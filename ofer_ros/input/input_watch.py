@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
-from ofer_ros.base.parameters import OferSettings
+from ofer_ros.base.settings import OferSettings
 from ofer_ros.input.silence_watch import SilenceWatch
 from ofer_ros.input.subscriptions import CameraInputs
 

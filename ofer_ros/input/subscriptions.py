@@ -14,8 +14,8 @@ from ofer_models.bundle.share import share_folder
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_ros.base.frames import Frame
 from ofer_ros.base.geometry import stamp_key
-from ofer_ros.base.parameters import OferSettings
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.settings import OferSettings
 from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.camera_place import CameraPlace
 from ofer_ros.input.image_losses import ImageLosses

@@ -13,9 +13,10 @@ from ofer_models.avatar.performer import Performer
 from ofer_msgs.msg import FaceArray
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import seconds
-from ofer_ros.base.parameters import AvatarSettings, declare, read
+from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import FACES
+from ofer_ros.base.settings import AvatarSettings
 from ofer_ros.output.seen_faces import seen_faces
 from ofer_ros.output.usable_faces import UsableFaces
 

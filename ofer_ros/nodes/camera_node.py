@@ -22,9 +22,10 @@ from std_msgs.msg import Header
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_msgs.msg import FaceArray
 from ofer_ros.base.geometry import stamp_key
-from ofer_ros.base.parameters import CameraSettings, declare, read
+from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import FACES
+from ofer_ros.base.settings import CameraSettings
 from ofer_ros.camera.source_frame import SourceError, SourceFrame
 from ofer_ros.camera.sources import open_source, own_pace
 from ofer_ros.nodes.lifecycle import run

@@ -20,7 +20,8 @@ from ofer_models.camera_batch import SharedStages
 from ofer_models.pipeline import FacePipeline
 from ofer_models.runtime.memory import resident_megabytes
 from ofer_ros.base.bundles import load_bundle
-from ofer_ros.base.parameters import FleetSettings, OferSettings, declare, read
+from ofer_ros.base.parameters import declare, read
+from ofer_ros.base.settings import FleetSettings, OferSettings
 from ofer_ros.nodes.lifecycle import ManagedNode, guarded, run, start
 from ofer_ros.nodes.ofer_node import OferNode
 from ofer_ros.work.camera_loop import CameraLoop

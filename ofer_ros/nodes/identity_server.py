@@ -22,8 +22,9 @@ from ofer_models.tracking.identity_ranking import CandidateRanker
 from ofer_models.tracking.identity_state import POOLED
 from ofer_msgs.srv import DrawIdentity
 from ofer_ros.base.bundles import bundle_folder
-from ofer_ros.base.parameters import IdentityServerSettings, declare, read
+from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.settings import IdentityServerSettings
 from ofer_ros.nodes.lifecycle import LoadingNode, guarded, run, start
 from ofer_ros.work.diagnostics import ERROR, OK, RECENT, WARN, diagnostics_message
 from ofer_ros.work.identity_messages import answer, request_of

@@ -6,7 +6,7 @@ import sys
 
 from ofer_models.avatar import live_link
 from ofer_models.avatar.performance import Performance
-from ofer_ros.base.parameters import LiveLinkSettings
+from ofer_ros.base.settings import LiveLinkSettings
 from ofer_ros.nodes.avatar_node import AvatarNode
 from ofer_ros.nodes.lifecycle import run
 

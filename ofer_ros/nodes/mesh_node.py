@@ -12,9 +12,10 @@ from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.bundles import load_bundle
-from ofer_ros.base.parameters import MeshSettings, declare, read
+from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import LATCHED, NEWEST
+from ofer_ros.base.settings import MeshSettings
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.marker_array import FaceMarkers
 from ofer_ros.output.usable_faces import UsableFaces

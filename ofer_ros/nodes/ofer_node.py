@@ -27,8 +27,9 @@ from ofer_models.pipeline import FacePipeline
 from ofer_msgs.srv import ResetIdentity
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.heap import give_memory_back
-from ofer_ros.base.parameters import OferSettings, declare, read
+from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.settings import OferSettings
 from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.input_watch import InputWatch
 from ofer_ros.input.name_watch import NameWatch

@@ -29,9 +29,10 @@ from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import seconds, stamp_key
-from ofer_ros.base.parameters import RecorderSettings, declare, read
+from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import FACES, LATCHED
+from ofer_ros.base.settings import RecorderSettings
 from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.input.images import ImageError, image_to_rgb, to_rgb
 from ofer_ros.nodes.lifecycle import run

@@ -23,9 +23,10 @@ from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.bundles import load_bundle
 from ofer_ros.base.geometry import stamp_key
-from ofer_ros.base.parameters import ViewSettings, declare, read
+from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import LATCHED
+from ofer_ros.base.settings import ViewSettings
 from ofer_ros.base.statistics import RateCap
 from ofer_ros.input.images import ImageError, image_to_rgb
 from ofer_ros.nodes.lifecycle import run

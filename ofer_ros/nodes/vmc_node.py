@@ -6,7 +6,7 @@ import sys
 import time
 
 from ofer_models.avatar.performance import Performance
-from ofer_ros.base.parameters import VmcSettings
+from ofer_ros.base.settings import VmcSettings
 from ofer_ros.nodes.avatar_node import AvatarNode
 from ofer_ros.nodes.lifecycle import run
 

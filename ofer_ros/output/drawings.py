@@ -16,8 +16,8 @@ from ofer_models.drawing.overlay import draw_label, draw_landmarks, draw_mesh
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
 from ofer_ros.base.frames import Result
-from ofer_ros.base.parameters import OferSettings
 from ofer_ros.base.qos import NEWEST
+from ofer_ros.base.settings import OferSettings
 from ofer_ros.base.statistics import RateCap, timed
 from ofer_ros.output.large_arrays import compressed_image_bytes, image_bytes
 from ofer_ros.output.marker_array import FaceMarkers, delete_all

@@ -13,7 +13,7 @@ from ofer_models.head import HeadModel
 from ofer_models.tracking.stream_clock import StreamClock
 from ofer_msgs.msg import Face, FaceArray
 from ofer_ros.base.geometry import seconds
-from ofer_ros.base.parameters import LayerSettings
+from ofer_ros.base.settings import LayerSettings
 from ofer_ros.output.marker_cdr import BulkMarker, LayoutError, MarkerEncoder, Style, living, marker_array, plain_marker
 from ofer_ros.output.marker_layers import FaceLayers
 

@@ -14,8 +14,8 @@ from ofer_models.head import HeadModel
 from ofer_msgs.msg import BlendshapesArray, FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.frames import Result
-from ofer_ros.base.parameters import OferSettings
 from ofer_ros.base.qos import FACES, LATCHED
+from ofer_ros.base.settings import OferSettings
 from ofer_ros.base.statistics import timed
 from ofer_ros.output.blendshapes import BlendshapeMaker
 from ofer_ros.output.drawings import Drawing, FaceDrawings

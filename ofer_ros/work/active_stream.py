@@ -10,8 +10,8 @@ from functools import partial
 from rclpy.node import Node
 
 from ofer_ros.base.frames import Frame, Result
-from ofer_ros.base.parameters import OferSettings
 from ofer_ros.base.problem_log import ProblemLog
+from ofer_ros.base.settings import OferSettings
 from ofer_ros.base.statistics import FrameStatistics
 from ofer_ros.input.calibration import Calibration, is_rectified
 from ofer_ros.input.cv_bridge_converter import image_converter
