@@ -28,6 +28,7 @@ from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.face import Face
 from ofer_models.tracking.face_poser import FacePoser, TrackMemory
 from ofer_models.tracking.identity_ranking import Ranking
+from ofer_models.tracking.identity_state import State
 from ofer_models.tracking.load_plan import TIERS, LoadPlan
 from ofer_models.tracking.pose_filter import CameraPose
 from ofer_models.tracking.regressed_faces import RegressedFaces
@@ -283,8 +284,8 @@ class FacePipeline:
         self, frame: np.ndarray, stamp: float, intrinsics: Intrinsics | None = None,
         camera_pose: CameraPose | None = None,
     ) -> Look:  # fmt: skip
-        """The first half of a call: find and follow the faces, and cut what the encoders see. Arguments and errors as
-        of a call; frames in their order, one thread at a time."""
+        """The first half of a call: find and follow the faces and their landmarks. Arguments and errors as of a call;
+        frames in their order, one thread at a time. The frame is read again in the second half."""
         with self._perception.lock:
             look = self._perception(self, frame, stamp, intrinsics, camera_pose)
             self._last_frame = self._arrival()
@@ -305,7 +306,7 @@ class FacePipeline:
 
     def recall(self, look: Look) -> None:
         """The first of the four steps of `faces`, each of them once and in this order while `lock` is held: what is
-        remembered of the tracks, and whose hypotheses are due."""
+        remembered of the tracks, whose hypotheses are due, and what the encoders see of those."""
         if look.beginning > self._beginning:
             self._begin_anew(look.beginning)
         if look.beginning < self._beginning:  # everybody has been forgotten since
@@ -313,7 +314,11 @@ class FacePipeline:
         self._memory = {id: self._memory.get(id) or self._remember() for id in look.tracked}
         look.memories = [self._memory[track.id] for track in look.tracks]
         look.tier, look.count = self.plan.tier, self.plan.tier.count(self.hypotheses)
-        look.due = due_rows(look)
+        states = self._identities.states().items()
+        look.due = due_rows(look, [id for id, state in states if state is State.GATHERING])
+        if look.due:
+            with look.timed("crops"):
+                look.inputs = look.cut(look.due)
 
     def draw(self, looks: Sequence[Look]) -> None:
         """Hypotheses of the faces in one or several frames, in one batch. The other frames are of pipelines with the
@@ -323,7 +328,7 @@ class FacePipeline:
             return
         memories = [look.memories[row] for look in drawn for row in look.due]
         stamps = [look.now for look in drawn for _ in look.due]
-        parts = [_rows(look.inputs, look.due) for look in drawn]
+        parts = [look.inputs for look in drawn]
         inputs = parts[0] if len(parts) == 1 else {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
         }  # fmt: skip
@@ -336,7 +341,7 @@ class FacePipeline:
         """Bring the identities up to date, and tell which head each face of the frame shows."""
         with look.timed("identity"):
             self._method.identify(
-                look.tracked, look.tracks, look.memories, look.seen, look.inputs, look.now
+                look.tracked, look.tracks, look.memories, look.seen, look.due, look.inputs, look.now
             )
             look.heads = [self._identities.shown(track.id, look.now) for track in look.tracks]
         self._note_identities()
@@ -378,7 +383,3 @@ def _tell_all(looks: Sequence[Look], names: Sequence[str]) -> None:
     told = {name: looks[0].timings[name] for name in names if name in looks[0].timings}
     for look in looks:
         look.timings |= told
-
-
-def _rows(inputs: dict[str, np.ndarray], rows: Sequence[int]) -> dict[str, np.ndarray]:
-    return {name: array[rows] for name, array in inputs.items()}

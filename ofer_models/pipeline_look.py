@@ -4,7 +4,7 @@ several frames at once."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -42,10 +42,11 @@ class LookOwner(Protocol):
 class Look:
     """A frame on its way through a pipeline: after how many new beginnings and when its work began (time.perf_counter),
     its time on the stream's clock, the camera and where it is, if known; the ids of all tracks, and of each face that
-    it shows: track, landmarks, crops, memory; rows `fresh` have been looked at closely; rows `due` get new hypotheses,
-    `count` of them, at this tier; heads: which it shows. timings: what each step took, ms.
+    it shows: track, landmarks, memory; rows `fresh` have been looked at closely; rows `due` get new hypotheses, `count`
+    of them, at this tier, of `inputs`, which `cut` makes of rows; heads: which it shows. timings: what each step took,
+    ms.
 
-    Perception gives it up to the crops; the rest is filled in by who takes it over.
+    Perception gives it up to the landmarks; the rest is filled in by who takes it over.
     """
 
     pipeline: LookOwner  # which makes it
@@ -58,6 +59,7 @@ class Look:
     tracks: list[Track] = field(default_factory=list)
     seen: list[SeenLandmarks] = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
+    cut: Callable[[list[int]], dict[str, np.ndarray]] = lambda rows: {}
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     memories: list[TrackMemory] = field(default_factory=list)
     due: list[int] = field(default_factory=list)
@@ -79,10 +81,10 @@ class Look:
         self.timings[name] = 1000 * (time.perf_counter() - started)
 
 
-def due_rows(look: Look) -> list[int]:
-    """Rows of the faces whose hypotheses are drawn in a frame: those looked at closely, of which the load plan may
-    leave the less visible half out every other time, and those that have none. Between, hypotheses follow the
-    landmarks."""
+def due_rows(look: Look, gathering: Collection[str]) -> list[int]:
+    """Rows of the faces whose hypotheses are drawn in a frame: those looked at closely or whose heads are being
+    gathered, by the tracks' ids, of which the load plan may leave the less visible half out every other time, and those
+    that have none. Between, hypotheses follow the landmarks."""
     spared: set[int] = set()
     if look.tier.alternate:
         # What is seen of a face: its area, without what is hidden of it.
@@ -92,7 +94,7 @@ def due_rows(look: Look) -> list[int]:
     due = []
     for row, memory in enumerate(look.memories):
         known = memory.drawn is not None and len(memory.drawn) == look.count
-        if known and row not in look.fresh:
+        if known and row not in look.fresh and look.tracks[row].id not in gathering:
             continue
         memory.spared = known and row in spared and not memory.spared
         if not memory.spared:

@@ -71,8 +71,7 @@ class FramePerception:
         if look.tracks:
             points = np.stack([track.points for track in look.tracks])
             look.seen = self._see(look, frame, points)
-            with look.timed("crops"):
-                look.inputs = self._inputs(frame, points)
+            look.cut = lambda rows: self._inputs(frame, points[rows])
         return look
 
     def _see(self, look: Look, frame: np.ndarray, points: np.ndarray) -> list[SeenLandmarks]:

@@ -424,22 +424,24 @@ def test_every_other_frame_is_for_the_most_visible_face_alone(pipeline, two, mon
     assert not np.array_equal(found[1][0].translation, found[0][0].translation)  # but its pose does not
 
 
-def test_a_face_that_holds_still_is_drawn_in_every_other_frame_and_follows_its_landmarks(pipeline, one):
+def test_a_face_whose_head_is_known_is_drawn_in_every_other_frame_and_follows_its_landmarks(pipeline, one):
     samples, found = [], []
-    for n in range(4):
-        found += pipeline(np.roll(one, n, axis=1), n / RATE)
+    for n in range(46):
+        found += pipeline(np.roll(one, n % 3, axis=1), n / RATE)
         samples.append(pipeline._memory[found[-1].id].drawn)
-    assert samples[1] is samples[0] and samples[2] is not samples[0] and samples[3] is samples[2]
-    assert all(np.abs(b.expressions - a.expressions).max() > 1e-4 for a, b in pairwise(found))
+    anew = [now is not before for before, now in pairwise(samples)]
+    assert all(anew[:9]) and anew[-8:] in ([True, False] * 4, [False, True] * 4)
+    assert all(np.abs(now.expressions - before.expressions).max() > 1e-4 for before, now in pairwise(found[-8:]))
 
 
 def test_a_less_visible_face_comes_second_at_the_tier_for_that(pipeline, two):
+    stream(pipeline, two, 40)
     at_tier(pipeline, "every other frame")
     drawn = []
-    for n in range(17):
+    for n in range(41, 59):
         faces = sorted(pipeline(two, n / RATE), key=lambda f: f.roi)
         drawn.append([pipeline._memory[face.id].drawn for face in faces])
-    small, large = ([id(now[row]) != id(before[row]) for before, now in pairwise(drawn)] for row in (0, 1))
+    small, large = ([now[row] is not before[row] for before, now in pairwise(drawn[1:])] for row in (0, 1))
     assert (sum(small), sum(large)) == (4, 8)
 
 

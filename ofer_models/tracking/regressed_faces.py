@@ -74,7 +74,7 @@ class RegressedFaces:
 
     def identify(
         self, tracked: Sequence[str], tracks: Sequence[Track], memories: Sequence[TrackMemory],
-        seen: Sequence[SeenLandmarks], inputs: Inputs, stamp: float,
+        seen: Sequence[SeenLandmarks], rows: Sequence[int], inputs: Inputs, stamp: float,
     ) -> None:  # fmt: skip
         """Average the heads, and give a track that has no pose the regressor's, to start from."""
         views = {}

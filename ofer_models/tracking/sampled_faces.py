@@ -98,28 +98,32 @@ class SampledFaces:
 
     def identify(
         self, tracked: Sequence[str], tracks: Sequence[Track], memories: Sequence[TrackMemory],
-        seen: Sequence[SeenLandmarks], inputs: Inputs, stamp: float,
+        seen: Sequence[SeenLandmarks], rows: Sequence[int], inputs: Inputs, stamp: float,
     ) -> None:  # fmt: skip
         """Show the identity cache the views that it asks for, with their contexts drawn in one batch. tracked: the ids
-        of all tracks, also of those out of sight."""
+        of all tracks, also of those out of sight. rows: the tracks that the inputs are of."""
         crops = next((inputs[name] for name in ("crop112", "crop112_bgr", "crop224") if name in inputs), None)
-        qualities, wanted = [], []
-        for row, (track, memory) in enumerate(zip(tracks, memories, strict=True)):
+        qualities: dict[int, float] = {}  # of those wanted, by their places among the inputs
+        for place, row in enumerate(rows):
+            track, memory = tracks[row], memories[row]
             quality = view_quality(track.points, facing(track.points, memory.pose), memory.occlusion)
             if crops is not None and self.identities.wants(track.id, quality, stamp):  # else it need not be measured
-                quality *= sharpness(crops[row])
-            qualities.append(quality)
+                quality *= sharpness(crops[place])
             if self.identities.wants(track.id, quality, stamp):
-                wanted.append(row)
+                qualities[place] = quality
         views: dict[str, View] = {}
-        if wanted:
-            contexts = _call(self._stages.identity_context, {name: inputs[name][wanted] for name in inputs})["context"]
-            for row, context in zip(wanted, contexts, strict=True):
-                needed = {name: inputs[name][row : row + 1] for name in self._stages.idrank.inputs if name in inputs}
+        if qualities:
+            places = list(qualities)
+            contexts = _call(self._stages.identity_context, {name: inputs[name][places] for name in inputs})["context"]
+            for place, context in zip(places, contexts, strict=True):
+                row = rows[place]
+                needed = {
+                    name: inputs[name][place : place + 1] for name in self._stages.idrank.inputs if name in inputs
+                }
                 mean = memories[row].drawn.mean(0)
                 views[tracks[row].id] = View(
-                    stamp, qualities[row], context, memories[row].occlusion, needed, seen[row], memories[row].visible,
-                    mean[:-3], mean[-3:],
+                    stamp, qualities[place], context, memories[row].occlusion, needed, seen[row],
+                    memories[row].visible, mean[:-3], mean[-3:],
                 )  # fmt: skip
         self.identities.update(tracked, [track.id for track in tracks], views, stamp)
 
