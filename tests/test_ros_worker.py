@@ -276,6 +276,32 @@ def test_what_can_be_done_without_a_frame_is_done_before_it_comes_and_ends_nothi
     assert bench.worker.stop(60) and bench.statistics.failures == 0
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_can_be_done_without_a_frame_lets_the_one_at_work_go_out_first_unless_another_waits(waits):
+    shown, go_on, order = threading.Event(), threading.Event(), []
+
+    def behaviour(rgb):
+        shown.set()
+        assert go_on.wait(60)
+        return []
+
+    bench = Bench(FakePipeline(behaviour=behaviour), deliver=lambda result: order.append("out") or {})
+    bench.pipeline.look_ahead = lambda: order.append("ahead")
+    bench.worker.start()
+    wait_for(lambda: order == ["ahead"])
+    bench.mailbox.put(Frame(image_message(stamp=1.0)))
+    assert shown.wait(60)
+    if waits:
+        bench.mailbox.put(Frame(image_message(stamp=2.0)))
+        wait_for(lambda: len(order) == 2)
+    else:
+        time.sleep(0.2)  # in which it would be done, if it did not wait
+    go_on.set()
+    wait_for(lambda: len(order) >= 3)
+    assert order[:3] == (["ahead", "ahead", "out"] if waits else ["ahead", "out", "ahead"])
+    assert bench.worker.stop(60)
+
+
 class Clock:
     """Seconds that a test lets pass."""
 

@@ -46,7 +46,7 @@ class FaceStream:
         self._outputs = outputs
         self._drawer = Drawer(outputs.drawings, statistics, problems)
         self._statistics = statistics
-        self._mailbox: Mailbox[Frame] = Mailbox(loop.look) if loop else Mailbox()
+        self._mailbox: Mailbox[Frame] = Mailbox()
         self._paused = False
         self._log = node.get_logger().info
         self._may_miss_small_faces = not begun.small_faces

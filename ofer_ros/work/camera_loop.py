@@ -106,6 +106,7 @@ class LoopWorker(FrameWorker):
         self._stopped = False
 
     def start(self) -> None:
+        self.mailbox.tell(self._loop.look)
         self._loop.join(self)
 
     def wake(self) -> None:

@@ -12,12 +12,15 @@ Item = TypeVar("Item")
 class Mailbox(Generic[Item]):
     """One slot between a callback and a worker thread. `put` never blocks; an item not yet taken is overwritten."""
 
-    def __init__(self, listener: Callable[[], object] = lambda: None) -> None:
-        """listener() is called, from any thread, when there is something to `take`, and at the end."""
-        self._listener = listener
+    def __init__(self) -> None:
+        self._listener: Callable[[], object] = lambda: None
         self._ready = threading.Condition()
         self._item: Item | None = None
         self._closed = False
+
+    def tell(self, listener: Callable[[], object]) -> None:
+        """Call listener(), on the thread of whoever puts, when there is something to `take`, and at the end."""
+        self._listener = listener
 
     def put(self, item: Item) -> bool:
         """Store `item`; True when it replaced one that nobody took. After `close`, items are ignored."""

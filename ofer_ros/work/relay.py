@@ -56,6 +56,19 @@ class Relay(Generic[Item]):
                 self._changed.wait(None if math.isinf(seconds) else seconds)
             return not self._closed
 
+    def wait_until_free(self, urgent: Callable[[], bool]) -> None:
+        """The first thread waits until the second has nothing to do, or until `urgent()`, which is asked again at each
+        `stir`; not once closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or (self._taken is None and self._item is None) or urgent()
+            )
+
+    def stir(self) -> None:
+        """What `wait_until_free` asks may have another answer now. From any thread."""
+        with self._changed:
+            self._changed.notify_all()
+
     def early(self) -> float:
         """Seconds by which an item that was begun now would be ready too early; infinite while one waits."""
         if self._item is not None:

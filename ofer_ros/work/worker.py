@@ -95,6 +95,7 @@ class FrameWorker:
         self._thread = threading.Thread(target=self._show_frames, name="ofer-worker", daemon=True)
 
     def start(self) -> None:
+        self.mailbox.tell(self._relay.stir)
         self._looking.start()
         self._thread.start()
 
@@ -121,6 +122,8 @@ class FrameWorker:
 
     def _look_at_frames(self) -> None:
         while self._relay.wait_for_turn():
+            # While nothing waits for it, not beside a frame's second half, which would go out the later.
+            self._relay.wait_until_free(urgent=lambda: self.mailbox.full or self.mailbox.closed)
             with contextlib.suppress(Exception):  # the next frame meets it again, and tells
                 self.pipeline.look_ahead()
             frame = self.mailbox.take()
