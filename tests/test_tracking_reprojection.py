@@ -9,7 +9,7 @@ import pytest
 from ofer_models import Intrinsics
 from ofer_models.head.landmark_sets import N_MEDIAPIPE
 from ofer_models.perception.crops import canonical_face
-from ofer_models.tracking.reprojection import SeenLandmarks, softmax
+from ofer_models.tracking.reprojection import SeenLandmarks, distances, log_weights, softmax
 
 MODEL = np.float64(canonical_face())[:N_MEDIAPIPE]
 TURN, SHIFT = np.array([0.1, -0.2, 0.05]), np.array([0.03, -0.02, 0.8])
@@ -39,7 +39,7 @@ def test_the_true_mesh_fits_in_its_true_pose(scene, step):
     face, model = seen(scene, np.arange(0, N_MEDIAPIPE, step))
     pose = face.pose(model)
     np.testing.assert_allclose(pose.translation, SHIFT, atol=1e-3)
-    assert face.distances(model, pose).max() < 1e-3
+    assert distances([face], model[None, None], [pose]).max() < 1e-3
 
 
 def test_distances_are_parts_of_the_distance_between_the_eyes(scene):
@@ -48,7 +48,7 @@ def test_distances_are_parts_of_the_distance_between_the_eyes(scene):
     eyes = np.linalg.norm(face.points[[33, 133]].mean(0) - face.points[[362, 263]].mean(0))
     assert face.between_eyes == pytest.approx(eyes)
     moved = SeenLandmarks(face.points + np.array([0.1 * eyes, 0]), face.K, face.between_eyes)
-    np.testing.assert_allclose(moved.distances(model, pose), 0.1, atol=1e-3)
+    np.testing.assert_allclose(distances([moved], model[None, None], [pose]), 0.1, atol=1e-3)
 
 
 def test_a_nearer_mesh_weighs_more_and_a_few_wild_points_do_not_decide(scene):
@@ -58,7 +58,7 @@ def test_a_nearer_mesh_weighs_more_and_a_few_wild_points_do_not_decide(scene):
     near, far = (model + rng.normal(0, s, model.shape) for s in (0.001, 0.004))
     wild = near.copy()
     wild[:20, 0] += 0.2
-    logs = face.log_weights(np.stack([near, far, wild]), pose)
+    logs = log_weights([face], np.stack([near, far, wild])[None], [pose])[0]
     assert logs[0] > logs[2] > logs[1]
     weights = softmax(logs)
     assert weights.sum() == pytest.approx(1) and weights.argmax() == 0

@@ -18,7 +18,7 @@ from ofer_models.tracking.face import Face
 from ofer_models.tracking.identity_cache import ShownHead
 from ofer_models.tracking.one_euro import OneEuroFilter
 from ofer_models.tracking.pose_filter import CameraPose, PoseFilter
-from ofer_models.tracking.reprojection import SeenLandmarks, poses_of, softmax
+from ofer_models.tracking.reprojection import SeenLandmarks, log_weights, poses_of, softmax
 from ofer_models.tracking.selection import SteadySelection
 from ofer_models.tracking.spread import region_rows, spread_mm
 from ofer_models.tracking.steady_hypotheses import SteadyHypotheses
@@ -101,24 +101,24 @@ class FacePoser:
         near, last = ({}, {}) if self._evidence is None else ({"rounds": _NEAR}, {"rounds": _LAST})
         means = poses_of(compared, middle, [memory.pose for memory in memories], **near)
         weighed = [row for row, pose in enumerate(means) if pose is not None]
-        trusts: list[np.ndarray | None] = [None] * len(memories)
+        trusts = None
         if self._evidence is not None and weighed:
             visible = [memories[row].visible for row in weighed]
             found, moved = self._evidence(
                 [seen[row] for row in weighed], visible, resting[weighed], coefficients[weighed],
                 np.stack([memories[row].scatter for row in weighed]), [means[row] for row in weighed],
             )  # fmt: skip
-            for row, each, pose, sight in zip(weighed, found, moved, visible, strict=True):
+            for row, each, pose in zip(weighed, found, moved, strict=True):
                 coefficients[row] = memories[row].steady(each, self._evidence.deviation, stamps[row])
-                means[row], trusts[row] = pose, self._evidence.system.weights(seen[row], sight)
+                means[row] = pose
+            pairs = zip(weighed, visible, strict=True)
+            trusts = np.stack([self._evidence.system.weights(seen[row], sight) for row, sight in pairs])
         for memory, found in zip(memories, coefficients, strict=True):
             memory.expressions, memory.jaws, memory.pose = found[:, :-3], found[:, -3:], None
         if not weighed:
             return faces
         models = self._models(resting[weighed], coefficients[weighed])  # (F, H, n, 3)
-        logs = [
-            compared[row].log_weights(each, means[row], trusts[row]) for row, each in zip(weighed, models, strict=True)
-        ]
+        logs = log_weights([compared[row] for row in weighed], models, [means[row] for row in weighed], trusts)
         selected = [memories[row].selection(log, stamps[row]) for row, log in zip(weighed, logs, strict=True)]
         chosen = models[np.arange(len(weighed)), selected]
         poses = poses_of([compared[row] for row in weighed], chosen, [means[row] for row in weighed], **last)

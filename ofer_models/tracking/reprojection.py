@@ -42,8 +42,7 @@ class SeenLandmarks:
         """What MediaPipe's landmarks and a bundle's own network (of 478 points) say together."""
         both = fuse(landmarks, own)
         face = cls.of(both.points, chosen, intrinsics)
-        deviation = both.deviation[chosen] / inter_ocular(landmarks)
-        return replace(face, deviation=deviation, visible=own.visible[:N_WITH_IRISES])
+        return replace(face, deviation=both.deviation[chosen] / face.between_eyes, visible=own.visible[:N_WITH_IRISES])
 
     def at(self, rows: np.ndarray) -> SeenLandmarks:
         """The same face at some of its landmarks, rows (n,)."""
@@ -53,26 +52,6 @@ class SeenLandmarks:
     def pose(self, model: np.ndarray, previous: HeadPose | None = None) -> HeadPose:
         """Pose of a mesh whose landmarks are model (L, 3) in the head frame."""
         return estimate_head_pose(self.points, model, self.K, previous)
-
-    def distances(self, models: np.ndarray, pose: HeadPose) -> np.ndarray:
-        """Distances (..., L) of posed landmarks (..., L, 3) from those seen, as a part of the inter-ocular distance."""
-        camera = (self.K @ np.column_stack([pose.rotation, pose.translation])).astype(models.dtype)
-        placed = models.reshape(-1, 3) @ camera[:, :3].T + camera[:, 3]
-        apart = (placed[:, :2] / placed[:, 2:]).reshape(*models.shape[:-1], 2) - self.points
-        return np.sqrt(np.einsum("...i,...i->...", apart, apart)) / self.between_eyes
-
-    def log_weights(self, models: np.ndarray, pose: HeadPose, trust: np.ndarray | None = None) -> np.ndarray:
-        """Logarithms (...) of Gaussian weights of models (..., L, 3) by their mean distance, trust (L,) in each point
-        where it is given.
-
-        Distances saturate at three times the median: hidden points, which are guesses, shall not decide.
-        """
-        distances = self.distances(models, pose)
-        saturated = np.minimum(distances, 3 * np.median(distances))
-        share = np.ones(len(self.points)) if trust is None else trust
-        share = share / max(float(share.sum()), 1e-9)
-        variance = share @ np.broadcast_to(np.square(self.deviation), len(self.points))
-        return -0.5 * (saturated @ share) ** 2 / max(float(variance), 1e-9)
 
 
 def _opening(points: np.ndarray) -> np.ndarray:
@@ -93,8 +72,40 @@ def poses_of(
     return estimate_head_poses(points, models, cameras, previous, **how)
 
 
+def distances(seen: Sequence[SeenLandmarks], models: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
+    """(F, H, L) of landmarks models (F, H, L, 3) in one pose a face from those seen, as a part of the inter-ocular
+    distance."""
+    cameras = np.stack([face.K @ np.column_stack([pose.rotation, pose.translation])
+                        for face, pose in zip(seen, poses, strict=True)]).astype(models.dtype)  # fmt: skip
+    flat = models.reshape(len(seen), -1, 3)
+    placed = flat @ cameras[:, :, :3].swapaxes(-1, -2) + cameras[:, None, :, 3]
+    apart = (placed[..., :2] / placed[..., 2:]).reshape(*models.shape[:-1], 2)
+    apart = apart - np.stack([face.points for face in seen])[:, None]
+    eyes = np.array([face.between_eyes for face in seen])
+    return np.sqrt(np.einsum("...i,...i->...", apart, apart)) / eyes[:, None, None]
+
+
+def log_weights(
+    seen: Sequence[SeenLandmarks], models: np.ndarray, poses: Sequence[HeadPose], trusts: np.ndarray | None = None
+) -> np.ndarray:
+    """Logarithms (F, H) of Gaussian weights of models (F, H, L, 3) by their mean distance, trusts (F, L) in each point
+    where they are given.
+
+    Distances saturate at three times a face's median: hidden points, which are guesses, shall not decide.
+    """
+    apart = distances(seen, models, poses)
+    medians = np.median(apart.reshape(len(seen), -1), axis=-1)
+    saturated = np.minimum(apart, 3 * medians[:, None, None])
+    shares = np.ones((len(seen), models.shape[2])) if trusts is None else trusts
+    shares = shares / np.maximum(shares.sum(-1, keepdims=True), 1e-9)
+    variances = [share @ np.broadcast_to(np.square(face.deviation), share.shape)
+                 for share, face in zip(shares, seen, strict=True)]  # fmt: skip
+    means = (saturated @ shares[..., None])[..., 0]
+    return -0.5 * means**2 / np.maximum(np.array(variances), 1e-9)[:, None]
+
+
 def best_pose_log_weights(seen: SeenLandmarks, models: np.ndarray) -> np.ndarray:
-    """`SeenLandmarks.log_weights` (N,) of models (N, L, 3), each in its own best pose.
+    """`log_weights` (N,) of models (N, L, 3) on one face, each in its own best pose.
 
     Zeros, which change nothing, where the landmarks fit no pose.
     """
@@ -102,7 +113,7 @@ def best_pose_log_weights(seen: SeenLandmarks, models: np.ndarray) -> np.ndarray
     poses = poses_of([seen] * len(models), models, [start] * len(models))
     if any(pose is None for pose in poses):
         return np.zeros(len(models))
-    return np.array([seen.log_weights(model, pose) for model, pose in zip(models, poses, strict=True)])
+    return log_weights([seen] * len(models), models[:, None], poses)[:, 0]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
