@@ -14,12 +14,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from builtin_interfaces.msg import Time as TimeMessage
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from ros_support import FakePipeline, NodeHarness, RosSession, image_message, synthetic_head
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
+from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.camera.scene import FRAMES, HEIGHT, RATE, VISIBLE_SHARE, WIDTH, Scene
 from ofer_ros.camera.source_frame import SourceError
@@ -254,6 +258,16 @@ def test_the_recorder_counts_checks_and_leaves_its_files(tmp_path):
     assert len(content["faces_by_stamp"]) == 5
     assert cv2.VideoCapture(str(tmp_path / "overlay.mp4")).read()[1].shape == (240, 320, 3)
     assert cv2.imread(str(tmp_path / "contact_sheet.png")).shape[1] == COLUMNS * TILE
+
+
+def test_a_face_s_latency_ends_when_it_arrives_not_when_the_recorder_has_time_for_it(tmp_path):
+    with RosSession() as session:
+        overrides = [Parameter("output", value=str(tmp_path))]
+        recorder = session.add(Recorder(synthetic_head(), context=session.context, parameter_overrides=overrides))
+        (faces,) = [one for one in recorder.subscriptions if one.topic_name.endswith("/faces")]
+        message = FaceArray(header=Header(stamp=TimeMessage(sec=100)))
+        faces.callback(serialize_message(message), {"received_timestamp": 100_020_000_000})
+        assert list(recorder.observations.latencies) == [pytest.approx(0.02, abs=1e-6)]
 
 
 def test_the_recorder_knows_the_node_s_diagnostics_in_a_namespace(tmp_path):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -70,6 +69,7 @@ class Recorder(Node):
         self._output.mkdir(parents=True, exist_ok=True)
         self._video = TimedVideo(self._output / "overlay.mp4", settings.video_rate)
         self.observations = Observations()
+        self._arrived = 0.0  # when DDS had the message at work, s: filming a picture may have kept it waiting
         self._images: OrderedDict[int, tuple[type, bytes]] = OrderedDict()
         self._faces: OrderedDict[int, FaceArray] = OrderedDict()
         self._unchecked: OrderedDict[int, MarkerArray] = OrderedDict()
@@ -94,7 +94,8 @@ class Recorder(Node):
         if bag is not None:
             bag.add_topic(name, kind, qos)
 
-        def received(data: bytes) -> None:
+        def received(data: bytes, info: dict[str, int]) -> None:
+            self._arrived = 1e-9 * info["received_timestamp"]
             self.observations.received[name] += 1
             if bag is not None:
                 if kind is FaceArray:
@@ -122,15 +123,14 @@ class Recorder(Node):
         self._info = deserialize_message(data, CameraInfo)
 
     def _on_faces(self, data: bytes) -> None:
-        now = time.time()
         message = self._usable(deserialize_message(data, FaceArray))
-        self.observations.add_faces(message, now)
+        self.observations.add_faces(message, self._arrived)
         stamp = stamp_key(message.header.stamp)
         _keep(self._faces, stamp, message, _FACES_KEPT)
         self._check(stamp)
         picture = self._images.get(stamp)
-        if message.faces and picture is not None and now - self._last_moment >= self._moment_every:
-            self._last_moment = now
+        if message.faces and picture is not None and self._arrived - self._last_moment >= self._moment_every:
+            self._last_moment = self._arrived
             self._remember(*picture, message)
 
     def _remember(self, kind: type, data: bytes, message: FaceArray) -> None:
