@@ -173,6 +173,11 @@ def test_what_is_loaded_is_refused_at_work_and_taken_up_at_the_next_activate():
         assert harness.send_and_wait(image_message(stamp=1.0)).faces
 
 
+def test_nothing_but_topics_services_and_timers_is_asked_at_each_wake_up(harness):
+    """Of eight cameras in one process, events of topics were half of what an image cost the executor."""
+    assert harness.node.state == "active" and list(harness.node.publishers) and not list(harness.node.waitables)
+
+
 def test_layers_are_switched_on_and_off_at_work(harness):
     def shown() -> set[str]:
         harness.send_and_wait(image_message(stamp=time.time()))

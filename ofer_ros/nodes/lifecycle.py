@@ -19,9 +19,16 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
 
 from ofer_ros.base.signals import ignore, note_in
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 Transition = Callable[[LifecycleNode, object], TransitionCallbackReturn]
 
@@ -46,12 +53,25 @@ def guarded(transition: Transition) -> Transition:
 
 
 class ManagedNode(LifecycleNode):
-    """LifecycleNode that answers an impossible transition request with success = False."""
+    """LifecycleNode that answers an impossible transition request with success = False.
+
+    It does without rclpy's warnings of a QoS or type that does not fit, which are two more things a topic that its
+    executor asks at every wake-up, half of all: whoever listens to a topic is told by their own node, and of images
+    that do not come `InputWatch` tells.
+    """
 
     def __init__(self, name: str, **kwargs) -> None:
         super().__init__(name, **kwargs)
         service = next(service for service in self.services if service.srv_type is ChangeState)
         service.callback = self._answering(service.callback)
+
+    def create_publisher(self, *arguments, **named) -> Publisher:
+        silent = PublisherEventCallbacks(use_default_callbacks=False)
+        return super().create_publisher(*arguments, **{"event_callbacks": silent} | named)
+
+    def create_subscription(self, *arguments, **named) -> Subscription:
+        silent = SubscriptionEventCallbacks(use_default_callbacks=False)
+        return super().create_subscription(*arguments, **{"event_callbacks": silent} | named)
 
     @property
     def state(self) -> str:
