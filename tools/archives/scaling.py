@@ -30,12 +30,15 @@ class Run:
 
 
 def run(archive: Path, out: Path, workers: int) -> Run:
-    """One dataset with so many workers."""
+    """One dataset with so many workers. Ends the program where Ray makes none of it."""
     began = time.monotonic()
-    subprocess.run(
-        reconstruct(archive, out, "--ray=local", f"--workers={workers}"), stdout=subprocess.DEVNULL, timeout=_PATIENCE
-    )
+    done = subprocess.run(
+        reconstruct(archive, out, "--ray=local", f"--workers={workers}"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=_PATIENCE,
+    )  # fmt: skip
     took = time.monotonic() - began
+    if not (out / "manifest.jsonl").exists():
+        raise SystemExit(f"{workers} workers: {(done.stderr.strip().splitlines() or ['ended without a word'])[-1]}")
     parts = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     frames, faces, processor = (sum(part[name] for part in parts) for name in ("frames", "faces", "seconds"))
     return Run(frames, faces, took, processor, sum(one.stat().st_size for one in out.rglob("*.parquet")))
