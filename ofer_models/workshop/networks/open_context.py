@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ofer_models.workshop.networks.visibility import Visibility
 
 CONTEXT = 256
-GIST = 256 + 192  # features of landmarks, then of pixels, that a context is made of
-_LANDMARKS, _PIXELS = 256, 192
-_CROP = 112
+_LANDMARKS, _PIXELS = 256, 192  # features
+GIST = _LANDMARKS + _PIXELS  # in this order: what a context is made of
 _CHANNELS = (24, 48, 80, 112, 144)
 CONVOLVED = _CHANNELS[-1] * 16
 
