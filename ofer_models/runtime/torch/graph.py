@@ -27,12 +27,16 @@ class TorchGraph:
         if unknown:
             raise StageError(f"{file}: the torch backend does not know the operator {', '.join(unknown)}")
         self.outputs = [value.name for value in model.graph.output]
-        self.constants = {s.name: constant(numpy_helper.to_array(s)) for s in model.graph.initializer}
+        stored = {s.name: numpy_helper.to_array(s) for s in model.graph.initializer}
+        self.constants = {name: constant(array) for name, array in stored.items()}
         self.stored = {name: name for name in self.constants}
         self.nodes: list[tuple[str, dict[str, Any], list[str], list[str]]] = []
         for node in model.graph.node:
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            if node.op_type == "Constant":
+            if node.op_type == "Resize":  # by how much is known here; a GPU would have to be waited for to tell
+                attributes["scales"] = [float(scale) for scale in stored.get("".join(node.input[2:3]), ())]
+                self.nodes.append((node.op_type, attributes, list(node.input[:1]), list(node.output)))
+            elif node.op_type == "Constant":
                 self.constants[node.output[0]] = constant(numpy_helper.to_array(attributes["value"]))
             elif node.op_type == "Cast" and node.input[0] in self.constants:
                 self.constants[node.output[0]] = OPERATORS["Cast"](attributes, self.constants[node.input[0]])

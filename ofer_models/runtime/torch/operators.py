@@ -105,12 +105,10 @@ def _gather(a: Attributes, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor
     return taken.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _resize(
-    a: Attributes, x: torch.Tensor, roi: torch.Tensor | None = None, scales: torch.Tensor | None = None,
-    sizes: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """Every cell of a map so many times along each side."""
-    factors = [] if scales is None else scales.flatten().tolist()
+def _resize(a: Attributes, x: torch.Tensor) -> torch.Tensor:
+    """Every cell of a map (B, C, H, W) so many times along each side, by the attribute `scales` that `TorchGraph` makes
+    of the stored input. Raises StageError for any other enlargement."""
+    factors = a["scales"]
     whole = len(factors) == 4 and factors[:2] == [1, 1] and all(factor == int(factor) for factor in factors)
     if not whole or a.get("mode", b"nearest") != b"nearest":
         raise StageError("a map is not enlarged by repeating its cells")
