@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ofer_models.bundle.graphs import graph_specs
+from ofer_models.bundle.graphs import all_graphs, graph_specs
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.bundle.tensors import GraphSpec, StageError
 from ofer_models.runtime import engine_cache
@@ -57,7 +57,7 @@ def run(*arguments, code=0):
 
 def check_bindings(bundle, stage, entry):
     """An engine's tensors are the manifest's: names, ranks, fixed sizes."""
-    graph = next(g for g in graph_specs(bundle.stages[stage]).values() if g.path.name == entry.key.graph)
+    graph = all_graphs(bundle.stages[stage])[entry.key.graph]
     free = {
         kind: {name: [size if size >= 0 else "free" for size in shape] for name, shape in tensors.items()}
         for kind, tensors in entry.bindings.items()
@@ -331,9 +331,7 @@ class TestEveryStage:
         for one in built:
             entry = entries[one.path]
             assert entry.key.precision == precision and entry.refuse(bundle.path / one.graph) == ""
-            stage = next(
-                name for name, spec in bundle.stages.items() if one.graph in {p.name for p in spec.files.values()}
-            )
+            stage = next(name for name, spec in bundle.stages.items() if one.graph in all_graphs(spec))
             check_bindings(bundle, stage, entry)
 
 
