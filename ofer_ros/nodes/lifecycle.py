@@ -21,14 +21,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
 
 from ofer_ros.base.signals import ignore, note_in
 
 try:
-    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.event_handler import PublisherEventCallbacks
 except ImportError:  # Humble
-    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+    from rclpy.qos_event import PublisherEventCallbacks
 
 Transition = Callable[[LifecycleNode, object], TransitionCallbackReturn]
 
@@ -55,9 +54,9 @@ def guarded(transition: Transition) -> Transition:
 class ManagedNode(LifecycleNode):
     """LifecycleNode that answers an impossible transition request with success = False.
 
-    It does without rclpy's warnings of a QoS or type that does not fit, which are two more things a topic that its
-    executor asks at every wake-up, half of all: whoever listens to a topic is told by their own node, and of images
-    that do not come `InputWatch` tells.
+    Its publishers do without rclpy's warnings of a QoS or type that does not fit, which are two more things a topic
+    that its executor asks at every wake-up: whoever listens to a topic is told by their own node. What it subscribes
+    to it does warn of.
     """
 
     def __init__(self, name: str, **kwargs) -> None:
@@ -68,10 +67,6 @@ class ManagedNode(LifecycleNode):
     def create_publisher(self, *arguments, **named) -> Publisher:
         silent = PublisherEventCallbacks(use_default_callbacks=False)
         return super().create_publisher(*arguments, **{"event_callbacks": silent} | named)
-
-    def create_subscription(self, *arguments, **named) -> Subscription:
-        silent = SubscriptionEventCallbacks(use_default_callbacks=False)
-        return super().create_subscription(*arguments, **{"event_callbacks": silent} | named)
 
     @property
     def state(self) -> str:
