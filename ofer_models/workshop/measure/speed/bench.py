@@ -193,13 +193,14 @@ def stages(bundle: Bundle, repeats: int, say: Say = print) -> Iterator[dict[str,
     first runtime's results, of the largest value: runtime -> stage, and `vertices` and `vertices_mm` of ExpGen's meshes
     (of the largest movement, and the largest in mm).
 
-    Results are compared before they are timed (StageError where they are apart by more than the runtime's tolerance).
+    Results are compared before they are timed (StageError where they are apart by more than the runtime's tolerance,
+    unless the stage is one of `eight_bit_stages`).
     """
     figures: dict[str, Any] = {name: {} for name in bundle.stages}
     per_face: dict[str, dict[str, float]] = {}
     differences: dict[str, dict[str, float]] = {}
     expected: dict[str, np.ndarray] = {}
-    present = runtimes(bundle)
+    present, rounded = runtimes(bundle), eight_bit_stages(bundle)
     for runtime in present:
         for threads in runtime.threads:
             try:
@@ -212,7 +213,7 @@ def stages(bundle: Bundle, repeats: int, say: Say = print) -> Iterator[dict[str,
                 found = output(call())
                 first = expected.setdefault(name, found)
                 apart = float(np.abs(found - first).max() / np.abs(first).max())
-                if not apart <= runtime.tolerance:
+                if name not in rounded and not apart <= runtime.tolerance:
                     raise StageError(f"{name} on {runtime.name} differs from {present[0].name} by {apart:.2g}")
                 if runtime is not present[0]:
                     differences.setdefault(runtime.name, {})[name] = apart
@@ -318,6 +319,15 @@ def networks_ms(bundle: Bundle, loaded: StageSet, faces: int, repeats: int) -> f
     calls = calls_of(bundle, loaded, faces)
     both = [calls[name][0] for name in ("expression_context", "expgen")]
     return median_ms(lambda: [call() for call in both], repeats) / faces
+
+
+def eight_bit_stages(bundle: Bundle) -> list[str]:
+    """Stages whose graphs ONNX Runtime calculates in 8 bits and other runtimes in floats: their ranges are those of
+    faces, so that random numbers say nothing of how far apart the two are."""
+    return [
+        name for name, stage in bundle.stages.items()
+        if any(b"QuantizeLinear" in path.read_bytes() for path in stage.files.values())
+    ]  # fmt: skip
 
 
 def calls_of(
