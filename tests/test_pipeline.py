@@ -131,12 +131,14 @@ def test_one_person_stays_one_track_with_one_head(pipeline, picture):
 
 def test_hypotheses_persist_on_a_still_picture(pipeline, picture):
     """The noise belongs to the track: what differs from frame to frame is only how the landmarks tremble."""
-    faces = [only(pipeline(view(picture), n / RATE)) for n in range(30)]
+    faces = [only(pipeline(view(picture), n / RATE)) for n in range(45)]
     between_frames = np.abs(faces[-1].expressions - faces[-2].expressions).mean()
     between_hypotheses = np.abs(faces[-1].expressions - np.roll(faces[-1].expressions, 1, axis=0)).mean()
     assert between_hypotheses > 0.005
     assert between_frames < 0.25 * between_hypotheses
-    assert np.corrcoef(faces[-1].expressions.std(0), faces[-2].expressions.std(0))[0, 1] > 0.95
+    spreads = [face.expressions.std(0) for face in faces[20:]]
+    # Also as means touch an end of their range: an opposite muscle's spread hangs on it.
+    assert max(np.abs(now - before).max() for before, now in pairwise(spreads)) < 0.05
 
 
 def test_two_people_get_a_head_and_noise_each(pipeline, picture):

@@ -37,6 +37,7 @@ _PRIOR, _PRIOR_OF_MEAN = 1.5, 0.24
 _LEAST_PRIOR, _LEAST_PRIOR_OF_MEAN = 0.15, 0.024  # of coefficients that the population seldom uses
 _FAR = 9.0  # squared deviations that the mean is usually moved by
 _LITTLE_TOLD = ("eye", "brow")  # how the names of such units begin
+_EDGE, _LEAST_ROOM = 0.02, 0.01  # of an end of their range, within which members draw together; and what counts as it
 _CENTRINGS = 3  # rounds in which members within their bounds get the ensemble's mean
 _SHAPE_OFF = 0.3  # deviations by which the chosen head may still be wrong in each component
 
@@ -144,17 +145,20 @@ class LandmarkEvidence:
         place = place[:, None]
         apart = noise @ _root(known).swapaxes(-1, -2) + self.precision * INFLATION * (drawn - start[:, None])
         apart[:, 0] = 0
-        # What is at an end of its range in the mean stays there in all members.
-        apart = _solve_free(known + np.diag(self.precision), apart, self._held(place))
-        return self._within(place, apart), at
+        # What is at an end of its range in the mean stays there in all members, and is the surer the nearer it is:
+        # opposite muscles, one of which is at rest, would spread together as soon as its mean trembles off the end.
+        room = self._room(place)
+        sure = known + (self.precision / np.maximum(room, _LEAST_ROOM) ** 2)[:, 0, :, None] * self._one
+        return self._within(place, _solve_free(sure, apart, room == 0)), at
 
-    def _held(self, place: np.ndarray) -> np.ndarray:
-        """(F, 1, D) coefficients that are at an end of their range in the means (F, 1, D)."""
-        held = np.zeros(place.shape, bool)
+    def _room(self, place: np.ndarray) -> np.ndarray:
+        """(F, 1, D) 0..1: 0 where the means (F, 1, D) are at an end of their range, 1 from _EDGE off it on."""
+        room = np.ones(place.shape)
         if self.bounds is not None:
             low, high = self.bounds
-            held[..., self._bounded] = (place <= low)[..., self._bounded] | (place >= high)[..., self._bounded]
-        return held
+            off = np.minimum(place - low, high - place)[..., self._bounded]
+            room[..., self._bounded] = np.clip(off / _EDGE, 0, 1)
+        return room
 
     def _within(self, place: np.ndarray, apart: np.ndarray) -> np.ndarray:
         """Members (F, H, D) apart from the means (F, 1, D), the first at the mean, within the bounds and with that mean
