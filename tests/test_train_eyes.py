@@ -162,6 +162,17 @@ def test_a_point_is_found_where_its_map_is_bright():
     assert told[2:].tolist() == pytest.approx([1.5, 0.5], abs=1e-2), "what the maps show there, and nowhere else"
 
 
+def test_points_are_looked_up_in_training_as_when_they_are_told():
+    torch.manual_seed(0)
+    heads, side = PointHeads(4, 6), INPUT // 8
+    for weights in (heads.look, heads.tell, heads.correct):
+        torch.nn.init.normal_(weights)  # so that many points lie outside of the crop
+    coarse, fine = torch.randn(3, 4, side, side), torch.randn(3, 6, 2 * side, 2 * side)
+    with torch.no_grad():
+        learned, told = heads.train()(coarse, fine), heads.eval()(coarse, fine)
+    assert (told[..., :2].abs() > 1).any() and torch.allclose(learned, told, atol=1e-4)
+
+
 def test_an_untrained_network_says_the_canonical_face():
     network = LandmarkNetwork().eval()
     points, deviation, visible = network(torch.zeros(2, 3, INPUT, INPUT))

@@ -23,7 +23,8 @@ ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 
-# The same five points on the mesh, each the mean of a pair. Eye corners rather than irises or lids: no gaze, no blinks.
+# The same five points on the mesh, each the mean of the two in a column. Eye corners rather than irises or lids: no
+# gaze, no blinks.
 _FIVE_POINTS = np.array([[33, 362, 4, 61, 291], [133, 263, 4, 61, 291]])
 
 # Mesh points that expressions hardly move.
