@@ -192,14 +192,16 @@ def plan(torch_here, monkeypatch):
     from ofer_models.workshop.train.distil import Plan
     from ofer_models.workshop.train.loop import Schedule
 
-    monkeypatch.setattr(distil, "TEACHER", ("dpmpp_2m", 6, "uniform"))
+    monkeypatch.setattr(distil, "TEACHER_STEPS", dict.fromkeys(distil.STAGES, 6))
     return Plan(60, Schedule(60, 8, 3e-3, average=0.8))
 
 
-def contexts_of(bundle: Bundle, count: int) -> np.ndarray:
-    """Contexts of noise for pictures."""
+def contexts_of(bundle: Bundle, count: int, stage: str = "expgen") -> np.ndarray:
+    """A stage's contexts of noise for pictures."""
+    from ofer_models.workshop.train.face_contexts import ENCODERS
+
     rng = np.random.default_rng(0)
-    encoder = OnnxStage(bundle.stages["expression_context"].files["graph"])
+    encoder = OnnxStage(bundle.stages[ENCODERS[stage]].files["graph"])
     arrays = {
         name: rng.standard_normal([dim if dim != "F" else count for dim in dims], dtype=np.float32)
         for name, dims in encoder.inputs.items()
@@ -207,33 +209,35 @@ def contexts_of(bundle: Bundle, count: int) -> np.ndarray:
     return encoder(**arrays)["context"]
 
 
-def test_a_student_comes_near_its_teacher_and_into_the_bundle(open_bundle, tmp_path, plan):
+@pytest.mark.parametrize("stage", ["expgen", "idgen"])
+def test_a_student_comes_near_its_teacher_and_into_the_bundle(open_bundle, tmp_path, plan, stage):
     from ofer_models.workshop.bundle_writer import Provenance
     from ofer_models.workshop.train.distil import Teacher, distil, write_student
 
     torch = pytest.importorskip("torch")
     folder = Path(shutil.copytree(open_bundle.path, tmp_path / "open"))
     bundle, said = Bundle.load(folder), []
-    contexts = contexts_of(bundle, 60)
-    student, likeness = distil(bundle, "expgen", contexts, tmp_path / "work", plan, log=said.append)
+    contexts = contexts_of(bundle, 60, stage)
+    student, likeness = distil(bundle, stage, contexts, tmp_path / "work", plan, log=said.append)
     held_out = [float(line.split("held out ")[1].split(",")[0]) for line in said if "held out" in line]
     assert likeness.apart < 0.75 * held_out[0] and 0.5 < likeness.spread < 1.2
-    assert (tmp_path / "work" / "distil-expgen.png").is_file()
-    written = write_student(bundle, "expgen", student, Provenance("of a test", "Apache-2.0", True))
-    usual = written.stages["expgen"].usual
+    assert (tmp_path / "work" / f"distil-{stage}.png").is_file()
+    written = write_student(bundle, stage, student, Provenance("of a test", "Apache-2.0", True))
+    usual = written.stages[stage].usual
     assert usual.timesteps == (999,) and usual.steps == 1
-    records = [written.files[f"expgen_distilled_{part}.onnx"] for part in ("cond", "step")]
+    records = [written.files[f"{stage}_distilled_{part}.onnx"] for part in ("cond", "step")]
     assert {(r.origin, r.licence, r.commercial_use) for r in records} == {("of a test", "Apache-2.0", True)}
     assert not written.unlisted()
-    context, noise = torch.from_numpy(contexts[:2]), torch.randn(2, 5, 53)
+    context, noise = torch.from_numpy(contexts[:2]), torch.randn(2, 5, len(usual.mean))
+    start = noise * torch.from_numpy(usual.scales(5))
     with torch.no_grad():
-        expected = student(context, noise)
-    sampler = CoefficientSampler(written.stages["expgen"], OnnxRuntimeBackend(1))
+        expected = student(context, start)
+    sampler = CoefficientSampler(written.stages[stage], OnnxRuntimeBackend(1))
     assert np.abs(sampler(context.numpy(), noise.numpy()) - usual.raw(expected.numpy())).max() < 0.02  # bytes
-    apart = np.abs(Teacher(bundle.stages["expgen"])(context, noise).numpy() - expected.numpy()).mean()
+    apart = np.abs(Teacher(bundle.stages[stage])(context, start).numpy() - expected.numpy()).mean()
     assert apart < 0.75
-    again = write_student(written, "expgen", student, Provenance("anew", "CC0-1.0", False))
-    record = again.files["expgen_distilled_step.onnx"]
+    again = write_student(written, stage, student, Provenance("anew", "CC0-1.0", False))
+    record = again.files[f"{stage}_distilled_step.onnx"]
     assert record.origin == "anew" and not record.commercial_use and "CC0-1.0" in record.licence
 
 

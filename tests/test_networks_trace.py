@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -17,6 +19,7 @@ from ofer_models.runtime.stored_weights import unpacked
 from ofer_models.runtime.torch.backend import TorchStage
 from ofer_models.workshop.compile.quantize import quantized
 from ofer_models.workshop.compile.tensorrt_graph import simplified
+from ofer_models.workshop.networks import trace
 from ofer_models.workshop.networks.arcface import ArcFace
 from ofer_models.workshop.networks.farl import Farl
 from ofer_models.workshop.networks.official_stages import IdentityContext, JointContext, RankWithEncoders
@@ -57,6 +60,48 @@ def test_traced_stages_equal_the_module_for_any_number_of_faces(tmp_path, kind):
             expected = module(**arrays)
         got = stage(**{name: array.numpy() for name, array in arrays.items()})["out"]
         assert relative_error(got, expected) <= 1e-4
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_a_gelu_is_halved_last_for_the_same_bits(tmp_path, monkeypatch, approximate):
+    """That is one operator to ONNX Runtime; what is no such GELU stays as it is."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(40, 60), torch.nn.GELU(approximate), torch.nn.Linear(60, 8))
+    files = {name: tmp_path / f"{name}.onnx" for name in ("first", "last")}
+    export_module(module, files["last"], {"input": ("F", 40)}, ["out"])
+    with monkeypatch.context() as patched:
+        patched.setattr(trace, "halve_last", lambda model: None)
+        export_module(module, files["first"], {"input": ("F", 40)}, ["out"])
+    x = 3 * torch.randn(7, 40).numpy()
+    first, last = (plain_session(file).run(None, {"input": x})[0] for file in files.values())
+    np.testing.assert_array_equal(first, last)
+    assert (files["first"].read_bytes() == files["last"].read_bytes()) == (approximate == "tanh")
+    assert operators_run(files["last"], tmp_path)["Erf"] == 0
+    assert (operators_run(files["last"], tmp_path)["Gelu"] == 1) == (approximate == "none")
+
+
+@pytest.mark.parametrize("name", ["identity_context", "expression_context"])
+def test_every_gelu_of_the_shipped_encoders_is_one_operator(open_bundle, tmp_path, name):
+    path = open_bundle.stages[name].files["graph"]
+    written = Counter(node.op_type for node in onnx.load(path).graph.node)["Erf"]
+    found = operators_run(path, tmp_path)
+    assert written >= 9 and found["Erf"] == 0 and found["Gelu"] + found["BiasGelu"] == written
+
+
+def plain_session(path: Path) -> onnxruntime.InferenceSession:
+    """Everything calculated as the file says."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def operators_run(path: Path, folder: Path) -> Counter[str]:
+    """What ONNX Runtime makes of a graph for the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
 
 
 @pytest.fixture(scope="module")

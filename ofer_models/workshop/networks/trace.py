@@ -13,7 +13,7 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from ofer_models.workshop.networks.onnx_graph import IR_VERSION, OPSET, Dims, check_file, write_model
+from ofer_models.workshop.networks.onnx_graph import IR_VERSION, OPSET, Dims, check_file, halve_last, write_model
 
 
 def export_module(
@@ -46,6 +46,7 @@ def export_module(
     del program
     gc.collect()  # the exporter's objects refer to each other, and hold the weights
     _forget_origin(model)
+    halve_last(model)
     write_model(model, path)
     del model
     gc.collect()
