@@ -56,7 +56,7 @@ def test_providers_are_taken_in_order_and_only_where_installed():
         ("expression_context", {"inputs": {"landmarks": ("F", 478, 6)}}, "unknown crop112"),
         ("identity_context", {"outputs": {"features": ("F", 256)}}, "missing features; unknown context"),
         ("expgen", {"inputs": {"context": ("F", 9), "noise": ("F", "N", 53)}}, "distilled_cond.onnx: input 'context'"),
-        ("idgen", {"inputs": {"context": ("F", 256), "noise": ("F", "N", 9)}}, "idgen_step.onnx: input 'x'"),
+        ("idgen", {"inputs": {"context": ("F", 256), "noise": ("F", "N", 9)}}, "idgen_distilled_step.onnx: input 'x'"),
     ],
 )
 def test_a_tensor_that_differs_from_the_manifest_is_named_at_load(open_bundle, name, stage, changes, said):
