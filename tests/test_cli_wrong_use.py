@@ -56,7 +56,7 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
     "evaluate": [
         (["--set", "faces"], "is none of open545"), (["--pictures", "1"], "Invalid value"),
         (["--set", "now"], "needs the folder of the set"), (["--json", "/"], "cannot be written"),
-        (["--sets", "x"], "No such option"), (["--beside", NOWHERE], "goes with --real"),
+        (["--sets", "x"], "No such option"), (["--set", "eyes", "--beside", NOWHERE], "goes with"),
         (["--peer", NOWHERE], "does not exist"),
     ],
     "build": [

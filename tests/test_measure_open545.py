@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_landmarks_prefer_the_true_head(open_head: HeadModel, part):
 
 
 def test_the_shipped_regressor_belongs_to_the_shipped_bundle(open_bundle):
-    """After training, delete the file; `ofer evaluate` fits a new one into out/regressor.npz."""
+    """After training, delete the file; `ofer evaluate` fits a new one into out/regressor_*.npz."""
     with np.load(SHIPPED) as file:
         shipped = Regressor({name: file[name] for name in file.files})
     assert shipped.fits(open_bundle)
@@ -177,6 +178,7 @@ def expression_result(hidden_spread: float) -> ExpressionResult:
     result.visible.append(np.array([1, 1, 0, 0], bool))
     result.hidden.append(np.array([0, 0, 1, 1], bool))
     result.inside.append(np.array([[1, 0]] * 3 + [[1, 1]] * 2, bool))
+    result.inside_seen.append(np.array([[0, 0]] * 3 + [[1, 0]] * 2, bool))
     result.own_se.append(2.5)
     return result
 
@@ -252,7 +254,7 @@ def test_headline_figures_by_hand(results):
     assert figures["spread_ratio"] == 4 and figures["spread_clean_ratio"] == 0.5
     assert figures["spread_ratio_relative"] == pytest.approx(4 / 8)
     assert figures["ode"] == pytest.approx(0.02 / 5)
-    assert figures["coverage90"] == 1.0  # the row of 0.9 in SHARES
+    assert figures["coverage90"] == 1.0 and figures["coverage90_visible"] == 0.5  # the row of 0.9 in SHARES
     assert SHARES[3] == 0.9
     assert figures["steps_error_loss"] < 0 and figures["steps_spread_loss"] < 0
 
@@ -271,9 +273,22 @@ def test_the_report_holds_figures_goals_and_tables(results, tmp_path):
     assert "| 2 pictures, clean |" in text
     assert "nan" not in text.lower().replace("nanm", "")
     figures = json.loads(files[2].read_text())
-    assert figures["rank_gap_closed"] == pytest.approx(0.5) and figures["tables"]["coverage"]["0.5"] == 0.5
+    assert figures["rank_gap_closed"] == pytest.approx(0.5) and figures["tables"]["coverage"]["occluded"]["0.5"] == 0.5
+    assert "| visible | 0.0% | 0.0% | 0.0% | 50.0% | 50.0% |" in text and "Beside" not in text
     assert files[1].stat().st_size > 10_000
     assert set(report.GOALS) <= set(figures)
+
+
+def test_the_report_shows_another_bundle_beside(results, tmp_path):
+    bundle, other = (SimpleNamespace(name="open", version=version, hypotheses=15) for version in ("9", "8"))
+    worse = replace(results, figures={key: 2 * value for key, value in results.figures.items()})
+    files = report.write_report(results, bundle, "open545", tmp_path, "ofer", "a test", (other, worse))
+    text = files[0].read_text()
+    assert "## Beside open 8" in text and "| figure | what | open 8 | open 9 | goal |" in text
+    assert "| 1 | 0.5 | at least 0.5 |" in text, "rank_gap_closed of both"
+    assert "| head: random heads | 8 | 8 |" in text
+    figures = json.loads(files[2].read_text())
+    assert figures["beside"]["open 8"]["spread_ratio"] == 2 * figures["spread_ratio"]
 
 
 def test_people_are_drawn_both_ways_with_a_truth_to_the_vertex(open_head):

@@ -56,7 +56,10 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Folder of photographs to measure on instead; points.json in it holds annotations."),
     ] = None,
-    beside: Annotated[Path | None, typer.Option(help="With --real: another bundle, in the same run.")] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(help=f"With --real, {OPEN} or {PLAIN}: another bundle, in the same run and on the same pictures."),
+    ] = None,
     peer: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +72,7 @@ def evaluate(
     """Measure a bundle: by default on Open-545, 545 renderings with and without occluders. Needs `make train-env`.
 
     Open-545 shows people with skin, hair and shadows (the first run fetches 89 MB of textures and meshes with npm);
-    open545-plain is the set of before 0.3, in flat paint.
+    open545-plain is the set of before 0.3, in flat paint. --beside measures another bundle on the same pictures.
 
     --real FOLDER measures on photographs, without 3D truth and without those packages: how much of each movement comes
     through, errors against annotated points, spread where a drawn occluder hides the face. Pictures named mask* show
@@ -80,8 +83,10 @@ def evaluate(
     what each is.
     """
     check_choice("--set", which, (OPEN, PLAIN, HELD_OUT, EYES, METHODS, *LICENSED))
-    if (beside or peer) and not real:
-        raise typer.BadParameter("goes with --real", param_hint="--beside" if beside else "--peer")
+    if peer and not real:
+        raise typer.BadParameter("goes with --real", param_hint="--peer")
+    if beside and not real and which not in (OPEN, PLAIN):
+        raise typer.BadParameter(f"goes with --real, {OPEN} and {PLAIN}", param_hint="--beside")
     if which in LICENSED and data is None and not real:
         raise typer.BadParameter(f"--set {which} needs the folder of the set", param_hint="--data")
     from ofer_models.bundle.manifest import Bundle, default_bundle
@@ -95,7 +100,7 @@ def evaluate(
     if predictions is None:
         loaded = Bundle.load(bundle or default_bundle())
     if which in (OPEN, PLAIN):
-        figures = _open545(loaded, which, pictures, work, report)
+        figures = _open545(loaded, beside and Bundle.load(beside), which, pictures, work, report)
     elif which == METHODS:
         figures = _methods(loaded, pictures, work)
     elif which == HELD_OUT:
@@ -133,31 +138,42 @@ def _real(
     return {name: result.figures for name, result in results.items()}
 
 
-def _open545(bundle: Any, which: str, limit: int | None, work: Path, report: Path | None) -> dict[str, Any]:
+def _open545(
+    bundle: Any, beside: Any, which: str, limit: int | None, work: Path, report: Path | None
+) -> dict[str, Any]:
     from ofer_models.bundle.manifest import HEAD
     from ofer_models.workshop.measure.open545 import pictures as open545
     from ofer_models.workshop.measure.open545 import protocol, regressor
     from ofer_models.workshop.measure.open545.report import GOALS, content, write_report
 
     threads, folder, head = len(os.sched_getaffinity(0)), work / which, bundle.path / HEAD
-    open545.require_head(head, which)
+    for one in (head, *([beside.path / HEAD] if beside else [])):
+        open545.require_head(one, which)
     open545.generate(head, folder, assets=None if which == PLAIN else work, workers=threads, progress=progress)
     pictures = open545.load(folder)
     compared = open545.check(open545.hashes(pictures, head), which)
     if limit and limit < len(pictures):
         pictures, compared = pictures.first(limit), f"Only {limit} pictures of {compared}"
-    rival = regressor.get(bundle, work, workers=threads, progress=progress, log=say)
-    results = protocol.measure(bundle, pictures, rival, threads=threads, progress=progress)
-    table = Table("figure", "value", "goal", title=f"bundle {bundle.name} {bundle.version}. {compared}", box=None)
+
+    def measured(one: Any) -> protocol.Results:
+        rival = regressor.get(one, work, workers=threads, progress=progress, log=say)
+        return protocol.measure(one, pictures, rival, threads=threads, progress=progress)
+
+    results = measured(bundle)
+    other = (beside, measured(beside)) if beside else None
+    heads = [f"{one.name} {one.version}" for one in (bundle, *([beside] if beside else []))]
+    table = Table("figure", *heads, "goal", title=compared, box=None)
     for key, value in results.figures.items():
         _, goal, met = GOALS.get(key, ("", "", None))
-        table.add_row(key, f"{value:.3g}", goal if met is None else f"{goal}: {'yes' if met(value) else 'no'}")
+        values = [value, *([other[1].figures[key]] if other else [])]
+        met_by = "" if met is None else f": {'yes' if met(value) else 'no'}"
+        table.add_row(key, *(f"{one:.3g}" for one in values), f"{goal}{met_by}")
     console.print(table)
     command = " ".join(["ofer", *sys.argv[1:]])
     if report:
-        for path in write_report(results, bundle, which, report, command, compared):
+        for path in write_report(results, bundle, which, report, command, compared, other):
             say(f"wrote {path}")
-    return content(results, bundle, command, compared)
+    return content(results, bundle, command, compared, other)
 
 
 def _held_out(bundle: Any, count: int, work: Path) -> dict[str, Any]:

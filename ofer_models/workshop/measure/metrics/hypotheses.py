@@ -9,6 +9,7 @@ or mask. d_ij = |X_i - X_j|_F / sqrt(V) over the part, the root mean square dist
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,8 +128,13 @@ def spread(samples: np.ndarray) -> np.ndarray:
 
 
 def inside_region(samples: np.ndarray, truth: np.ndarray, share: float = 0.9, floor: float = 0.0) -> np.ndarray:
-    """Whether the truth (V, 3) lies inside the samples' region at each vertex (V,): the ellipsoid of their mean and
-    covariance, scaled so that it holds `share` of the samples (K, V, 3) themselves.
+    """`inside_regions` of one share, (V,)."""
+    return inside_regions(samples, truth, (share,), floor)[0]
+
+
+def inside_regions(samples: np.ndarray, truth: np.ndarray, shares: Sequence[float], floor: float = 0.0) -> np.ndarray:
+    """Whether the truth (V, 3) lies inside the samples' regions at each vertex, (len(shares), V): the ellipsoid of
+    their mean and covariance, scaled so that it holds such a share of the samples (K, V, 3) themselves.
 
     floor, in the samples' unit, is added to every deviation: what moves along a line has a region without volume.
     """
@@ -139,7 +145,7 @@ def inside_region(samples: np.ndarray, truth: np.ndarray, share: float = 0.9, fl
     own = ((centred @ inverse) * centred).sum(-1)
     offset = (truth - samples.mean(0))[:, None]
     distance = ((offset @ inverse) * offset).sum(-1)[:, 0]
-    return distance <= np.maximum(np.quantile(own, share, axis=1), 1e-12)
+    return distance <= np.maximum(np.quantile(own, shares, axis=1), 1e-12)
 
 
 def reference_scale(meshes: np.ndarray) -> float:

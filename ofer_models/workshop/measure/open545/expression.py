@@ -34,9 +34,9 @@ _FLOOR = 0.05  # mm: deviations below this count as this, where a vertex hardly 
 @dataclass
 class ExpressionResult:
     """A picture each: rows[method] CO-545's figures in mm, cse_seen / cse_hidden by method (NaN where nothing is
-    hidden), mean_error and neutral_error at moved visible vertices, spread at visible, hidden and all vertices, inside:
-    per share of SHARES whether the truth lies in the hypotheses' region at hidden vertices, own_se: SE with the ranked
-    identity.
+    hidden), mean_error and neutral_error at moved visible vertices, spread at visible, hidden and all vertices, inside
+    and inside_seen: per share of SHARES whether the truth lies in the hypotheses' region at hidden and at visible
+    vertices, own_se: SE with the ranked identity.
     """
 
     rows: dict[str, list[dict[str, float]]] = field(default_factory=lambda: {name: [] for name in METHODS})
@@ -48,6 +48,7 @@ class ExpressionResult:
     visible: list[np.ndarray] = field(default_factory=list)
     hidden: list[np.ndarray] = field(default_factory=list)
     inside: list[np.ndarray] = field(default_factory=list)
+    inside_seen: list[np.ndarray] = field(default_factory=list)
     own_se: list[float] = field(default_factory=list)
 
 
@@ -152,9 +153,8 @@ def measure_expression(
             result.spread.append(metrics.spread(many).astype(np.float32))
             result.visible.append(visible)
             result.hidden.append(covered)
-            result.inside.append(
-                np.stack([metrics.inside_region(many[:, covered], truth[covered], share, _FLOOR) for share in SHARES])
-            )
+            for part, column in ((covered, result.inside), (visible, result.inside_seen)):
+                column.append(metrics.inside_regions(many[:, part], truth[part], SHARES, _FLOOR))
             chosen = head.identity(selected[row])
             own = decode(chosen, move(row, open_[i], chosen, drawn[i]))
             own = own - own.mean(1, keepdims=True) + truth.mean(0)

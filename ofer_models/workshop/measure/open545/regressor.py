@@ -6,6 +6,7 @@ mean of what the context leaves open: for one guess, nothing has a smaller squar
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,11 @@ class Regressor:
 def get(
     bundle: Bundle, work: Path, *, workers: int = 2, progress: Callable, log: Callable[[str], None] = print
 ) -> Regressor:
-    """The shipped regressor, or the one in `work`, if learned through this bundle's encoders; else a new one.
+    """The shipped regressor, or one in `work`, if learned through this bundle's encoders; else a new one.
 
     A new one takes a few minutes: training pictures are drawn into work/pictures/train where there are none.
     """
-    own = work / "regressor.npz"
+    own = work / f"regressor_{hashlib.sha256(''.join(_encoders(bundle)).encode()).hexdigest()[:8]}.npz"
     for path in (SHIPPED, own):
         if path.is_file():
             regressor = Regressor(read_npz(path))

@@ -23,24 +23,28 @@ GOALS: dict[str, tuple[str, str, Callable[[float], bool]]] = {
                         lambda v: v >= 0.5),
     "cse_ratio_occluded": ("closest hypothesis / regressor, occluded vertices", "at most 0.6", lambda v: v <= 0.6),
     "cse_ratio_visible": ("the same, visible vertices", "at most 1", lambda v: v <= 1),
-    "expression_ratio": ("hypotheses' mean / neutral face, moved vertices, nothing occluded", "at most 0.5",
-                         lambda v: v <= 0.5),
+    "expression_ratio": ("hypotheses' mean / neutral face, moved vertices, nothing occluded", "at most 0.40",
+                         lambda v: v <= 0.40),
     "spread_ratio": ("spread at occluded vertices / at visible ones", "at least 3", lambda v: v >= 3),
     "spread_clean_ratio": ("spread at the same vertices without the occluder / with it", "at most 1/3",
                            lambda v: v <= 1 / 3),
     "ode": ("excess over the population's threshold, as a share of it", "at most 0.01", lambda v: v <= 0.01),
-    "coverage90": ("truths inside the hypotheses' 90 % region, occluded vertices", "0.80 to 0.97",
-                   lambda v: 0.8 <= v <= 0.97),
+    "coverage90": ("truths inside the hypotheses' 90 % region, occluded vertices", "0.85 to 0.95",
+                   lambda v: 0.85 <= v <= 0.95),
+    "coverage90_visible": ("the same, visible vertices", "0.85 to 0.95", lambda v: 0.85 <= v <= 0.95),
     "steps_error_loss": ("error lost by the default steps against 1000-step DDPM", "at most 0.02", lambda v: v <= 0.02),
     "steps_spread_loss": ("spread lost likewise", "at most 0.05", lambda v: v <= 0.05),
 }  # fmt: skip
 
 
+Other = tuple[Bundle, Results]  # another bundle, measured on the same pictures
+
+
 def write_report(
-    results: Results, bundle: Bundle, which: str, folder: Path, command: str, compared: str
+    results: Results, bundle: Bundle, which: str, folder: Path, command: str, compared: str, other: Other | None = None
 ) -> list[Path]:
     """Write open545.md (or open545_plain.md) with its plot and figures as JSON into a folder. which: of SETS; compared:
-    the line on the set's hash."""
+    the line on the set's hash; other: what a table is to show beside."""
     folder.mkdir(parents=True, exist_ok=True)
     text, plot, figures = (folder / f"{which.replace('-', '_')}.{ending}" for ending in ("md", "png", "json"))
     _plot(results, plot)
@@ -60,6 +64,7 @@ def write_report(
         "",
         *_goals(results),
         "",
+        *(_beside(results, bundle, *other) if other else []),
         "## Identity",
         "",
         "Distance in mm at frontal vertices, mean-aligned (fixed correspondence, not NoW's scan distance): median /"
@@ -106,9 +111,11 @@ def write_report(
         "",
         "## Calibration and steps",
         "",
-        "Share of occluded vertices whose truth lies inside the region that holds a share of the hypotheses:",
+        "Share of vertices of occluded pictures whose truth lies inside the region that holds a share of the"
+        " hypotheses:",
         "",
-        *_table(("region", *(f"{share:.0%}" for share in SHARES)), [("truths inside", *_coverage(results))]),
+        *_table(("region", *(f"{share:.0%}" for share in SHARES)),
+                [(name, *(f"{value:.1%}" for value in shares)) for name, shares in _shares_inside(results).items()]),
         "",
         f"ExpGen on {protocol.STEP_PICTURES} occluded pictures: error {results.steps.error:.3f} mm and spread"
         f" {results.steps.spread:.3f} mm at the default steps, {results.steps.ddpm_error:.3f} and"
@@ -117,12 +124,12 @@ def write_report(
         f"![errors, spread and coverage]({plot.name})",
     ]  # fmt: skip
     text.write_text("\n".join(lines) + "\n")
-    figures.write_text(json.dumps(content(results, bundle, command, compared), indent=1) + "\n")
+    figures.write_text(json.dumps(content(results, bundle, command, compared, other), indent=1) + "\n")
     return [text, plot, figures]
 
 
-def content(results: Results, bundle: Bundle, command: str, compared: str) -> dict:
-    """Figures for a JSON file: the acceptance keys at the top, the tables below them."""
+def content(results: Results, bundle: Bundle, command: str, compared: str, other: Other | None = None) -> dict:
+    """Figures for a JSON file: the acceptance keys at the top, the tables and the other bundle's keys below them."""
     hypotheses = [{"method": name, "pictures": half, **row} for name, half, row in protocol.hypothesis_table(results)]
     groups = [{"method": name, "occluder": group, **row} for name, group, row in protocol.group_table(results)]
     tables = {
@@ -131,11 +138,13 @@ def content(results: Results, bundle: Bundle, command: str, compared: str) -> di
         "candidates": {count: asdict(one) for count, one in results.counts.items()},
         "frames": {which: {count: asdict(one) for count, one in several.items()}
                    for which, several in results.frames.items()},
-        "coverage": dict(zip(map(str, SHARES), _shares_inside(results), strict=True)),
+        "coverage": {name: dict(zip(map(str, SHARES), shares, strict=True))
+                     for name, shares in _shares_inside(results).items()},
     }  # fmt: skip
     return {
         **results.figures, "bundle": f"{bundle.name} {bundle.version}", "set": compared, "pictures": results.pictures,
         "command": command, "tables": tables,
+        **({"beside": {_name(other[0]): other[1].figures}} if other else {}),
     }  # fmt: skip
 
 
@@ -145,6 +154,33 @@ def _goals(results: Results) -> list[str]:
         what, goal, met = GOALS.get(key, (_EXTRA.get(key, ""), "", None))
         rows.append((f"`{key}`", what, f"{value:.3g}", goal, "" if met is None else "yes" if met(value) else "no"))
     return _table(("figure", "what", "value", "goal", "reached"), rows)
+
+
+def _beside(results: Results, bundle: Bundle, other: Bundle, others: Results) -> list[str]:
+    """Both bundles' figures, and what each says of heads and expressions beside those who know less."""
+    names, rows = (_name(other), _name(bundle)), []
+    for key, value in results.figures.items():
+        what, goal, _ = GOALS.get(key, (_EXTRA.get(key, ""), "", None))
+        rows.append((f"`{key}`", what, _number(others.figures[key]), _number(value), goal))
+    heads, faces = (
+        [dict(protocol.identity_table(one)) for one in (others, results)],
+        [{(name, half): row for name, half, row in protocol.hypothesis_table(one)} for one in (others, results)],
+    )
+    errors = [(f"head: {name}", *(_number(head[name]["both"]["median"]) for head in heads)) for name in heads[1]]
+    errors += [(f"face, {half}: {name}", *(_number(face[name, half]["cse"]) for face in faces))
+               for name, half in faces[1]]  # fmt: skip
+    return [
+        f"## Beside {names[0]}", "",
+        "In the same run, on the same pictures, each with the regressor of its own encoders.", "",
+        *_table(("figure", "what", *names, "goal"), rows), "",
+        "Errors in mm, which the tables below tell more about: of heads the median over all pictures, of faces the"
+        " closest sample's.", "",
+        *_table(("", *names), errors), "",
+    ]  # fmt: skip
+
+
+def _name(bundle: Bundle) -> str:
+    return f"{bundle.name} {bundle.version}"
 
 
 _EXTRA = {
@@ -187,12 +223,11 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if np.isfinite(value) else "-"
 
 
-def _shares_inside(results: Results) -> list[float]:
-    return np.concatenate(results.expression["occluded"].inside, axis=1).mean(1).tolist()
-
-
-def _coverage(results: Results) -> list[str]:
-    return [f"{value:.1%}" for value in _shares_inside(results)]
+def _shares_inside(results: Results) -> dict[str, list[float]]:
+    """By part of the face: of each of SHARES, how many of its vertices."""
+    covered = results.expression["occluded"]
+    return {name: np.concatenate(inside, axis=1).mean(1).tolist()
+            for name, inside in (("occluded", covered.inside), ("visible", covered.inside_seen))}  # fmt: skip
 
 
 def _finite(rows: list[dict]) -> list[dict]:
@@ -231,7 +266,9 @@ def _plot(results: Results, path: Path) -> None:
     third.set(title=f"spread of {MANY} hypotheses at a vertex (mm)")
     third.legend()
     fourth.plot([0, 1], [0, 1], "k:", linewidth=1)
-    fourth.plot(SHARES, _shares_inside(results), "o-")
+    for name, shares in _shares_inside(results).items():
+        fourth.plot(SHARES, shares, "o-", label=f"{name} vertices")
+    fourth.legend()
     fourth.set(title="truths inside the hypotheses' region", xlabel="share of hypotheses inside", xlim=(0.4, 1),
                ylim=(0.4, 1))  # fmt: skip
     figure.savefig(path, dpi=80)
