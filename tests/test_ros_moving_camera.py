@@ -134,7 +134,7 @@ def test_a_camera_whose_place_stays_away_is_told_once(monkeypatch):
     monkeypatch.setattr(camera_place, "TFMessage", Time)  # any type of message: nothing comes over these topics
     with RosSession() as session:
         problems = ProblemLog(logged.append, lambda: 0.0)
-        place = CameraPlace(session.client, "/odom", problems, clock=lambda: now[0])
+        place = CameraPlace(session.client, "/odom", problems, session.client.default_callback_group, lambda: now[0])
         header = Header(stamp=Time(sec=5), frame_id="camera")
         assert place.at(header) is None and not logged, "TF may be on its way"
         for _ in range(3):

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.subscription import Subscription
 from std_msgs.msg import Header
 
 from ofer_models.tracking.pose_filter import CameraPose
@@ -30,9 +32,14 @@ class CameraPlace:
     """Listens to /tf and /tf_static. `at` is for the worker's thread and never waits."""
 
     def __init__(
-        self, node: Node, frame: str, problems: ProblemLog, clock: Callable[[], float] = time.monotonic
+        self,
+        node: Node,
+        frame: str,
+        problems: ProblemLog,
+        group: CallbackGroup,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """frame: the fixed one. clock(): seconds."""
+        """frame: the fixed one. group: that of its subscriptions. clock(): seconds."""
         self._node = node
         self._frame = frame.lstrip("/")
         self._problems = problems
@@ -40,7 +47,7 @@ class CameraPlace:
         self._tree = FrameTree()
         self._missing_since: float | None = None
         self._told = False
-        self._subscriptions: list = []
+        self.subscriptions: list[Subscription] = []
         if TFMessage is None:
             node.get_logger().warning(
                 "filtering_frame: tf2_msgs is not installed (apt: ros-<distribution>-tf2-msgs): faces are filtered as "
@@ -50,7 +57,9 @@ class CameraPlace:
         try:
             for topic, qos, static in (("/tf", _MOVING, False), ("/tf_static", _STATIC, True)):
                 hear = partial(self.hear, static=static)
-                self._subscriptions.append(node.create_subscription(TFMessage, topic, hear, qos))
+                self.subscriptions.append(
+                    node.create_subscription(TFMessage, topic, hear, qos, callback_group=group)
+                )
         except Exception:
             self.destroy()
             raise
@@ -63,7 +72,7 @@ class CameraPlace:
             self._tree.put(one.header.frame_id.lstrip("/"), one.child_frame_id.lstrip("/"), placed, static)
 
     def destroy(self) -> None:
-        subscriptions, self._subscriptions = self._subscriptions, []
+        subscriptions, self.subscriptions = self.subscriptions, []
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
 
@@ -72,7 +81,7 @@ class CameraPlace:
         try:
             place = self._tree.place(header.frame_id.lstrip("/"), self._frame, seconds(header.stamp))
         except NoTransformError as error:
-            if self._subscriptions:
+            if self.subscriptions:
                 self._miss(str(error))
             return None
         self._missing_since, self._told = None, False

@@ -5,6 +5,7 @@ A large image is lost whole where a buffer of the transport is too small; its Ca
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
 import numpy as np
@@ -20,7 +21,8 @@ _BEGUN_ANEW = 1_000_000_000  # ns that stamps go back by where a bag is played a
 
 
 class ImageLosses:
-    """Compares the images that arrive with those that the camera sent. Times are seconds of any steady clock.
+    """Compares the images that arrive with those that the camera sent. Times are seconds of any steady clock. May be
+    told and asked by different threads.
 
     Where CameraInfos come with the images' stamps, each one without an image is a lost image. Else, where the stamps of
     the images are regular, the gaps between them tell: a gap of three periods has lost two. Of a camera without both,
@@ -29,6 +31,7 @@ class ImageLosses:
 
     def __init__(self) -> None:
         self.lost = 0  # images in all
+        self._lock = threading.Lock()
         self._images: dict[int, float] = {}  # stamp (ns) -> when it arrived
         self._others: dict[int, float] = {}  # of CameraInfos, and of the same images in another transport
         self._missing: dict[int, int] = {}  # stamp of an image -> steps of its gap in ns
@@ -40,21 +43,27 @@ class ImageLosses:
 
     def image(self, stamp: int, now: float) -> None:
         """An image with this stamp (ns) arrived."""
-        self._repeated |= stamp in self._images
-        if stamp < self._newest - _BEGUN_ANEW:
-            self._newest = 0
-        if 0 < self._newest < stamp:
-            self._missing[stamp] = stamp - self._newest
-            self._gaps.append(stamp - self._newest)
-        self._newest = max(stamp, self._newest)
-        self._images[stamp] = now
+        with self._lock:
+            self._repeated |= stamp in self._images
+            if stamp < self._newest - _BEGUN_ANEW:
+                self._newest = 0
+            if 0 < self._newest < stamp:
+                self._missing[stamp] = stamp - self._newest
+                self._gaps.append(stamp - self._newest)
+            self._newest = max(stamp, self._newest)
+            self._images[stamp] = now
 
     def beside(self, stamp: int, now: float) -> None:
         """Something that the camera sends beside each image arrived: its CameraInfo, or the image in another form."""
-        self._others[stamp] = now
+        with self._lock:
+            self._others[stamp] = now
 
     def check(self, now: float) -> None:
         """Count what has settled since the last check. To be called about once a second."""
+        with self._lock:
+            self._check(now)
+
+    def _check(self, now: float) -> None:
         until = now - _SETTLED
         since = until if self._judged is None else self._judged
         self._judged = until

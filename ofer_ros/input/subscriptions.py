@@ -20,6 +20,7 @@ from ofer_ros.input.calibration import Calibration
 from ofer_ros.input.camera_place import CameraPlace
 from ofer_ros.input.image_losses import ImageLosses
 from ofer_ros.input.pairing import Pairing
+from ofer_ros.input.receiver import Receiver
 from ofer_ros.input.topics import INFO, RAW, compressed_topic
 
 # While raw images came within this time, compressed ones of the same camera are not looked at (transport: auto).
@@ -36,7 +37,8 @@ def image_qos(settings: OferSettings) -> QoSProfile:
 
 
 class CameraInputs:
-    """Subscriptions from activate to deactivate. Callbacks only store: frames go to `accept`, calibrations aside."""
+    """Subscriptions from activate to deactivate. Callbacks, on the receiver's thread, only store: frames go to
+    `accept`, calibrations aside."""
 
     def __init__(
         self,
@@ -58,16 +60,16 @@ class CameraInputs:
         self._pairings: dict[type, Pairing] = {}
         self._subscriptions: list = []
         self._place: CameraPlace | None = None
+        self._receiver = Receiver(node)
         try:
             if settings.transport in ("auto", "raw"):
                 self._hear(Image, RAW, self._on_raw, slop)
             if settings.transport in ("auto", "compressed"):
                 self._hear(CompressedImage, compressed_topic(node), self._on_compressed, slop)
-            self._subscriptions.append(
-                node.create_subscription(CameraInfo, INFO, self._on_info, qos_profile_sensor_data)
-            )
+            self._subscribe(CameraInfo, INFO, self._on_info, qos_profile_sensor_data)
             if settings.filtering_frame:
-                self._place = CameraPlace(node, settings.filtering_frame, problems)
+                self._place = CameraPlace(node, settings.filtering_frame, problems, self._receiver.group)
+            self._receiver.start([*self._subscriptions, *(self._place.subscriptions if self._place else ())])
         except Exception:
             self.destroy()
             raise
@@ -75,9 +77,15 @@ class CameraInputs:
     def _hear(self, kind: type, topic: str, callback: Callable, slop: float) -> None:
         if self._settings.sync != "latest":
             self._pairings[kind] = Pairing(slop, lambda image, info: self._accept(Frame(image, info)))
-        self._subscriptions.append(self._node.create_subscription(kind, topic, callback, image_qos(self._settings)))
+        self._subscribe(kind, topic, callback, image_qos(self._settings))
+
+    def _subscribe(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> None:
+        new = self._node.create_subscription(kind, topic, callback, qos, callback_group=self._receiver.group)
+        self._subscriptions.append(new)
 
     def destroy(self) -> None:
+        """Stop listening; once it returns, nothing more is accepted."""
+        self._receiver.stop()
         subscriptions, self._subscriptions = self._subscriptions, []
         for subscription in subscriptions:
             self._node.destroy_subscription(subscription)

@@ -26,8 +26,8 @@ _LARGE = 1920  # px, longer side from which on people may be small in a picture 
 
 
 class FaceStream:
-    """Runs from its construction to `stop`. Meant for the executor's thread; the pipeline and the outputs' `publish`
-    belong to the worker's, and `between_frames` is how others reach them.
+    """Runs from its construction to `stop`. Meant for the executor's thread; images arrive on the receiver's, the
+    pipeline and the outputs' `publish` belong to the worker's, and `between_frames` is how others reach them.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class FaceStream:
     def stop(self, patience: float) -> bool:
         """Stop listening and wait for the frames at work; False when they did not end within `patience` seconds."""
         until = time.monotonic() + patience
+        self.inputs.destroy()  # first: an image that came after the mailbox closed would be counted and never dropped
         self._statistics.drop(self._mailbox.close())
-        self.inputs.destroy()
         ended = [one.stop(max(0.0, until - time.monotonic())) for one in (self._worker, self._drawer)]
         return all(ended)
 
