@@ -54,7 +54,7 @@ def test_a_camera_whose_qos_does_not_fit_is_told_of(capfd):
         def told() -> bool:
             nonlocal said
             said += capfd.readouterr().err
-            return "/image_raw" in said and "incompatible QoS" in said
+            return "New publisher discovered on topic 'image_raw', offering incompatible QoS" in said
 
         profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         harness.client.create_publisher(Image, "/image_raw", profile)
