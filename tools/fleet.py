@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ from ofer_ros.base.qos import FACES
 from ofer_ros.camera.scene import Scene
 
 WIDTH, HEIGHT = 320, 240
-_START = 120.0  # s until every camera must have had its first answer
-_SETTLE = 5.0  # s in which heads are drawn, before anything is counted
+_START = 120.0  # s until every camera must have had its first answer, and as long again until it has a head
+_SETTLE = 5.0  # s after that before anything is counted
 _END = 60.0  # s for a process to end
 
 
@@ -54,6 +55,7 @@ class Cameras:
         self._publishers = [self._node.create_publisher(Image, f"/{name}/image_raw", 5) for name in names]
         self._period, self._sent = 1.0 / rate, 0
         self.answers: Counter[str] = Counter()
+        self.known: set[str] = set()  # cameras whose face has had a head drawn: costs that come once
         self.latencies: list[float] = []
         for name in names:
             self._node.create_subscription(
@@ -63,13 +65,15 @@ class Cameras:
     def _answered(self, name: str, message: FaceArray) -> None:
         stamp = message.header.stamp
         self.answers[name] += 1
+        if any(face.identity_revision and face.identity_blend >= 1 for face in message.faces):
+            self.known.add(name)
         self.latencies.append(self._node.get_clock().now().nanoseconds * 1e-9 - stamp.sec - stamp.nanosec * 1e-9)
 
-    def send(self, seconds: float, until_answers_of: int | None = None) -> None:
-        """Frames at the rate for so long, or until so many cameras were answered."""
+    def send(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Frames at the rate for so long, or until something is so."""
         due = time.monotonic()
         end = due + seconds
-        while time.monotonic() < end and (until_answers_of is None or len(self.answers) < until_answers_of):
+        while time.monotonic() < end and not until():
             for number, publisher in enumerate(self._publishers):
                 image = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
                 image.header.stamp = self._node.get_clock().now().to_msg()
@@ -85,7 +89,7 @@ class Cameras:
 
 
 def measure(commands: list[list[str]], names: list[str], rate: float, seconds: float, log: Path) -> Figures:
-    """Start the nodes, send them frames, and end them. Raises RuntimeError where a camera is never answered."""
+    """Start the nodes, send them frames, and end them. Raises RuntimeError where a camera has no face."""
     cameras = Cameras(names, rate)
     with ExitStack() as stack:
         stack.callback(cameras.close)
@@ -94,9 +98,10 @@ def measure(commands: list[list[str]], names: list[str], rate: float, seconds: f
         for command in commands:
             nodes.append(subprocess.Popen([sys.executable, "-m", *command], stdout=output, stderr=output))
             stack.callback(_end, nodes[-1])
-        cameras.send(_START, until_answers_of=len(names))
-        if len(cameras.answers) < len(names):
-            raise RuntimeError(f"only {len(cameras.answers)} of {len(names)} cameras were answered: see {log}")
+        cameras.send(_START, until=lambda: len(cameras.answers) == len(names))
+        cameras.send(_START, until=lambda: len(cameras.known) == len(names))
+        if len(cameras.known) < len(names):
+            raise RuntimeError(f"only {len(cameras.known)} of {len(names)} cameras have a face's head: see {log}")
         cameras.send(_SETTLE)
         cameras.answers.clear()
         cameras.latencies.clear()

@@ -2,7 +2,7 @@
 
 At every wake-up rclpy's executor asks each topic, service, timer and event of all its nodes whether it is ready: about
 thirty a node, of which a camera's images are one. So they have an executor of their own, and the node's is left with
-what is asked for rarely. The topics stay the node's, with its remappings, QoS and events.
+what is asked for rarely. The topics stay the node's, with its remappings and QoS.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rclpy.subscription import Subscription
 
 
 class Receiver:
-    """Takes the messages of subscriptions that were made in its `group`, on a thread of its own, from `start` to
-    `stop`. Their events are for the executor of the node."""
+    """Takes the messages of subscriptions that were made in its `group`, and their events, on a thread of its own from
+    `start` to `stop`."""
 
     def __init__(self, node: Node) -> None:
         self.group: CallbackGroup = _Group(self)
@@ -60,14 +60,15 @@ class Receiver:
 
 
 class _Group(CallbackGroup):
-    """Subscriptions for the receiver's thread, and what else belongs to them for any other."""
+    """What is for the receiver's thread alone. Events as well: in Fast DDS an image wakes who waits for those of its
+    topic, again and again until it is taken."""
 
     def __init__(self, receiver: Receiver) -> None:
         super().__init__()
         self._receiver = receiver
 
     def can_execute(self, entity: Any) -> bool:
-        return isinstance(entity, Subscription) == self._receiver.here
+        return self._receiver.here
 
     def beginning_execution(self, entity: Any) -> bool:
         return True
@@ -77,9 +78,10 @@ class _Group(CallbackGroup):
 
 
 class _Topics:
-    """A node, as an executor sees it, that has these subscriptions and nothing else."""
+    """A node, as an executor sees it, that has these subscriptions, their events and nothing else."""
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self.subscriptions = tuple(subscriptions)
-        self.timers = self.clients = self.services = self.guards = self.waitables = ()
+        self.waitables = tuple(event for one in self.subscriptions for event in one.event_handlers)
+        self.timers = self.clients = self.services = self.guards = ()
         self.executor: SingleThreadedExecutor | None = None

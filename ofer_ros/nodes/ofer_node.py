@@ -1,6 +1,6 @@
 """ofer_node: images in, tracked faces out. A lifecycle node that only converts, schedules and publishes.
 
-    CameraInputs (executor thread) ── newest frame ──> Mailbox ──> FrameWorker (its own thread) ──> FaceOutputs
+    CameraInputs (receiver's thread) ── newest frame ──> Mailbox ──> FrameWorker (its own thread) ──> FaceOutputs
 
 The first three are a FaceStream, which lives while the node is active. Callbacks only store what arrives, so services
 and parameters answer while a frame is at work. The pipeline belongs to the worker's thread: what services and
