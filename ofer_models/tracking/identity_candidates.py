@@ -9,12 +9,13 @@ import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
 from ofer_models.head.decoders import LandmarkDecoder
+from ofer_models.perception.head_pose import HeadPose
 from ofer_models.runtime.stages import StageSet
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_evidence import IdentityEvidence
 from ofer_models.tracking.identity_ranking import CandidateRanker, RankedCandidates, Ranking, RankingRequest
 from ofer_models.tracking.identity_state import POOLED, Draw, Drawn, View
-from ofer_models.tracking.reprojection import best_pose_log_weights, softmax
+from ofer_models.tracking.reprojection import best_pose_log_weights, poses_of, softmax
 
 COMPARED = 40  # candidates, the best ranked, that are also posed and compared with the landmarks
 # What IdRank's log odds count beside the landmarks' among those. Little: it cannot tell which of the best is nearest to
@@ -52,12 +53,14 @@ class CandidateDrawer:
         networks give no numbers."""
         incumbent = draw.incumbent if self._fit is None else None
         ranked = self._ranked(draw, incumbent)
+        starts = [] if self._bundle.rank_alone else self._starts(draw.views, ranked.betas)
         if self._fit is not None:
-            return self._fitted(draw, ranked.betas, self._scores(draw.views, ranked.betas, ranked.log_odds, False))
+            scores = self._scores(draw.views, starts, ranked.betas, ranked.log_odds, False)
+            return self._fitted(draw, starts, ranked.betas, scores)
         betas, log_odds = ranked.betas, ranked.log_odds
         if incumbent is not None:
             betas, log_odds = np.concatenate([betas, incumbent[None]]), np.append(log_odds, ranked.incumbent)
-        scores = self._scores(draw.views, betas, log_odds, incumbent is not None)
+        scores = self._scores(draw.views, starts, betas, log_odds, incumbent is not None)
         best, probabilities = int(scores.argmax()), softmax(scores)
         if incumbent is not None and scores[best] < scores[-1] + math.log(REPLACE_ODDS):
             return Drawn(None, float(probabilities[-1]))
@@ -77,7 +80,15 @@ class CandidateDrawer:
         answer = None if elsewhere is None else elsewhere(request)
         return self._rank(request) if answer is None else answer
 
-    def _fitted(self, draw: Draw, betas: np.ndarray, scores: np.ndarray) -> Drawn:
+    def _starts(self, views: Sequence[View], betas: np.ndarray) -> list[HeadPose | None]:
+        """The pose of the mean of betas (N, S) in each view: none is found anew for what is near that."""
+        mean = betas.mean(0)[None]
+        models = [self._landmarks.of_candidates(mean, view.expression, view.jaw) for view in views]
+        return [poses_of([view.seen], model, [None])[0] for view, model in zip(views, models, strict=True)]
+
+    def _fitted(
+        self, draw: Draw, starts: Sequence[HeadPose | None], betas: np.ndarray, scores: np.ndarray
+    ) -> Drawn:
         """The mean of betas (N, S), weighed by scores (N,), moved to the landmarks, unless the incumbent is as likely
         there. The score is the likeliest one's probability.
 
@@ -85,7 +96,7 @@ class CandidateDrawer:
         """
         probabilities = softmax(scores)
         probability, weights = float(probabilities.max()), _shares(draw.views)
-        shape, gain = self._fit(probabilities @ betas, draw.views, weights, draw.incumbent)
+        shape, gain = self._fit(probabilities @ betas, draw.views, weights, draw.incumbent, starts)
         if draw.incumbent is not None and gain < math.log(REPLACE_ODDS):
             return Drawn(None, probability)
         return self._head(shape, probability)
@@ -96,8 +107,9 @@ class CandidateDrawer:
         return Drawn(self._bundle.head.identity(betas), score)
 
     def _scores(
-        self, views: Sequence[View], betas: np.ndarray, log_odds: np.ndarray, keep_last: bool
-    ) -> np.ndarray:
+        self, views: Sequence[View], starts: Sequence[HeadPose | None], betas: np.ndarray, log_odds: np.ndarray,
+        keep_last: bool,
+    ) -> np.ndarray:  # fmt: skip
         """Scores (N,) of betas (N, S): IdRank's log odds (N,), and how well each fits the landmarks in its best pose, a
         mean over the views as well; -inf for those that rank too low to be posed, which the last never does if
         keep_last."""
@@ -108,9 +120,9 @@ class CandidateDrawer:
             compared = np.union1d(compared, [len(betas) - 1])
         result = np.full(len(betas), -np.inf)
         result[compared] = RANK_SHARE * log_odds[compared]
-        for view, weight in zip(views, _shares(views), strict=True):
+        for view, start, weight in zip(views, starts, _shares(views), strict=True):
             models = self._landmarks.of_candidates(betas[compared], view.expression, view.jaw)
-            result[compared] += weight * best_pose_log_weights(view.seen, models)
+            result[compared] += weight * best_pose_log_weights(view.seen, models, start)
         return result
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ofer_models.head.decoders import RestingLandmarks
 from ofer_models.head.model import HeadModel
-from ofer_models.perception.head_pose import NoPoseError, estimate_head_pose
+from ofer_models.perception.head_pose import HeadPose, NoPoseError, estimate_head_pose
 from ofer_models.tracking.evidence import LandmarkEvidence
 from ofer_models.tracking.identity_state import View
 from ofer_models.tracking.landmark_system import Pictures, Poses, Systems, bounded_solve, free_pose
@@ -53,11 +53,14 @@ class IdentityEvidence:
         self._head, self._evidence, self._system = head, evidence, evidence.system
 
     def __call__(
-        self, betas: np.ndarray, views: Sequence[View], weights: np.ndarray, incumbent: np.ndarray | None = None
-    ) -> tuple[np.ndarray, float]:
+        self, betas: np.ndarray, views: Sequence[View], weights: np.ndarray, incumbent: np.ndarray | None = None,
+        starts: Sequence[HeadPose | None] | None = None,
+    ) -> tuple[np.ndarray, float]:  # fmt: skip
         """Betas (S,) moved to views whose weights (len(views),) sum to one; and by how much their log posterior on
-        these exceeds the incumbent's (S,), infinite without one. Views without a pose say nothing."""
-        fits, width = self._fits(betas, views, weights), 1.0
+        these exceeds the incumbent's (S,), infinite without one. Views without a pose say nothing. starts: poses in
+        the views of a head near these, where they are known."""
+        starts = starts or [None] * len(views)
+        fits, width = self._fits(betas, views, weights, starts), 1.0
         shape = betas[: self._system.shapes].astype(np.float64)
         for round_ in range(_ROUNDS):
             systems = self._systems(fits, self._whole(shape, betas))
@@ -67,20 +70,22 @@ class IdentityEvidence:
         moved = self._whole(shape, betas)
         if incumbent is None:
             return moved, np.inf
-        known = self._fits(incumbent, views, weights)
+        known = self._fits(incumbent, views, weights, starts)
         for _ in range(_ROUNDS):
             self._step(known, self._systems(known, incumbent))
         width = max(width, 1.0)
         return moved, self._log_posterior(fits, moved, width) - self._log_posterior(known, incumbent, width)
 
-    def _fits(self, betas: np.ndarray, views: Sequence[View], weights: np.ndarray) -> list[_Fit]:
+    def _fits(
+        self, betas: np.ndarray, views: Sequence[View], weights: np.ndarray, starts: Sequence[HeadPose | None]
+    ) -> list[_Fit]:
         """Each view with the pose of this head and the view's expression."""
         fits, resting = [], self._resting(betas)
-        for view, weight in zip(views, weights, strict=True):
+        for view, weight, near in zip(views, weights, starts, strict=True):
             start = np.concatenate([view.expression, view.jaw]).astype(np.float64)
             model = self._system.models(resting, start[None, None])[0, 0]
             try:
-                pose = estimate_head_pose(view.seen.points[self._system.rows], model, view.seen.K)
+                pose = estimate_head_pose(view.seen.points[self._system.rows], model, view.seen.K, near)
             except NoPoseError:
                 continue
             told = _SHARE * self._system.weights(view.seen, view.visible)
