@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
+import gc
 import threading
 import time
 import weakref
@@ -274,12 +275,19 @@ def test_every_transition_from_every_state(state):
 
 
 def test_nothing_of_a_pipeline_is_left_after_cleanup():
-    with NodeHarness(make_pipeline=lambda settings: FakePipeline()) as harness:
+    def make(settings):
+        pipeline = FakePipeline()
+        pipeline.itself = pipeline  # a circle, as real ones have
+        return pipeline
+
+    with NodeHarness(make_pipeline=make) as harness:
         harness.send_and_wait(image_message(stamp=1.0))
         node = harness.node
+        assert gc.get_freeze_count(), "no frame waits for the collector to look through what was loaded"
         held = [weakref.ref(one) for one in (node._pipeline, node._outputs, node._stream)]
         assert harness.change("deactivate") and harness.change("cleanup")
         assert [reference() for reference in held] == [None] * 3, "each real one is 60 MB"
+        assert not gc.get_freeze_count()
 
 
 def test_networks_are_warmed_up_at_configure_and_given_back_at_cleanup(capfd):

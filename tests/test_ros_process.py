@@ -518,7 +518,7 @@ def test_starting_the_nodes_imports_nothing_heavy(open_bundle):
         "from ofer_ros.base.parameters import defaults; from ofer_ros.base.settings import OferSettings;"
         "load_pipeline(OferSettings(**defaults('ofer_node')));"
         "print({'torch', 'anny', 'diffusers', 'onnx', 'scipy', 'skimage', 'numba', 'trimesh', 'matplotlib',"
-        "'sounddevice', 'mediapipe.tasks', 'mediapipe.python.solutions.hands'} & sys.modules.keys())"
+        "'sounddevice', 'PIL', 'mediapipe.tasks', 'mediapipe.python.solutions.hands'} & sys.modules.keys())"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "set()"

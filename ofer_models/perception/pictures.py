@@ -12,34 +12,29 @@ import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    Image,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
 
 from ofer_models.files.refusal import FileRefused, one_line
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MAX_SIDE = 32_766  # px; OpenCV's warps count pixels in 16 bits
 
-_FORMATS: dict[str, tuple[bytes, type[Image.Image]]] = {  # how each begins, and Pillow's reader of its header
-    "JPEG": (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    "BMP": (rb"BM", BmpImagePlugin.BmpImageFile),
-    "TIFF": (rb"II\x2a\0|MM\0\x2a", TiffImagePlugin.TiffImageFile),
-    "WebP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
-    "JPEG 2000": (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
-    "PNM": (rb"P[1-7]\s", PpmImagePlugin.PpmImageFile),
+_FORMATS = {  # how each begins, and Pillow's name for it
+    "JPEG": (rb"\xff\xd8\xff", "Jpeg"),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", "Png"),
+    "BMP": (rb"BM", "Bmp"),
+    "TIFF": (rb"II\x2a\0|MM\0\x2a", "Tiff"),
+    "WebP": (rb"RIFF....WEBP", "WebP"),
+    "JPEG 2000": (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "Jpeg2K"),
+    "PNM": (rb"P[1-7]\s", "Ppm"),
 }
 _ORIENTATION = 0x0112  # EXIF tag
 # EXIF orientation: quarter turns counterclockwise, and whether left and right are exchanged before them.
@@ -166,11 +161,17 @@ def _header(data: bytes, limits: Limits) -> tuple[Image.Image, str]:
     if kind is None:
         raise PictureError(f"not a picture in a format that is read: {', '.join(_FORMATS)}")
     try:
-        header = _FORMATS[kind][1](io.BytesIO(data))
+        header = _pillow(kind, data)
     except Exception as error:  # whatever a header that somebody made up can provoke
         raise PictureError(f"damaged or truncated: the {kind}'s header cannot be read ({one_line(error)})") from None
     check_size(*header.size, limits)
     return header, kind
+
+
+def _pillow(kind: str, data: bytes) -> Image.Image:
+    """Pillow's image, imported with the first of its kind: cameras whose images come unencoded need none of it."""
+    name = f"{_FORMATS[kind][1]}Image"
+    return getattr(import_module(f"PIL.{name}Plugin"), f"{name}File")(io.BytesIO(data))
 
 
 def _turn(header: Image.Image, kind: str) -> tuple[int, bool]:
@@ -215,7 +216,7 @@ def _whole(body: bytes) -> np.ndarray | None:
 def _quietly(data: bytes) -> np.ndarray | None:
     """A JPEG's BGR pixels by Pillow: it says nothing on stderr of what is odd, and a camera may send many such."""
     try:
-        rgb = JpegImagePlugin.JpegImageFile(io.BytesIO(data)).convert("RGB")
+        rgb = _pillow("JPEG", data).convert("RGB")
         return np.ascontiguousarray(np.asarray(rgb)[..., ::-1])
     except (OSError, SyntaxError, ValueError):
         return None

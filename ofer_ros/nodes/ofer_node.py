@@ -26,7 +26,7 @@ from std_srvs.srv import SetBool, Trigger
 from ofer_models.pipeline import FacePipeline
 from ofer_msgs.srv import ResetIdentity
 from ofer_ros.base.bundles import load_bundle
-from ofer_ros.base.heap import give_memory_back
+from ofer_ros.base.heap import give_memory_back, keep_what_is_loaded
 from ofer_ros.base.parameters import declare, read
 from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.settings import OferSettings
@@ -172,6 +172,7 @@ class OferNode(LoadingNode):
             self.get_logger().info("tf2_msgs is not installed: faces are published without TF")
         for missing in self._outputs.missing():
             self.get_logger().warning(missing)
+        keep_what_is_loaded()
         return TransitionCallbackReturn.SUCCESS
 
     def _stop(self) -> None:
@@ -201,7 +202,7 @@ class OferNode(LoadingNode):
                 self._outlived.append(outputs)
                 return
             outputs.destroy()
-            del outputs
+            outputs = pipeline = None  # nobody holds them any more
             give_memory_back()
 
     def _busy(self) -> FaceStream | None:
