@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 pytest.importorskip("pyarrow")
@@ -42,7 +44,9 @@ def test_what_ray_says_becomes_one_line_that_says_what_to_do(said, told):
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no.such.host.invalid:6379", "127.0.0.1:99999", "ray://127.0.0.1:1"])
 def test_a_cluster_that_is_not_there_is_told_in_one_line(address):
+    before = dict(os.environ)
     with pytest.raises(DatasetError) as told, Cluster(address):
         pass
+    assert dict(os.environ) == before
     assert "\n" not in str(told.value) and address in str(told.value)
     assert "`ray start --head` tells its address" in str(told.value)

@@ -90,10 +90,12 @@ def test_workers_that_cannot_start_end_the_run_in_one_line(archive, open_bundle,
         assert "\n" not in str(told.value) and store.totals()["sources"] == 0
 
 
-def test_a_cluster_of_this_machine_listens_on_the_loopback_alone():
+def test_a_cluster_of_this_machine_listens_on_the_loopback_alone_and_leaves_no_settings_behind():
     psutil = pytest.importorskip("psutil")
     look = (
         "from ofer_models.dataset.cluster import Cluster; import psutil\n"
+        "import os\n"
+        "before = dict(os.environ)\n"
         "with Cluster(workers=1):\n"
         "    import ray\n"
         "    ray.get(ray.remote(lambda: 0).remote())\n"
@@ -101,6 +103,8 @@ def test_a_cluster_of_this_machine_listens_on_the_loopback_alone():
         "    for one in [me, *me.children(recursive=True)]:\n"
         "        for socket in one.net_connections():\n"
         f"            socket.status == {psutil.CONN_LISTEN!r} and print(one.name(), socket.laddr.ip)\n"
+        "told = {name for name in os.environ if os.environ[name] != before.get(name)}\n"
+        "assert not [name for name in told if name.startswith('RAY_')], told\n"  # a later cluster may have nodes
     )
     told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=PATIENCE, check=True)
     heard = [line.split() for line in told.stdout.splitlines()]

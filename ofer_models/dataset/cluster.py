@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from ofer_models.dataset.parts import Part
@@ -48,18 +49,21 @@ class Cluster:
             "num_cpus": workers or None, "object_store_memory": _OBJECT_STORE, "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
         }  # fmt: skip
-        for name, value in (_ENVIRONMENT | (_LOOPBACK if address == LOCAL else {})).items():
-            os.environ.setdefault(name, value)
-        if address != LOCAL:
-            _try(address)
-        import ray
+        with ExitStack() as half_way:
+            half_way.enter_context(_environment(_ENVIRONMENT | (_LOOPBACK if address == LOCAL else {})))
+            if address != LOCAL:
+                _try(address)
+            import ray
 
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == LOCAL else {}))
-        except Exception as error:  # OSError, ValueError, RuntimeError: each version its own
-            raise DatasetError(f"no Ray cluster at {address}: {one_line(error)}") from None
-        self._leave = ray.shutdown
-        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+            half_way.callback(ray.shutdown)
+            try:
+                ray.init(
+                    address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == LOCAL else {})
+                )
+            except Exception as error:  # OSError, ValueError, RuntimeError: each version its own
+                raise DatasetError(f"no Ray cluster at {address}: {one_line(error)}") from None
+            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+            self._leave = half_way.pop_all().close
         self._workers = min(workers or cores, cores)
 
     def __enter__(self) -> Cluster:
@@ -79,6 +83,19 @@ class Cluster:
         from ofer_models.dataset.distribution import Distribution
 
         Distribution(deque(parts), store, job, self._options, tell).work(self._workers)
+
+
+@contextmanager
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """These variables where they are not set, for this process and those that it starts meanwhile: a cluster of several
+    nodes that is started later must not be told to stay alone."""
+    new = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def _try(address: str) -> None:

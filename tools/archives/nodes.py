@@ -29,6 +29,7 @@ class Nodes:
     def __init__(self, folder: Path) -> None:
         self.environment = {
             **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # a second node may join, whatever the caller's clusters may
             "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0",  # 15 by default
             "RAY_raylet_start_wait_time_s": f"{_PATIENCE:.0f}", "RAY_gcs_rpc_server_reconnect_timeout_s": _RECONNECT,
         }  # fmt: skip
