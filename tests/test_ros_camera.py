@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ofer_ros.base.qos import LATCHED, NEWEST
+from ofer_ros.base.qos import FACES, LATCHED, NEWEST
 
 pytest.importorskip("ofer_msgs.msg._face", reason="source .venv/ofer_env.sh")
 
@@ -25,6 +25,7 @@ from visualization_msgs.msg import MarkerArray
 
 from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
+from ofer_ros.base.geometry import stamp_key
 from ofer_ros.camera.scene import FRAMES, HEIGHT, RATE, VISIBLE_SHARE, WIDTH, Scene
 from ofer_ros.camera.source_frame import SourceError
 from ofer_ros.camera.sources import open_source
@@ -182,6 +183,19 @@ def test_camera_node_loops_and_compresses(tmp_path):
         assert np.abs(compressed_to_rgb(session.compressed[0]).astype(int) - 77).max() <= 3
         assert not session.images
         assert not session.infos
+
+
+def test_pictures_that_wait_for_answers_are_stamped_at_their_rate(tmp_path):
+    """However long the answers take, and from one round to the next."""
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((8, 8, 3), np.uint8))
+    with CameraSession(source=str(tmp_path), rate=8.0, hold=0.125, loop=True, paced_by="answers") as session:
+        answers = session.client.create_publisher(FaceArray, "/answers", FACES)
+        for number in range(5):
+            session.wait_for(lambda expected=number + 1: len(session.images) == expected)
+            answers.publish(FaceArray(header=session.images[-1].header))
+        stamps = [stamp_key(image.header.stamp) for image in session.images[:5]]
+    assert np.diff(stamps).tolist() == 4 * [125_000_000]
 
 
 def test_camera_node_waits_for_its_subscribers(tmp_path):

@@ -181,13 +181,14 @@ def test_observations_add_up():
         message = face_array_message([fake_face(track) for track in tracks], header, (48, 64))
         seen.add_faces(message, now=100 + index + (0.05 if index < 10 else 0.5))
     seen.add_diagnostics({"frames_in": "20", "frames_processed": "11", "memory_mb": "100.0"})
-    seen.add_diagnostics({"frames_in": "22", "stage/convert_ms": "1.5", "memory_mb": "101.5"})
+    seen.add_diagnostics({"frames_in": "22", "stage/convert_ms": "1.5", "latency_p50_ms": "31.0", "memory_mb": "101.5"})
     seen.add_marker_check(1e-7)
     summary = seen.summary()
     assert summary["fps"] == pytest.approx(10 / 10.45, abs=0.01)
     assert summary["latency_ms"]["p50"] == pytest.approx(50, abs=0.1)
     assert summary["latency_ms"]["p95"] > 200
     assert summary["latency_ms"]["stages"] == {"convert": 1.5}
+    assert summary["node_latency_ms"] == {"p50": 31.0, "p95": None}
     assert (summary["frames_in"], summary["tracks"], summary["identity_revisions"]) == (22, 2, 2)
     assert summary["memory_mb"] == {"first": 100.0, "last": 101.5}
     json.dumps(Observations().summary())  # nothing received at all is a summary, too

@@ -201,7 +201,8 @@ class CameraSettings:
     compressed: bool = setting("publish image_raw/compressed (JPEG) instead of image_raw")
     max_side: int = setting("larger pictures and videos are scaled down to this side", 16, 4096, unit="px")
     paced_by: str = setting(
-        "topic of FaceArrays; a picture is sent once the one before was answered there, so that none is lost; '': no"
+        "topic of FaceArrays; a picture is sent once the one before was answered there, so that none is lost, and "
+        "pictures without a time of their own are stamped 1 / rate apart; '': no"
     )
     wait_for_subscribers: int = setting("publish nothing before this many nodes listen to the image", 0, 100)
     log_file: str = setting("write stamp, name and expected face of each frame here, a line of JSON each; '': do not")

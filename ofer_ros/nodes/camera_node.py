@@ -1,7 +1,8 @@
 """camera_node: publishes a source of pictures as a camera would, with intrinsics that state a field of view.
 
 The pictures of a bag keep their stamps, frame and CameraInfo. They and the frames of a video come at the pace they were
-recorded at, and a video's stamps are as far apart.
+recorded at, and a video's stamps are as far apart. Pictures that wait for answers are stamped at the rate that they are
+to be seen at, however long the answers take: else a slow reader would find a new scene in each.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class CameraNode(Node):
         self._timeline: tuple[float, float, Time] | None = None  # this clock, the source's (s), and ROS's at the start
         self._left_out: dict[str, str] = {}  # since the source began, and why
         self._unanswered: tuple[int, float] | None = None  # stamp of the last picture and when it was sent
+        self._stamped: Time | None = None  # the last picture that has no time of its own and waited for an answer
         if settings.compressed:
             self._images = self.create_publisher(CompressedImage, "image_raw/compressed", _QOS)
         else:
@@ -134,7 +136,7 @@ class CameraNode(Node):
         return True
 
     def publish(self, frame: SourceFrame) -> None:
-        """Send one picture with its camera_info, stamped as it was taken or recorded, else now."""
+        """Send one picture with its camera_info, stamped as it was taken or recorded."""
         if frame.problem:
             self._left_out[frame.name] = frame.problem
             self._problems.report(f"{frame.name} is left out: {frame.problem}")
@@ -170,8 +172,13 @@ class CameraNode(Node):
         if frame.time is not None and self._timeline is not None:
             _, first, began = self._timeline
             return began + Duration(nanoseconds=round(1e9 * (frame.time - first)))
-        waited = 0.0 if frame.taken is None else time.monotonic() - frame.taken
-        return self.get_clock().now() - Duration(nanoseconds=round(1e9 * waited))
+        if frame.taken is not None:
+            return self.get_clock().now() - Duration(nanoseconds=round(1e9 * (time.monotonic() - frame.taken)))
+        if self._stamped is None or not self._settings.paced_by:
+            self._stamped = self.get_clock().now()
+        else:
+            self._stamped += Duration(nanoseconds=round(1e9 / self._settings.rate))
+        return self._stamped
 
     def close(self) -> None:
         """Give the last frame time to leave, then end the log."""

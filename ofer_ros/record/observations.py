@@ -17,7 +17,6 @@ from ofer_ros.output.messages import coefficients
 _ADD = 0  # visualization_msgs/Marker.ADD
 KEPT = 108_000  # of each series
 _RECENT = 1000
-_RECORDED = 3600.0  # seconds: pictures whose stamps are as old as that come from a recording
 
 
 class Distinct:
@@ -100,6 +99,7 @@ class Observations:
             "failures": int(self.node_values.get("failures", 0)),
             "fps": round((self.messages - 1) / span, 2) if span else 0.0,
             "latency_ms": {**self._latency_ms(), "stages": stages},
+            "node_latency_ms": self._node_latency_ms(),
             "tracks": len(self.tracks),
             "identity_revisions": len(self.identities),
             "hypotheses": self.hypotheses,
@@ -110,12 +110,14 @@ class Observations:
         }
 
     def _latency_ms(self) -> dict[str, float | None]:
-        """p50 and p95, ms, from stamp to arrival here; of recorded pictures the node's own, from arrival there."""
+        """p50 and p95, ms, from stamp to arrival here."""
         latencies = np.array(self.latencies or [np.nan])
-        if np.median(latencies) > _RECORDED:
-            own = {name: self.node_values.get(f"latency_{name}_ms") for name in ("p50", "p95")}
-            return {name: None if value is None else float(value) for name, value in own.items()}
         return {f"p{q}": _rounded(1000 * np.percentile(latencies, q), 1) for q in (50, 95)}
+
+    def _node_latency_ms(self) -> dict[str, float | None]:
+        """The node's own, from arrival there."""
+        own = {name: self.node_values.get(f"latency_{name}_ms") for name in ("p50", "p95")}
+        return {name: None if value is None else float(value) for name, value in own.items()}
 
 
 def _rounded(value: float, digits: int) -> float | None:
