@@ -34,9 +34,11 @@ import numpy as np
 from browser import Browser, chromium
 from rclpy.parameter import Parameter
 from ros_support import LIMIT, FakePipeline, NodeHarness, RosSession, fake_face, image_message, synthetic_head
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 import ofer_ros.web
+from ofer_msgs.msg import FaceArray
 from ofer_msgs.msg import HeadModel as HeadModelMessage
 from ofer_ros.base.geometry import pose_arrays
 from ofer_ros.demo import view
@@ -329,6 +331,9 @@ def test_a_taken_port_and_a_second_end():
         again.bind(("127.0.0.1", port))
 
 
+OVERLAY = "/ofer_node/overlay/compressed"
+
+
 def view_node(harness: RosSession, head=None, **parameters) -> ViewNode:
     overrides = [Parameter(name, value=value) for name, value in ({"port": 0} | parameters).items()]
     return harness.add(ViewNode(head or synthetic_head(), context=harness.context, parameter_overrides=overrides))
@@ -346,7 +351,7 @@ def test_a_picture_that_comes_late_is_shown_after_its_faces(monkeypatch):
 
     async def look(harness: NodeHarness, url: str) -> None:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/stream") as browser:
-            await asyncio.to_thread(harness.wait_for, lambda: harness.node.count_subscribers("/ofer_node/overlay") == 1)
+            await asyncio.to_thread(harness.wait_for, lambda: harness.node.count_subscribers(OVERLAY) == 1)
             with sending(harness):
                 for shown in (False, True, False):
                     while ("jpeg" in (await first(browser, "faces"))["faces"]["arrays"]) != shown:
@@ -377,9 +382,7 @@ def test_the_node_listens_while_a_browser_looks(patient):
 
     def listening(harness: NodeHarness) -> tuple[int, int]:
         # The harness itself listens to faces.
-        return harness.node.count_subscribers("/ofer_node/faces") - 1, harness.node.count_subscribers(
-            "/ofer_node/overlay"
-        )
+        return harness.node.count_subscribers("/ofer_node/faces") - 1, harness.node.count_subscribers(OVERLAY)
 
     with NodeHarness() as harness:
         node = view_node(harness, harness.pipeline.head)
@@ -394,7 +397,16 @@ def test_the_node_listens_while_a_browser_looks(patient):
         assert harness.escaped == []
 
 
-def test_faces_of_another_head_are_refused_with_the_remedy():
+def test_an_overlay_that_is_no_jpeg_is_said_and_not_passed_on(capfd):
+    with NodeHarness() as harness:
+        node = view_node(harness, harness.pipeline.head)
+        for number, data in enumerate((b"\x89PNG\r\n", b"", b"\xff\xd8\xff\xe0")):
+            node._faces[0] = FaceArray()
+            node._overlay_arrived = float("-inf")  # none for long: this one is shown at once
+            node._on_overlay(CompressedImage(format=f"png {number}", data=data))
+            assert not node._faces
+            assert (f"overlay: no JPEG, format 'png {number}'" in capfd.readouterr().err) == (number < 2)
+
     async def look(url: str) -> str:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/stream") as browser:
             while True:

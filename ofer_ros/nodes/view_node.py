@@ -10,13 +10,12 @@ import sys
 import time
 from collections import OrderedDict
 
-import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage
 
 from ofer_models.head import HeadModel
 from ofer_msgs.msg import FaceArray
@@ -28,7 +27,6 @@ from ofer_ros.base.problem_log import ProblemLog
 from ofer_ros.base.qos import LATCHED
 from ofer_ros.base.settings import ViewSettings
 from ofer_ros.base.statistics import RateCap
-from ofer_ros.input.images import ImageError, image_to_rgb
 from ofer_ros.nodes.lifecycle import run
 from ofer_ros.output.face_meshes import MeshDecoder
 from ofer_ros.output.usable_faces import UsableFaces
@@ -42,7 +40,8 @@ _FACES = QoSProfile(depth=_FACES_KEPT // 2, reliability=ReliabilityPolicy.BEST_E
 _OVERLAY = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _OVERLAY_WAIT = 1.0  # seconds without an overlay after which faces are shown without one
 _LOOK_EVERY = 0.25  # seconds between looks at whether anybody looks
-_JPEG_QUALITY = 82
+_JPEG = b"\xff\xd8\xff"  # how one begins
+_SHOWN = 40  # characters of a format in a message
 
 
 class ViewNode(Node):
@@ -62,7 +61,7 @@ class ViewNode(Node):
         self._mismatch = ""
         self._cap = RateCap()
         self._faces: OrderedDict[int, FaceArray] = OrderedDict()  # by stamp, until their picture comes
-        self._overlay: Image | None = None
+        self._overlay: CompressedImage | None = None
         self._overlay_arrived = float("-inf")
         self._inputs: list = []
         try:  # the one node that needs it
@@ -89,9 +88,10 @@ class ViewNode(Node):
         looking = bool(self._server.watched())
         if looking and not self._inputs:
             node = self._settings.node
+            overlay = self.resolve_topic_name(f"{node}/overlay")  # compressed under the name that it is remapped to
             self._inputs = [
                 self.create_subscription(FaceArray, f"{node}/faces", self._on_faces, _FACES),
-                self.create_subscription(Image, f"{node}/overlay", self._on_overlay, _OVERLAY),
+                self.create_subscription(CompressedImage, f"{overlay}/compressed", self._on_overlay, _OVERLAY),
             ]
         elif self._inputs and not looking:
             for entity in self._inputs:
@@ -131,7 +131,7 @@ class ViewNode(Node):
         elif self._cap.due(self._settings.rate):
             self._show(message)
 
-    def _on_overlay(self, message: Image) -> None:
+    def _on_overlay(self, message: CompressedImage) -> None:
         rare = self._overlays_are_rare()
         self._overlay_arrived = time.monotonic()
         self._overlay = message
@@ -150,12 +150,11 @@ class ViewNode(Node):
         self._overlay = None
         if not self._cap.due(self._settings.rate) and not at_once:
             return
-        try:
-            bgr = cv2.cvtColor(image_to_rgb(overlay), cv2.COLOR_RGB2BGR)
-        except ImageError as error:
-            self._problems.report(f"overlay: {error}")
+        jpeg = np.frombuffer(overlay.data, np.uint8)
+        if jpeg[: len(_JPEG)].tobytes() != _JPEG:
+            self._problems.report(f"overlay: no JPEG, format {overlay.format[:_SHOWN]!r}")
             return
-        self._show(faces, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].ravel())
+        self._show(faces, jpeg)
 
     def _show(self, message: FaceArray, jpeg: np.ndarray | None = None) -> None:
         ids = {face.id for face in message.faces}
