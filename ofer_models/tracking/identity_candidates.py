@@ -81,10 +81,10 @@ class CandidateDrawer:
         return self._rank(request) if answer is None else answer
 
     def _starts(self, views: Sequence[View], betas: np.ndarray) -> list[HeadPose | None]:
-        """The pose of the mean of betas (N, S) in each view: none is found anew for what is near that."""
+        """The pose of the mean of betas (N, S) in each view, from which that of whatever is near it is found."""
         mean = betas.mean(0)[None]
         models = [self._landmarks.of_candidates(mean, view.expression, view.jaw) for view in views]
-        return [poses_of([view.seen], model, [None])[0] for view, model in zip(views, models, strict=True)]
+        return [poses_of([view.seen], model, [view.pose])[0] for view, model in zip(views, models, strict=True)]
 
     def _fitted(
         self, draw: Draw, starts: Sequence[HeadPose | None], betas: np.ndarray, scores: np.ndarray

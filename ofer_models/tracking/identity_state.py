@@ -16,6 +16,7 @@ from enum import Enum
 import numpy as np
 
 from ofer_models.head.model import Identity
+from ofer_models.perception.head_pose import HeadPose
 from ofer_models.tracking.reprojection import SeenLandmarks
 
 POOLED = 4  # views that candidates are drawn and ranked on
@@ -41,7 +42,7 @@ class View:
 
     quality and occlusion 0..1; context (C,) of the identity encoder; inputs: encoder inputs (1, ...) by name; seen:
     landmarks with the camera, visible (468,) the chance that each of MediaPipe's points is open to sight; expression
-    (E,) and jaw (3,), which candidates are compared with the landmarks in.
+    (E,) and jaw (3,), which candidates are compared with the landmarks in; pose: about the head's, of the frame before.
     """
 
     stamp: float
@@ -53,6 +54,7 @@ class View:
     visible: np.ndarray | None = None
     expression: np.ndarray | None = None
     jaw: np.ndarray | None = None
+    pose: HeadPose | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,7 +123,7 @@ class SampledFaces:
                 mean = memories[row].drawn.mean(0)
                 views[tracks[row].id] = View(
                     stamp, qualities[place], context, memories[row].occlusion, needed, seen[row],
-                    memories[row].visible, mean[:-3], mean[-3:],
+                    memories[row].visible, mean[:-3], mean[-3:], memories[row].pose,
                 )  # fmt: skip
         self.identities.update(tracked, [track.id for track in tracks], views, stamp)
 
