@@ -178,6 +178,26 @@ def test_a_head_comes_nearer_to_the_one_that_is_seen(evidence, open_bundle):
     assert np.mean(gained) < 0.7
 
 
+def test_each_view_counts_by_its_share_in_any_order_and_one_without_a_pose_says_nothing(open_bundle):
+    head, fit = open_bundle.head, IdentityEvidence(open_bundle.head, LandmarkEvidence.of(open_bundle, every_point=True))
+    rng, nobody = np.random.default_rng(3), np.zeros(head.n_shape, np.float32)
+    one, other = (
+        View(0.0, 1.0, np.zeros(1), seen=seen(head, rng.standard_normal(head.n_shape).astype(np.float32), face),
+             visible=ALL, expression=face[:-3], jaw=face[-3:])
+        for face in (coefficients(head, jawOpen=0.2), coefficients(head, jawOpen=0.6))
+    )  # fmt: skip
+    both, gain = fit(nobody, [one, other], np.array([0.8, 0.2]), nobody)
+    turned, same = fit(nobody, [other, one], np.array([0.2, 0.8]), nobody)
+    np.testing.assert_allclose(turned, both, atol=1e-4)
+    assert same == pytest.approx(gain, rel=1e-3)
+    alone = [fit(nobody, [view], np.ones(1))[0] for view in (one, other)]
+    assert np.linalg.norm(both - alone[0]) < 0.7 * np.linalg.norm(both - alone[1])
+    hopeless = replace(one, seen=replace(one.seen, points=np.full_like(one.seen.points, np.nan)))
+    np.testing.assert_array_equal(fit(nobody, [one, hopeless], np.array([1.0, 0.0]))[0], alone[0])
+    found, gain = fit(alone[0], [hopeless], np.ones(1), nobody)
+    assert gain == 0 and found is alone[0]
+
+
 def test_a_head_moves_as_far_as_its_landmarks_are_off(open_bundle):
     """Far from where it begins where the population's prior would leave much unexplained; little where the beginning
     explains points that are off by less than is usual."""

@@ -13,6 +13,7 @@ without much of an expression would hold the head back and the other not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,16 +35,16 @@ _UNEXPLAINED = 0.5  # of the landmarks' variance: what the right head leaves, of
 
 
 @dataclass
-class _Fit:
-    """A view in the fit: where its points are seen, how many independent numbers they are, its weight among the views,
-    its expression and jaw (E + 3,) with its start, and its pose."""
+class _Fits:
+    """F views in the fit: where their points are seen, how many independent numbers (F,) these are, what each counts
+    (F,), expressions and jaws place (F, E + 3) with their start, and poses."""
 
     pictures: Pictures
-    numbers: float
-    weight: float
+    numbers: np.ndarray
+    weights: np.ndarray
     start: np.ndarray
     place: np.ndarray
-    pose: Poses
+    poses: Poses
 
 
 class IdentityEvidence:
@@ -51,16 +52,19 @@ class IdentityEvidence:
 
     def __init__(self, head: HeadModel, evidence: LandmarkEvidence) -> None:
         self._head, self._evidence, self._system = head, evidence, evidence.system
+        self._prior = np.concatenate([free_pose(0, 0), evidence.precision])  # of poses, expressions and jaws
 
     def __call__(
         self, betas: np.ndarray, views: Sequence[View], weights: np.ndarray, incumbent: np.ndarray | None = None,
         starts: Sequence[HeadPose | None] | None = None,
     ) -> tuple[np.ndarray, float]:  # fmt: skip
         """Betas (S,) moved to views whose weights (len(views),) sum to one; and by how much their log posterior on
-        these exceeds the incumbent's (S,), infinite without one. Views without a pose say nothing. starts: poses in
-        the views of a head near these, where they are known."""
+        these exceeds the incumbent's (S,), infinite without one. Views without a pose say nothing, and where none has
+        one, nothing moves. starts: poses in the views of a head near these, where they are known."""
         starts = starts or [None] * len(views)
         fits, width = self._fits(betas, views, weights, starts), 1.0
+        if fits is None:
+            return betas, np.inf if incumbent is None else 0.0
         shape = betas[: self._system.shapes].astype(np.float64)
         for round_ in range(_ROUNDS):
             systems = self._systems(fits, self._whole(shape, betas))
@@ -68,9 +72,9 @@ class IdentityEvidence:
                 width = float(np.clip(width * _unexplained(fits, systems) / _UNEXPLAINED, *_WIDTHS))
             shape = shape + self._step(fits, systems, betas[: len(shape)] - shape, width)
         moved = self._whole(shape, betas)
-        if incumbent is None:
+        known = None if incumbent is None else self._fits(incumbent, views, weights, starts)
+        if known is None:
             return moved, np.inf
-        known = self._fits(incumbent, views, weights, starts)
         for _ in range(_ROUNDS):
             self._step(known, self._systems(known, incumbent))
         width = max(width, 1.0)
@@ -78,41 +82,43 @@ class IdentityEvidence:
 
     def _fits(
         self, betas: np.ndarray, views: Sequence[View], weights: np.ndarray, starts: Sequence[HeadPose | None]
-    ) -> list[_Fit]:
-        """Each view with the pose of this head and the view's expression."""
-        fits, resting = [], self._resting(betas)
-        for view, weight, near in zip(views, weights, starts, strict=True):
-            start = np.concatenate([view.expression, view.jaw]).astype(np.float64)
-            model = self._system.models(resting, start[None, None])[0, 0]
-            try:
-                pose = estimate_head_pose(view.seen.points[self._system.rows], model, view.seen.K, near)
-            except NoPoseError:
-                continue
-            told = _SHARE * self._system.weights(view.seen, view.visible)
-            pictures = self._system.pictures([view.seen], told[None])
-            numbers = 2 * _SHARE * float(self._system.counts(view.seen, view.visible).sum())
-            fits.append(_Fit(pictures, numbers, float(weight), start, start, Poses.of([pose])))
-        return fits
+    ) -> _Fits | None:
+        """The views in which this head has a pose, with that and their own expressions; None where there is none."""
+        system, resting = self._system, self._resting(betas)
+        place = np.stack([np.concatenate([view.expression, view.jaw]) for view in views]).astype(np.float64)
+        poses, rows = [], []
+        for row, (view, near) in enumerate(zip(views, starts, strict=True)):
+            model = system.models(resting, place[row][None, None])[0, 0]
+            with suppress(NoPoseError):
+                poses.append(estimate_head_pose(view.seen.points[system.rows], model, view.seen.K, near))
+                rows.append(row)
+        if not rows:
+            return None
+        some = [views[row] for row in rows]
+        told = _SHARE * np.stack([system.weights(view.seen, view.visible) for view in some])
+        numbers = 2 * _SHARE * np.array([system.counts(view.seen, view.visible).sum() for view in some])
+        pictures = system.pictures([view.seen for view in some], told)
+        return _Fits(pictures, numbers, weights[rows], place[rows], place[rows], Poses.of(poses))
 
     def _step(
-        self, fits: list[_Fit], systems: list[Systems], away: np.ndarray | None = None, width: float = 1.0
+        self, fits: _Fits, systems: Systems, away: np.ndarray | None = None, width: float = 1.0
     ) -> np.ndarray:
         """One round: the shape's step (S',), away (S',) from the mean, and every view's expression and pose; no
         step of the shape without `away`. width: of the prior about the mean."""
         count, precision = self._system.shapes, 1 / (width * _SHAPE_PRIOR**2)
-        normal, right, pending = precision * np.eye(count), np.zeros(count), []
+        products, gradient = systems.normal, systems.gradient(systems.off)
+        # Of poses, expressions and jaws (D = 6 + E + 3), with their priors, and of those with the shape.
+        own, cross = products[:, count:, count:] + np.diag(self._prior), products[:, count:, :count]
+        off = gradient[:, count:] + self._prior * np.pad(fits.start - fits.place, ((0, 0), (6, 0)))
+        step = np.zeros(count)
         if away is not None:
-            right = right + precision * away
-        for fit, linear in zip(fits, systems, strict=True):
-            products, gradient = linear.normal[0], linear.gradient(linear.off)[0]
-            own, cross, off = self._own(fit, products, gradient)
-            without = np.linalg.solve(own, cross)
-            normal = normal + fit.weight * (products[:count, :count] - cross.T @ without)
-            right = right + fit.weight * (gradient[:count] - without.T @ off)
-            pending.append((fit, own, cross, off))
-        step = np.zeros(count) if away is None else np.linalg.solve(normal, right)
-        for fit, own, cross, off in pending:
-            self._settle(fit, own, off - cross @ step)
+            without, weights = np.linalg.solve(own, cross), fits.weights
+            turned = cross.swapaxes(-1, -2)
+            normal = products[:, :count, :count] - turned @ without
+            right = gradient[:, :count] - (without.swapaxes(-1, -2) @ off[..., None])[..., 0]
+            normal = precision * np.eye(count) + np.tensordot(weights, normal, 1)
+            step = np.linalg.solve(normal, precision * away + weights @ right)
+        self._settle(fits, own, off - cross @ step)
         return step
 
     def _whole(self, shape: np.ndarray, betas: np.ndarray) -> np.ndarray:
@@ -121,41 +127,32 @@ class IdentityEvidence:
     def _resting(self, betas: np.ndarray) -> RestingLandmarks:
         return self._system.decoder.at_rest([self._head.identity(betas)])
 
-    def _log_posterior(self, fits: list[_Fit], betas: np.ndarray, width: float) -> float:
+    def _log_posterior(self, fits: _Fits, betas: np.ndarray, width: float) -> float:
         """Of betas (S,) with each view's own expression and pose, among heads of width times the population's
         variance."""
-        total = -0.5 * float(betas @ betas) / width
-        for fit, linear in zip(fits, self._systems(fits, betas), strict=True):
-            residual, off = linear.off[0], fit.place - fit.start
-            total -= 0.5 * fit.weight * float(residual @ residual + self._evidence.precision @ off**2)
-        return total
+        seen = _squares(self._systems(fits, betas)) + np.square(fits.place - fits.start) @ self._evidence.precision
+        return -0.5 * float(betas @ betas) / width - 0.5 * float(fits.weights @ seen)
 
-    def _systems(self, fits: list[_Fit], betas: np.ndarray) -> list[Systems]:
-        """Each view's system, of one face, at betas (S,)."""
-        resting = self._resting(betas)
-        return [self._system.linear(fit.pictures, resting, fit.place[None], fit.pose) for fit in fits]
+    def _systems(self, fits: _Fits, betas: np.ndarray) -> Systems:
+        """The views' systems at betas (S,)."""
+        resting = self._resting(betas)[np.zeros(len(fits.place), int)]
+        return self._system.linear(fits.pictures, resting, fits.place, fits.poses)
 
-    def _own(
-        self, fit: _Fit, normal: np.ndarray, gradient: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of pose, expression and jaw (D = 6 + E + 3): normal matrix (D, D), products with the shape (D, S'), gradient
-        (D,), with their priors."""
-        count, precision = self._system.shapes, self._evidence.precision
-        prior = np.concatenate([free_pose(0, 0), precision])
-        pull = np.concatenate([np.zeros(6), precision * (fit.start - fit.place)])
-        return normal[count:, count:] + np.diag(prior), normal[count:, :count], gradient[count:] + pull
-
-    def _settle(self, fit: _Fit, own: np.ndarray, right: np.ndarray) -> None:
-        """Move a view's pose and expression to what the new shape leaves for them."""
-        place = np.concatenate([np.zeros(6), fit.place])
-        new, step = bounded_solve(
-            own[None], right[None], place[None], self._evidence.bounds, slice(6, 6 + self._head.n_expression)
-        )
-        fit.place, fit.pose = new[0, 6:], fit.pose.moved(step[:, :6])
+    def _settle(self, fits: _Fits, own: np.ndarray, right: np.ndarray) -> None:
+        """Move each view's pose and expression to what the new shape leaves for them: own (F, D, D) @ step = right
+        (F, D)."""
+        place = np.pad(fits.place, ((0, 0), (6, 0)))
+        expressions = slice(6, 6 + self._head.n_expression)
+        new, step = bounded_solve(own, right, place, self._evidence.bounds, expressions)
+        fits.place, fits.poses = new[:, 6:], fits.poses.moved(step[:, :6])
 
 
-def _unexplained(fits: list[_Fit], systems: list[Systems]) -> float:
+def _squares(systems: Systems) -> np.ndarray:
+    """(F,) of what landmarks are off, in parts of their variance."""
+    return np.square(systems.off, dtype=np.float64).sum(-1)
+
+
+def _unexplained(fits: _Fits, systems: Systems) -> float:
     """What landmarks are off in their systems, in parts of their variance; 1 where no view says anything."""
-    off = sum(fit.weight * float(linear.off[0] @ linear.off[0]) for fit, linear in zip(fits, systems, strict=True))
-    numbers = sum(fit.weight * fit.numbers for fit in fits)
-    return off / numbers if numbers else 1.0
+    numbers = float(fits.weights @ fits.numbers)
+    return float(fits.weights @ _squares(systems)) / numbers if numbers else 1.0
