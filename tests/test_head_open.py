@@ -9,7 +9,7 @@ import pytest
 
 import ofer_models
 from ofer_models.head import HeadModel
-from ofer_models.head.landmark_sets import LANDMARKS68, NOW7
+from ofer_models.head.landmark_sets import LANDMARKS68, NOW7, landmarks_on_people, tracked_landmarks
 from ofer_models.head.model import JAW, LEFT_EYE, NECK, RIGHT_EYE
 from ofer_models.workshop.head.face_parts import PART_POINTS
 
@@ -135,6 +135,20 @@ def test_smaller_sets_are_rows_of_mediapipes(open_head):
     mesh = open_head.landmarks(open_head.v_template, "mediapipe")
     for name, rows in (("landmarks68", LANDMARKS68), ("now7", NOW7)):
         np.testing.assert_allclose(open_head.landmarks(open_head.v_template, name), mesh[rows], atol=1e-6)
+
+
+def test_faces_are_compared_where_mediapipe_means_its_points_on_people(open_head):
+    """Lower under brows of hair and along the nose; lips as on the plain head, and all on the skin."""
+    (embedding, points), plain = tracked_landmarks(open_head), open_head.landmarks(open_head.v_template, "mediapipe")
+    corners = open_head.v_template[open_head.faces[embedding.triangle]]
+    there = np.einsum("lc,lcx->lx", embedding.bary, corners)[:468]
+    lower = 1000 * (plain - there)[:, 1]
+    brows, nose, lips = (list(LANDMARKS68[rows]) for rows in (slice(17, 27), slice(27, 31), slice(48, 68)))
+    assert 2 < lower[brows].mean() < 5 and 2 < lower[nose].mean() < 6
+    np.testing.assert_allclose(there[lips], plain[lips], atol=1e-6)
+    assert millimetres(there - plain).max() < 7 and points[:468].tolist() == list(range(468))
+    sixty_eight = landmarks_on_people(open_head, open_head.v_template)
+    np.testing.assert_allclose(sixty_eight, there[LANDMARKS68], atol=1e-6)
 
 
 def test_landmarks_are_alike_on_both_sides(open_head):

@@ -10,7 +10,7 @@ pytest.importorskip("scipy")
 from skimage.data import astronaut
 
 from ofer_models.bundle import Bundle
-from ofer_models.head.landmark_sets import tracked_landmarks
+from ofer_models.head.landmark_sets import ON_PEOPLE, tracked_landmarks
 from ofer_models.perception.intrinsics import Intrinsics, project
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.methods import people
@@ -35,8 +35,8 @@ def test_a_head_is_found_by_its_landmarks_alone(open_bundle):
     points[numbers] = project(marks @ rotation.T + translation, CAMERA.K)
     fitted = LandmarkFit(open_bundle)(points, CAMERA)
     mesh = head.decode(fitted.betas, fitted.coefficients[:-3], fitted.coefficients[-3:])
-    again = project(head.landmarks(mesh, "mediapipe") @ fitted.pose.rotation.T + fitted.pose.translation, CAMERA.K)
-    rest = project(head.landmarks(head.v_template, "mediapipe") @ rotation.T + translation, CAMERA.K)
+    again = project(head.landmarks(mesh, ON_PEOPLE) @ fitted.pose.rotation.T + fitted.pose.translation, CAMERA.K)
+    rest = project(head.landmarks(head.v_template, ON_PEOPLE) @ rotation.T + translation, CAMERA.K)
     off, before = (np.linalg.norm(part - points[:468], axis=1).mean() for part in (again, rest))
     assert off < 0.5 * before
     assert np.degrees(np.arccos((np.trace(fitted.pose.rotation.T @ rotation) - 1) / 2)) < 5

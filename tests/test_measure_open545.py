@@ -14,6 +14,7 @@ pytest.importorskip("numba", reason="the renderer needs numba (`make train-env`)
 from conftest import OPEN
 from people_support import small_library
 
+from ofer_models.head.landmark_sets import ON_PEOPLE
 from ofer_models.head.model import HeadModel
 from ofer_models.workshop.errors import EvaluationError
 from ofer_models.workshop.measure.methods.heads import measure_heads
@@ -100,7 +101,7 @@ def test_landmarks_prefer_the_true_head(open_head: HeadModel, part):
     betas = np.zeros((3, open_head.n_shape), np.float32)
     betas[0], betas[1] = pictures.clean.betas[0], -pictures.clean.betas[0]
     vertices = open_head.decode(betas[0], pictures.clean.expression[0], pictures.clean.jaw[0])
-    points = open_head.landmarks(vertices, "mediapipe") * [1, -1, -1] + [0, 0, 0.6]
+    points = open_head.landmarks(vertices, ON_PEOPLE) * [1, -1, -1] + [0, 0, 0.6]
     camera = np.array([[300.0, 0, 128], [0, 300, 128], [0, 0, 1]])
     pixels = np.zeros((478, 3))
     pixels[:468, :2] = points[:, :2] / points[:, 2:] * 300 + 128

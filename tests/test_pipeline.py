@@ -16,6 +16,7 @@ import pytest
 from skimage.data import astronaut
 
 from ofer_models.bundle import Bundle, BundleError
+from ofer_models.head.landmark_sets import ON_PEOPLE
 from ofer_models.perception.head_pose import HeadPose
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.pipeline import Face, FacePipeline
@@ -90,7 +91,7 @@ def test_the_mesh_lies_on_the_face(pipeline, picture):
     frame = view(picture)
     face = only(pipeline(frame, 0.0))
     camera = pipeline.vertices(face) @ face.rotation.T + face.translation
-    seen = Intrinsics.from_field_of_view(640, 480).project(pipeline.head.landmarks(camera, "mediapipe"))
+    seen = Intrinsics.from_field_of_view(640, 480).project(pipeline.head.landmarks(camera, ON_PEOPLE))
     apart = np.linalg.norm(seen - face.landmarks[:468, :2], axis=1).mean()
     eyes = face.landmarks[[[33, 133], [362, 263]], :2].mean(1)
     assert apart / np.linalg.norm(eyes[1] - eyes[0]) < 0.05

@@ -88,7 +88,7 @@ def moved(evidence: LandmarkEvidence, head: HeadModel, face: np.ndarray, visible
      {"browOuterUpLeft": 0.8, "browOuterUpRight": 0.8, "browInnerUp": 0.7}],
 )  # fmt: skip
 def test_a_movement_in_sight_comes_through(evidence, open_bundle, units):
-    """At the points, where it is seen: which units make it is another question."""
+    """At the points, where it is seen, though the context knows of none: which units make it is another question."""
     head = open_bundle.head
     face, nobody = coefficients(head, **units), np.zeros(head.n_shape, np.float32)
     found = moved(evidence, head, face, ALL)
@@ -99,7 +99,7 @@ def test_a_movement_in_sight_comes_through(evidence, open_bundle, units):
     )
     went = truth - still
     share = (went * (mean - still)).sum() / (went**2).sum()
-    assert (0.55 if "browInnerUp" in units else 0.8) < share < 1.1
+    assert (0.55 if "browInnerUp" in units else 0.6) < share < 1.1
     most = np.linalg.norm(went, axis=-1) > 0.5 * np.linalg.norm(went, axis=-1).max()
     assert ((mean - truth)[most] ** 2).sum() < 0.2 * (went[most] ** 2).sum()
 

@@ -6,7 +6,10 @@ import numpy as np
 
 from ofer_models.head.model import LEFT_EYE, RIGHT_EYE, HeadModel, HeadModelError, LandmarkEmbedding
 
-_EMBEDDINGS = ("mediapipe", "landmarks68")  # what a head's landmarks are compared with, the first that it has
+# What a head's landmarks are compared with, the first that it has: where MediaPipe means its points on people (under
+# brows of hair it is lower than on the plain head, and along the nose), on the plain head, and the 68.
+ON_PEOPLE = "mediapipe_on_people"
+_EMBEDDINGS = (ON_PEOPLE, "mediapipe", "landmarks68")
 
 N_MEDIAPIPE = 468  # MediaPipe's points without the irises
 N_WITH_IRISES = 478
@@ -26,6 +29,13 @@ LANDMARKS68 = [
 ]  # fmt: skip
 # The NoW challenge's seven: eye corners from the right outer to the left outer, nose bottom, mouth corners.
 NOW7 = [LANDMARKS68[index] for index in (36, 39, 42, 45, 33, 48, 54)]
+
+
+def landmarks_on_people(head: HeadModel, vertices: np.ndarray) -> np.ndarray:
+    """The 68 landmarks (..., 68, 3) of vertices (..., V, 3), where they lie on people if the head knows it."""
+    if ON_PEOPLE in head.embeddings:
+        return head.landmarks(vertices, ON_PEOPLE)[..., LANDMARKS68, :]
+    return head.landmarks(vertices, "landmarks68")
 
 
 def check_complete(head: HeadModel) -> None:

@@ -146,6 +146,13 @@ def set_albedo(folder: Path, provenance: Provenance) -> None:
     _write(folder, manifest)
 
 
+def set_head(folder: Path) -> None:
+    """Note in a bundle's manifest that its head has other arrays now. Raises BundleError where it is no bundle."""
+    manifest = read_manifest(folder)
+    manifest["files"][HEAD]["sha256"] = sha256_of(folder / HEAD)
+    _write(folder, manifest)
+
+
 def _write(folder: Path, document: dict[str, Any]) -> None:
     text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=130)
     comment = "# A bundle of ofer: what the pipeline needs to know. Written by the program; edit the training instead."

@@ -6,7 +6,8 @@ beside MediaPipe's has to mean the same places:
 
     python -m ofer_models.workshop.head.people_points out/eyes
 
-draws people with the assets in that folder (fetched there) and writes the file that `PeopleSource` reads.
+draws people with the assets in that folder (fetched there) and writes the file that `PeopleSource` reads, and into the
+open bundle's head the landmarks that pictures are compared with.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.head.landmark_sets import N_MEDIAPIPE, OUTER_CORNERS
+from ofer_models.bundle.manifest import HEAD
+from ofer_models.files.arrays import read_npz
+from ofer_models.head.landmark_sets import N_MEDIAPIPE, ON_PEOPLE, OUTER_CORNERS
 from ofer_models.head.model import HeadModel
 from ofer_models.perception.crops import canonical_face
+from ofer_models.tracking.spread import REGIONS
+from ofer_models.workshop.bundle_writer import set_head
 from ofer_models.workshop.head.face_parts import PART_POINTS, part_triangles
 from ofer_models.workshop.pictures.people.assets import load_library
 from ofer_models.workshop.pictures.people.source import SEEN_POINTS, PeopleSource, Picture
 from ofer_models.workshop.pictures.people.view import placed, project
 
-_HEAD = Path("engines/open/head.npz")
+_BUNDLE = Path("engines/open")
 _SEED, _PICTURES = 3, 500
 _FRONTAL = 20.0  # degrees of yaw up to which a picture counts
 _FARTHEST = 0.006  # metres in depth; a point that would move further lies where the surface turns away: it stays
@@ -104,12 +109,24 @@ def _in_face_axes(off: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.stack([off @ across, off @ [-across[1], across[0]]], axis=-1)
 
 
+def tracked(head: HeadModel, triangle: np.ndarray, bary: np.ndarray) -> dict[str, np.ndarray]:
+    """The head's arrays of the landmarks that a picture's points are compared with: those places, but the lips' of its
+    own embedding, with which mouths are read better, on photographs as on Open-545 (docs/eyes.md)."""
+    lips, own = list(REGIONS["mouth"]), head.embeddings["mediapipe"]
+    triangle, bary = triangle.astype(np.int64), bary.astype(np.float32)
+    triangle[lips], bary[lips] = own.triangle[lips], own.bary[lips]
+    return {f"{ON_PEOPLE}_triangle": triangle, f"{ON_PEOPLE}_bary": bary}
+
+
 def main(assets: Path) -> None:
-    """Write the file beside `PeopleSource`."""
-    head = HeadModel.load(_HEAD)
+    """Write the file beside `PeopleSource`, and the landmarks into the head of the open bundle."""
+    path = _BUNDLE / HEAD
+    head = HeadModel.load(path)
     source = PeopleSource(head, load_library(assets), _SEED, occluded_share=0.0)
     triangle, bary = find_points(head, source, _PICTURES)
     np.savez_compressed(SEEN_POINTS, triangle=triangle.astype(np.int32), bary=bary.astype(np.float32))
+    np.savez_compressed(path, **(read_npz(path) | tracked(head, triangle, bary)))
+    set_head(_BUNDLE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ofer_models.bundle.manifest import Bundle
+from ofer_models.head.landmark_sets import landmarks_on_people
 from ofer_models.perception.intrinsics import Intrinsics, project
 from ofer_models.perception.pictures import SUFFIXES, PictureError, read_picture
 from ofer_models.pipeline import Face, FacePipeline
@@ -56,7 +57,7 @@ def predict_aflw2000(bundle: Bundle, data: Path, out: Path, progress: Progress) 
         rgb = _read(path)
         if face := _face(pipeline, rgb):
             height, width = rgb.shape[:2]
-            model = bundle.head.landmarks(pipeline.vertices(face), "landmarks68")
+            model = landmarks_on_people(bundle.head, pipeline.vertices(face))
             camera = model @ face.rotation.T + face.translation
             points[row] = project(camera, Intrinsics.from_field_of_view(width, height).K)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE
+from ofer_models.head.landmark_sets import LANDMARKS68, N_MEDIAPIPE, landmarks_on_people
 from ofer_models.perception.intrinsics import Intrinsics
 from ofer_models.perception.pictures import PictureError, printable, read_picture
 from ofer_models.pipeline import FacePipeline
@@ -90,7 +90,7 @@ class Reader:
             np.concatenate([face.expressions, face.expressions.mean(0, keepdims=True)]),
             np.concatenate([face.jaws, face.jaws.mean(0, keepdims=True)]),
         )
-        posed = head.landmarks(head.decode(face.shape, *coefficients), "landmarks68")
+        posed = landmarks_on_people(head, head.decode(face.shape, *coefficients))
         pixels = (posed @ face.rotation.T + face.translation) @ camera.K.T
         pixels = pixels[..., :2] / pixels[..., 2:]
         shapes = 1000 * head.landmarks(head.decode(self._nobody, *coefficients), "mediapipe")
