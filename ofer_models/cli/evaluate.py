@@ -24,6 +24,7 @@ from ofer_models.cli.console import (
 )
 
 OPEN, PLAIN, HELD_OUT, EYES, METHODS = "open545", "open545-plain", "held_out", "eyes", "methods"
+POINTS = "open545-points"  # figures of OPEN from points that are as wrong as one wants
 LICENSED = ("now", "now-metrical", "co545", "aflw2000")
 
 
@@ -32,7 +33,7 @@ def evaluate(
     which: Annotated[
         str,
         typer.Option(
-            "--set", help=f"{OPEN}, {PLAIN}, {HELD_OUT}, {EYES}, {METHODS}, {', '.join(LICENSED)}.", metavar="SET"
+            "--set", help=f"{', '.join((OPEN, PLAIN, POINTS, HELD_OUT, EYES, METHODS, *LICENSED))}.", metavar="SET"
         ),
     ] = OPEN,
     pictures: Annotated[
@@ -42,7 +43,7 @@ def evaluate(
     report: Annotated[
         Path | None,
         typer.Option(
-            help=f"Folder for the report of {OPEN}, {PLAIN} or {EYES}: plots, JSON and Markdown, such as docs."
+            help=f"Folder for the report of {OPEN}, {PLAIN}, {POINTS} or {EYES}: plots, JSON and Markdown."
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of a licensed set.")] = None,
@@ -72,7 +73,8 @@ def evaluate(
     """Measure a bundle: by default on Open-545, 545 renderings with and without occluders. Needs `make train-env`.
 
     Open-545 shows people with skin, hair and shadows (the first run fetches 89 MB of textures and meshes with npm);
-    open545-plain is the set of before 0.3, in flat paint. --beside measures another bundle on the same pictures.
+    open545-plain is the set of before 0.3, in flat paint; open545-points tells what more exact points would be worth,
+    from points made of the truth. --beside measures another bundle on the same pictures.
 
     --real FOLDER measures on photographs, without 3D truth and without those packages: how much of each movement comes
     through, errors against annotated points, spread where a drawn occluder hides the face. Pictures named mask* show
@@ -82,7 +84,7 @@ def evaluate(
     expression_ratio, spread_ratio, ode, coverage90, steps_error_loss, steps_spread_loss and more; the report says
     what each is.
     """
-    check_choice("--set", which, (OPEN, PLAIN, HELD_OUT, EYES, METHODS, *LICENSED))
+    check_choice("--set", which, (OPEN, PLAIN, POINTS, HELD_OUT, EYES, METHODS, *LICENSED))
     if peer and not real:
         raise typer.BadParameter("goes with --real", param_hint="--peer")
     if beside and not real and which not in (OPEN, PLAIN):
@@ -99,7 +101,9 @@ def evaluate(
         return
     if predictions is None:
         loaded = Bundle.load(bundle or default_bundle())
-    if which in (OPEN, PLAIN):
+    if which == POINTS:
+        figures = _points(loaded, work, report)
+    elif which in (OPEN, PLAIN):
         figures = _open545(loaded, beside and Bundle.load(beside), which, pictures, work, report)
     elif which == METHODS:
         figures = _methods(loaded, pictures, work)
@@ -138,22 +142,49 @@ def _real(
     return {name: result.figures for name, result in results.items()}
 
 
-def _open545(
-    bundle: Any, beside: Any, which: str, limit: int | None, work: Path, report: Path | None
-) -> dict[str, Any]:
+def _pictures545(bundle: Any, beside: Any, which: str, limit: int | None, work: Path) -> tuple[Any, str]:
+    """A set of Open-545, drawn where it is not there, and the line on how its hash compares."""
     from ofer_models.bundle.manifest import HEAD
     from ofer_models.workshop.measure.open545 import pictures as open545
-    from ofer_models.workshop.measure.open545 import protocol, regressor
-    from ofer_models.workshop.measure.open545.report import GOALS, content, write_report
 
-    threads, folder, head = len(os.sched_getaffinity(0)), work / which, bundle.path / HEAD
+    head, folder = bundle.path / HEAD, work / which
     for one in (head, *([beside.path / HEAD] if beside else [])):
         open545.require_head(one, which)
-    open545.generate(head, folder, assets=None if which == PLAIN else work, workers=threads, progress=progress)
+    open545.generate(
+        head, folder, assets=None if which == PLAIN else work, workers=len(os.sched_getaffinity(0)), progress=progress
+    )
     pictures = open545.load(folder)
     compared = open545.check(open545.hashes(pictures, head), which)
     if limit and limit < len(pictures):
         pictures, compared = pictures.first(limit), f"Only {limit} pictures of {compared}"
+    return pictures, compared
+
+
+def _points(bundle: Any, work: Path, report: Path | None) -> dict[str, Any]:
+    from ofer_models.workshop.measure.open545 import regressor
+    from ofer_models.workshop.measure.open545.points import measure_points
+    from ofer_models.workshop.measure.open545.points_report import write_points_report
+
+    threads = len(os.sched_getaffinity(0))
+    pictures, compared = _pictures545(bundle, None, OPEN, None, work)
+    rival = regressor.get(bundle, work, workers=threads, progress=progress, log=say)
+    levels = measure_points(bundle, pictures, rival, threads=threads, progress=progress)
+    for level in levels:
+        show_figures(f"{level.kind}: {level.error:.2f} % of the eyes' distance", level.figures)
+    if report:
+        for path in write_points_report(levels, bundle, report, " ".join(["ofer", *sys.argv[1:]]), compared):
+            say(f"wrote {path}")
+    return {"levels": [asdict(level) for level in levels]}
+
+
+def _open545(
+    bundle: Any, beside: Any, which: str, limit: int | None, work: Path, report: Path | None
+) -> dict[str, Any]:
+    from ofer_models.workshop.measure.open545 import protocol, regressor
+    from ofer_models.workshop.measure.open545.report import GOALS, content, write_report
+
+    threads = len(os.sched_getaffinity(0))
+    pictures, compared = _pictures545(bundle, beside, which, limit, work)
 
     def measured(one: Any) -> protocol.Results:
         rival = regressor.get(one, work, workers=threads, progress=progress, log=say)

@@ -20,7 +20,7 @@ from ofer_models.workshop.measure.metrics.now import pool, scan_distances
 from ofer_models.workshop.measure.open545.expression import FaceDecoder
 from ofer_models.workshop.measure.open545.held_out import encoder_arrays, unpack
 from ofer_models.workshop.measure.open545.identity import FrontalErrors
-from ofer_models.workshop.measure.open545.moved import Mover
+from ofer_models.workshop.measure.open545.moved import Mover, Observer
 from ofer_models.workshop.measure.open545.pictures import Open545
 from ofer_models.workshop.progress import Progress, silent
 from ofer_models.workshop.train.regressor.faces import Teacher
@@ -69,7 +69,7 @@ class _Asked:
         self._bundle, self._head, self._stages = bundle, bundle.head, StageSet(bundle)
         self._regressor, self._fit = Teacher(bundle), LandmarkFit(bundle)
         self._rng = np.random.default_rng(seed)
-        self._move = Mover(bundle, self._stages, points, crops, cameras, seed + 3)
+        self._move = Mover(bundle, Observer(bundle, self._stages, points, crops, cameras), seed + 3)
         self._points, self._cameras = points, cameras
         self._decode, self._frontal = FaceDecoder(bundle), FrontalErrors(bundle.head)
         self.vertices = self._decode.indices

@@ -91,9 +91,7 @@ def measure_expression(
     bundle: Bundle,
     stages: StageSet,
     pictures: PictureSet,
-    points: np.ndarray,
-    crops: np.ndarray,
-    cameras: np.ndarray,
+    move: Mover,
     hidden: np.ndarray,
     selected: list[np.ndarray],
     regressor: Regressor,
@@ -107,12 +105,11 @@ def measure_expression(
     """Draw the bundle's usual number of hypotheses for every picture, which the tables count, and MANY for spread and
     coverage.
 
-    points (n, 478, 3) px through cameras (n, 3, 3), and what the bundle's landmark network sees in crops (n, 128, 128,
-    3): what hypotheses are moved to where the bundle says so, on the true identity as on the selected one. hidden
+    move: to the pictures' landmarks where the bundle says so, on the true identity as on the selected one. hidden
     (n, V) bool: vertices that count as occluded; visible ones are the pictures' own. selected: ranked betas.
     """
     head, rng, result, decode = bundle.head, np.random.default_rng(seed), ExpressionResult(), FaceDecoder(bundle)
-    few, move = bundle.hypotheses, Mover(bundle, stages, points, crops, cameras, seed + 3)
+    few = bundle.hypotheses
     seen, behind = unpack(head, pictures.visible)[:, decode.indices], hidden[:, decode.indices]
     anybody = random_faces(head, few * len(pictures), seed + 2).reshape(len(pictures), few, -1)
     starts = range(0, len(pictures), _BATCH)

@@ -54,7 +54,14 @@ class Open545:
 
     def first(self, count: int) -> Open545:
         """The first pictures only; people and groups stay mixed."""
-        return Open545(**{name: getattr(self, name)[:count] for name in self.__dataclass_fields__})
+        return self._rows(slice(count))
+
+    def every(self, step: int) -> Open545:
+        """One picture in `step`."""
+        return self._rows(slice(None, None, step))
+
+    def _rows(self, rows: slice) -> Open545:
+        return Open545(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
 
 def expected_hashes(which: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from ofer_models.workshop.measure.open545.expression import (
 )
 from ofer_models.workshop.measure.open545.held_out import unpack
 from ofer_models.workshop.measure.open545.identity import FrontalErrors, IdentityResult, measure_identity
+from ofer_models.workshop.measure.open545.moved import Mover, Observer
 from ofer_models.workshop.measure.open545.pictures import Open545
 from ofer_models.workshop.measure.open545.pooling import by_count, by_frames
 from ofer_models.workshop.measure.open545.ranking import RankFigures, summary
@@ -75,9 +76,10 @@ def measure(
             bundle, stages, pictures, points, data.camera, regressor, candidates=candidates or bundle.candidates,
             seed=seed, landmarks=landmarks, progress=progress,
         )  # fmt: skip
+        move = Mover(bundle, Observer(bundle, stages, points, crops, data.camera), seed + 3)
         expression[which] = measure_expression(
-            bundle, stages, pictures, points, crops, data.camera, hidden, identity[which].selected, regressor,
-            population, scale, seed=seed, title=f"expression, {which}", progress=progress,
+            bundle, stages, pictures, move, hidden, identity[which].selected, regressor, population, scale, seed=seed,
+            title=f"expression, {which}", progress=progress,
         )  # fmt: skip
     steps = step_loss(bundle, stages, data.occluded[:STEP_PICTURES], seed=seed)
     threshold = float(population.threshold.mean())
@@ -126,18 +128,32 @@ def headline(
         for name in ("average", "best", "ranked", "nearest", "mean")
     )
     gap = max(average - best, 1e-12)
-    covered, clean = expression["occluded"], expression["clean"]
-    at_hidden = pooled(covered.spread, covered.hidden)
-    inside, inside_seen = (
-        float(np.concatenate(part, axis=1)[SHARES.index(0.9)].mean()) for part in (covered.inside, covered.inside_seen)
-    )
-    ode = np.mean([row["ode"] for row in covered.rows["hypotheses"]])
     figures = {
         "identity_ratio": median("ranked") / median("random heads"),
         "identity_to_average": median("ranked") / median("average"),
         "rank_gap_closed": (average - chosen) / gap,
         "nearest_gap_closed": (average - nearest) / gap,
         "mean_gap_closed": (average - mean) / gap,
+        **expression_headline(expression, threshold, usual),
+        "steps_error_loss": steps.error_loss,
+        "steps_spread_loss": steps.spread_loss,
+    }
+    if "ranked with landmarks" in identity["clean"].errors:
+        figures["identity_ratio_with_landmarks"] = median("ranked with landmarks") / median("random heads")
+    return figures
+
+
+def expression_headline(
+    expression: dict[str, ExpressionResult], threshold: float, usual: np.ndarray
+) -> dict[str, float]:
+    """Those of `headline` that tell of hypotheses."""
+    covered, clean = expression["occluded"], expression["clean"]
+    at_hidden = pooled(covered.spread, covered.hidden)
+    relative = [spread / usual for spread in covered.spread]
+    inside, inside_seen = (
+        float(np.concatenate(part, axis=1)[SHARES.index(0.9)].mean()) for part in (covered.inside, covered.inside_seen)
+    )
+    return {
         "cse_ratio_occluded": _mean(covered.cse_hidden["hypotheses"]) / _mean(covered.cse_hidden["regressor"]),
         "cse_ratio_visible": _mean(covered.cse_seen["hypotheses"]) / _mean(covered.cse_seen["regressor"]),
         "expression_ratio": float(
@@ -145,19 +161,13 @@ def headline(
         ),
         "spread_ratio": float(np.median(at_hidden) / np.median(pooled(covered.spread, covered.visible))),
         "spread_ratio_relative": float(
-            np.median(pooled([s / usual for s in covered.spread], covered.hidden))
-            / np.median(pooled([s / usual for s in covered.spread], covered.visible))
+            np.median(pooled(relative, covered.hidden)) / np.median(pooled(relative, covered.visible))
         ),
         "spread_clean_ratio": float(np.median(pooled(clean.spread, covered.hidden)) / np.median(at_hidden)),
-        "ode": float(ode / threshold),
+        "ode": float(np.mean([row["ode"] for row in covered.rows["hypotheses"]]) / threshold),
         "coverage90": inside,
         "coverage90_visible": inside_seen,
-        "steps_error_loss": steps.error_loss,
-        "steps_spread_loss": steps.spread_loss,
     }
-    if "ranked with landmarks" in identity["clean"].errors:
-        figures["identity_ratio_with_landmarks"] = median("ranked with landmarks") / median("random heads")
-    return figures
 
 
 def identity_table(results: Results) -> list[tuple[str, dict[str, dict[str, float]]]]:

@@ -18,6 +18,7 @@ from ofer_models.workshop.pictures.people.light import photograph
 from ofer_models.workshop.pictures.people.looks import random_look
 from ofer_models.workshop.pictures.people.source import PeopleSource, covered
 from ofer_models.workshop.pictures.pictures import PictureSource, Sample, Scene, View, place
+from ofer_models.workshop.pictures.population import Population
 
 SEED, PEOPLE = 545, 11
 GROUPS = ("hand", "object", "random")
@@ -117,6 +118,26 @@ def draw(scenes: Scenes, index: int) -> dict[str, np.ndarray]:
     raise EvaluationError(
         f"Open-545: no face was found in picture {index} at {_ATTEMPTS} attempts; is MediaPipe whole?"
     )
+
+
+def where_it_stands(
+    head: HeadModel, index: int, betas: np.ndarray, expression: np.ndarray, camera: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation (3, 3) and translation (3,) m from the head's frame to the camera's in picture `index` of either set,
+    whose truth and camera matrix (3, 3) are given: drawn again from the same numbers.
+
+    Raises EvaluationError where no attempt at the picture has that truth.
+    """
+    population = Population(head.expression_names, head.n_shape, head.jaw_open_angle)
+    for attempt in range(_ATTEMPTS):
+        rng = np.random.default_rng([SEED, 2, index, attempt, 0])
+        drawn, jaw = population.expression(rng)
+        if np.abs(drawn - expression).max() < 1e-6:
+            vertices = head.decode(betas, drawn, jaw)
+            again, rotation, translation = place(vertices, vertices[head.masks["eyes"]].mean(0), rng, _VIEW)[1:]
+            if np.allclose(again, camera):
+                return rotation, translation
+    raise EvaluationError(f"Open-545: picture {index} shows something else than its number says; draw the set again")
 
 
 def _betas(source: PictureSource, person: int) -> np.ndarray:

@@ -85,7 +85,7 @@ class PeopleSource:
         self._textures = library.textures.copy()
         for number in library.textures_of("eyes"):
             self._textures[number] = eye_paint(library.textures[number])
-        self._seen_triangle, self._seen_bary = _seen_points(head)
+        self._seen_triangle, self._seen_bary = points_on_people(head)
         self._brightness: dict[int, float] = {}
         rng = np.random.default_rng(0)
         fine = rng.normal(0, 1, (512, 512)).astype(np.float32)
@@ -257,7 +257,7 @@ def covered(
     return np.where(cover[..., None] > 0, image**2 * level, light).astype(np.float32), cover
 
 
-def _seen_points(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
+def points_on_people(head: HeadModel) -> tuple[np.ndarray, np.ndarray]:
     """Triangles (468,) and barycentric coordinates (468, 3) of where MediaPipe means its points on people; the head's
     own embedding where its mesh is not the open head's."""
     embedding = head.embeddings["mediapipe"]
