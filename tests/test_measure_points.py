@@ -35,7 +35,7 @@ def test_a_scene_stands_where_it_was_drawn(open_head, data):
     for row, seen in enumerate(data.clean_points):
         off = np.linalg.norm(own[row, :468] - seen[:468, :2], axis=-1).mean() / eyes[row]
         between = np.linalg.norm(own[row, :468] - meant[row], axis=-1).mean() / eyes[row]
-        assert off < 0.1 and 0.005 < between < 0.04, "MediaPipe errs by 5 %, and means its points some 2 % elsewhere"
+        assert off < 0.1 and between < 0.01, "MediaPipe errs by 5 %; the head knows where it means its points"
     truth = data.clean.betas[0], data.clean.expression[0] + 0.1, data.camera[0]
     with pytest.raises(EvaluationError, match="picture 0 shows something else"):
         scenes.where_it_stands(open_head, 0, *truth)
