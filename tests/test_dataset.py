@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from ofer_models.dataset.meshes import open_faces, write_meshes
 from ofer_models.dataset.parts import PICTURES_A_PART, Part, into_parts
+from ofer_models.dataset.places import on_this_machine
 from ofer_models.dataset.playback import played
 from ofer_models.dataset.schema import faces_schema
 from ofer_models.dataset.sources import PICTURE, STREAM, Source, find_sources
@@ -165,6 +166,26 @@ def test_files_behind_an_address_are_read(worker, tmp_path):
     assert (result.frames, result.faces, result.failures) == (3, 3, 0)
     memory.pipe("/archive/v#1.mp4", b"3")
     assert find_sources(["memory://archive"])[1].version != before
+
+
+@pytest.mark.parametrize("folder", ["take [1]", "why? #2", "a*b"])
+def test_names_behind_an_address_are_no_patterns(folder):
+    """Keys of an object store may hold any character."""
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    for name in ("p[0].png", "q.png", "bag/a.mcap", "bag/metadata.yaml"):
+        system.pipe_file(f"/odd/{folder}/{name}", name.encode())
+    try:
+        expected = [f"memory:///odd/{folder}/{name}" for name in ("p[0].png", "q.png")]
+        found = [source.address for source in find_sources([f"memory://odd/{folder}"])]
+        assert found == [*expected, f"memory:///odd/{folder}/bag"]
+        assert [source.address for source in find_sources([f"memory://odd/{folder}/*.png"])] == expected
+        assert [source.address for source in find_sources([expected[0]])] == expected[:1]
+        with on_this_machine(expected[0]) as copy:
+            assert Path(copy).read_bytes() == b"p[0].png"
+        with on_this_machine(f"memory:///odd/{folder}/bag") as copy:
+            assert {one.name for one in Path(copy).iterdir()} == {"a.mcap", "metadata.yaml"}
+    finally:
+        system.rm("/odd", recursive=True)
 
 
 def test_videos_and_bags_keep_their_times_and_bags_their_camera(tmp_path):

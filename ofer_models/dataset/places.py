@@ -79,13 +79,7 @@ class Disk:
             yield from (os.path.join(base, name) for name in sorted(names))
 
     def matches(self, pattern: str) -> Iterator[str]:
-        """Folders of the pattern that are there as they are written are no patterns."""
-        base, name = os.path.split(pattern)
-        rest = [name]
-        while not os.path.isdir(base):
-            base, name = os.path.split(base)
-            rest.insert(0, name)
-        return iter(sorted(glob.iglob(os.path.join(glob.escape(base), *rest), recursive=True)))
+        return iter(sorted(glob.iglob(_without_known_folders(self, pattern), recursive=True)))
 
     def version(self, path: str) -> tuple[int, str]:
         found = os.stat(path)
@@ -113,7 +107,7 @@ class Remote:
         return iter(sorted(self._system.find(folder)))
 
     def matches(self, pattern: str) -> Iterator[str]:
-        return iter(sorted(self._system.glob(pattern)))
+        return iter(sorted(self._system.glob(_without_known_folders(self, pattern))))
 
     def version(self, path: str) -> tuple[int, str]:
         info = self._system.info(path)
@@ -125,10 +119,27 @@ class Remote:
         return self._system.unstrip_protocol(path)
 
     def fetch(self, path: str, target: str) -> None:
-        self._system.get(path, target, recursive=self.kind(path) == "folder")
+        """A file, or a folder with all that is below it; no name is taken for a pattern."""
+        if self.kind(path) != "folder":
+            self._system.get_file(path, target)
+            return
+        for file in self.files(path):
+            own = os.path.join(target, file[len(path) :].lstrip("/"))
+            os.makedirs(os.path.dirname(own), exist_ok=True)
+            self._system.get_file(file, own)
 
     def content(self, path: str) -> bytes:
         return self._system.cat_file(path)
+
+
+def _without_known_folders(place: Place, pattern: str) -> str:
+    """A pattern whose folders that are there as they are written are no patterns."""
+    base, name = os.path.split(pattern)
+    rest = [name]
+    while base.strip("/") and place.kind(base) != "folder":
+        base, name = os.path.split(base)
+        rest.insert(0, name)
+    return os.path.join(glob.escape(base), *rest)
 
 
 def picture_bytes(address: str) -> bytes | None:
