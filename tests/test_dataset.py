@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ofer_models.dataset.meshes import open_faces, write_meshes
 from ofer_models.dataset.parts import PICTURES_A_PART, Part, into_parts
-from ofer_models.dataset.places import on_this_machine
+from ofer_models.dataset.places import PlaceError, on_this_machine, resolve
 from ofer_models.dataset.playback import played
 from ofer_models.dataset.schema import faces_schema
 from ofer_models.dataset.sources import PICTURE, STREAM, Source, find_sources
@@ -186,6 +186,18 @@ def test_names_behind_an_address_are_no_patterns(folder):
             assert {one.name for one in Path(copy).iterdir()} == {"a.mcap", "metadata.yaml"}
     finally:
         system.rm("/odd", recursive=True)
+
+
+def test_a_key_that_leads_out_of_its_folder_is_refused(tmp_path):
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    system.pipe_file("/bad/bag/../../out.mcap", b"1")
+    place, path = resolve("memory://bad/bag")
+    try:
+        with pytest.raises(PlaceError, match="leads out"):
+            place.fetch(path, str(tmp_path / "bag"))
+        assert not list(tmp_path.rglob("out.mcap"))
+    finally:
+        system.rm("/bad", recursive=True)
 
 
 def test_videos_and_bags_keep_their_times_and_bags_their_camera(tmp_path):

@@ -15,7 +15,7 @@ from ofer_models.perception.crops import five_points
 from ofer_models.perception.landmark_crop import CROP_TEMPLATE
 from ofer_models.workshop.errors import DataError
 from ofer_models.workshop.head.face_parts import PART_POINTS, part_triangles
-from ofer_models.workshop.head.people_points import moved
+from ofer_models.workshop.head.people_points import moved, tracked
 from ofer_models.workshop.pictures.people import assets, dataset
 from ofer_models.workshop.pictures.people import source as source_module
 from ofer_models.workshop.pictures.people.binding import Jaws, bind, on_jaws
@@ -71,6 +71,12 @@ def test_what_mediapipe_means_on_people_lies_near_the_heads_own_points(open_head
     # Both sides alike, and lips and lids where they were.
     assert np.allclose(off[[66, 105, 50]] * [-1, 1, 1], off[[296, 334, 280]], atol=1e-3)
     assert np.linalg.norm(off[[13, 14, 159, 145, 386, 374]], axis=1).max() < 0.0015
+
+
+def test_the_bundles_head_is_compared_by_those_places(open_head):
+    for name, values in tracked(open_head, *source_module.points_on_people(open_head)).items():
+        embedding = open_head.embeddings["mediapipe_on_people"]
+        np.testing.assert_array_equal(embedding.triangle if name.endswith("triangle") else embedding.bary, values)
 
 
 def test_points_move_on_their_own_part(open_head):

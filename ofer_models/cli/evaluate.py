@@ -102,7 +102,7 @@ def evaluate(
     if predictions is None:
         loaded = Bundle.load(bundle or default_bundle())
     if which == POINTS:
-        figures = _points(loaded, work, report)
+        figures = _points(loaded, pictures, work, report)
     elif which in (OPEN, PLAIN):
         figures = _open545(loaded, beside and Bundle.load(beside), which, pictures, work, report)
     elif which == METHODS:
@@ -160,13 +160,13 @@ def _pictures545(bundle: Any, beside: Any, which: str, limit: int | None, work: 
     return pictures, compared
 
 
-def _points(bundle: Any, work: Path, report: Path | None) -> dict[str, Any]:
+def _points(bundle: Any, limit: int | None, work: Path, report: Path | None) -> dict[str, Any]:
     from ofer_models.workshop.measure.open545 import regressor
     from ofer_models.workshop.measure.open545.points import measure_points
     from ofer_models.workshop.measure.open545.points_report import write_points_report
 
     threads = len(os.sched_getaffinity(0))
-    pictures, compared = _pictures545(bundle, None, OPEN, None, work)
+    pictures, compared = _pictures545(bundle, None, OPEN, limit, work)
     rival = regressor.get(bundle, work, workers=threads, progress=progress, log=say)
     levels = measure_points(bundle, pictures, rival, threads=threads, progress=progress)
     for level in levels:
@@ -192,8 +192,8 @@ def _open545(
 
     results = measured(bundle)
     other = (beside, measured(beside)) if beside else None
-    heads = [f"{one.name} {one.version}" for one in (bundle, *([beside] if beside else []))]
-    table = Table("figure", *heads, "goal", title=compared, box=None)
+    names = [f"{one.name} {one.version}" for one in (bundle, *([beside] if beside else []))]
+    table = Table("figure", *names, "goal", title=compared, box=None)
     for key, value in results.figures.items():
         _, goal, met = GOALS.get(key, ("", "", None))
         values = [value, *([other[1].figures[key]] if other else [])]

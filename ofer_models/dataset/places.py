@@ -119,12 +119,16 @@ class Remote:
         return self._system.unstrip_protocol(path)
 
     def fetch(self, path: str, target: str) -> None:
-        """A file, or a folder with all that is below it; no name is taken for a pattern."""
+        """A file, or a folder with all that is below it; no name is taken for a pattern. Raises PlaceError for one that
+        would lead out of the target."""
         if self.kind(path) != "folder":
             self._system.get_file(path, target)
             return
         for file in self.files(path):
-            own = os.path.join(target, file[len(path) :].lstrip("/"))
+            name = file[len(path) :].lstrip("/")
+            if ".." in name.split("/"):  # an object store allows it
+                raise PlaceError(f"{one_line(file)} leads out of its folder")
+            own = os.path.join(target, name)
             os.makedirs(os.path.dirname(own), exist_ok=True)
             self._system.get_file(file, own)
 

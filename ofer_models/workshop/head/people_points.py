@@ -111,7 +111,7 @@ def _in_face_axes(off: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def tracked(head: HeadModel, triangle: np.ndarray, bary: np.ndarray) -> dict[str, np.ndarray]:
     """The head's arrays of the landmarks that a picture's points are compared with: those places, but the lips' of its
-    own embedding, with which mouths are read better, on photographs as on Open-545 (docs/eyes.md)."""
+    own embedding, with which mouths are read better, on photographs as on Open-545 (docs/photographs.md)."""
     lips, own = list(REGIONS["mouth"]), head.embeddings["mediapipe"]
     triangle, bary = triangle.astype(np.int64), bary.astype(np.float32)
     triangle[lips], bary[lips] = own.triangle[lips], own.bary[lips]

@@ -78,7 +78,8 @@ class _Half:
     """One half's pictures: where points truly lie, what the network says of them, and both made into landmarks."""
 
     def __init__(self, bundle: Bundle, observer: Observer, truth: np.ndarray, meant: np.ndarray, seed: int) -> None:
-        """truth (n, 478, 2) px of the head's own embedding, meant (n, 468, 2) px: where the network learned them."""
+        """truth (n, 478, 2) px of the landmarks that the head is compared by, meant (n, 468, 2) px: where the
+        network learned them."""
         self.observer, self.truth, self._seed = observer, truth, seed
         self._numbers = tracked_landmarks(bundle.head)[1]
         self._own = [observer.own(row) for row in range(len(truth))]
@@ -186,8 +187,9 @@ class _Bench:
 
 
 def true_points(head: HeadModel, data: Open545) -> tuple[np.ndarray, np.ndarray]:
-    """Where points lie in the pictures, px: (n, 478, 2) by the head's own embedding, each iris as one point, and
-    (n, 468, 2) where MediaPipe means them on people, which the landmark network has learned."""
+    """Where points lie in the pictures, px: (n, 478, 2) of the landmarks that the head is compared by, each iris as one
+    point, and (n, 468, 2) where MediaPipe means them on people, lips as well, which the landmark network has
+    learned."""
     embedding, numbers = tracked_landmarks(head)
     triangle, bary = points_on_people(head)
     iris_rows = [np.flatnonzero(numbers == iris) for iris in IRISES]

@@ -27,8 +27,8 @@ _ABOUT = (
     "Encoders and samplers as they are; what they draw is moved to points made of the truth. \"%\": mean distance of"
     " seen points from the truth, of the distance between the eyes. *Independent errors* are drawn for each point by"
     " itself; *the network's, made smaller* are its own on these pictures, from where it means its points, with"
-    " deviations as much smaller. All are told with their deviations, and with the network's word on which are seen."
-    " *The network alone* is without MediaPipe's points, *as shipped* with them.",
+    " deviations as much smaller. All are told with their deviations (exact ones with 0.5 %), and with the network's"
+    " word on which are seen. *The network alone* is without MediaPipe's points, *as shipped* with them.",
     "",
     "Figures are [Open-545's](open545.md), on every fifth picture; `identity_ratio` is that of heads as the node has"
     " them, the candidates' mean moved to one picture's points. \"Face\": root mean square error of a hypothesis on"
